@@ -1,0 +1,52 @@
+# basin: make builds it, make help tells what else there is.
+
+export CGO_ENABLED ?= 0
+GO       ?= go
+MAJORS   := 10 11 12 13 14 15 16 17 18
+PROGRAMS := pg_basebackup
+LDFLAGS  := -s -w
+
+.PHONY: all basin help demo test race matrix fuzz conformance bench lint servers compat clean
+
+all: basin ## build ./basin
+
+basin:
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o basin ./cmd/basin
+
+help: ## this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
+
+demo: basin ## back up, check, restore and query a throwaway cluster
+	build/demo.sh ./basin
+
+servers: ## install PostgreSQL 10 to 18 into the cache
+	build/postgres.sh $(MAJORS)
+
+test: servers ## unit tests, and tests against real servers
+	$(GO) test -timeout 15m ./...
+
+race: servers ## the same with the race detector (needs gcc)
+	CGO_ENABLED=1 $(GO) test -race -timeout 40m ./...
+
+matrix: servers ## every format, WAL method and server version; takes long
+	BASIN_MATRIX=full $(GO) test -count=1 -timeout 3h -run TestMatrix -v ./cmd/basin
+
+fuzz: ## each fuzz target for 20 seconds
+	build/fuzz.sh 20s
+
+conformance: compat ## PostgreSQL's own tests, with our programs in place of its
+	build/conformance.sh --programs bin
+
+bench: basin ## time and memory beside the stock programs; writes docs/benchmarks.md
+	build/bench.sh ./basin
+
+lint: ## formatting, vet and staticcheck
+	build/lint.sh
+
+DESTDIR ?= bin
+compat: basin ## links named pg_basebackup, … in DESTDIR
+	@mkdir -p '$(DESTDIR)'
+	@for p in $(PROGRAMS); do ln -sf "$(CURDIR)/basin" '$(DESTDIR)'/$$p; done
+
+clean: ## remove what was built here
+	rm -rf basin bin

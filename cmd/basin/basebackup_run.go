@@ -1,0 +1,457 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"basin/internal/backup"
+	"basin/internal/client"
+	"basin/internal/conninfo"
+	"basin/internal/localfs"
+	"basin/internal/plain"
+	"basin/internal/protocol"
+	"basin/internal/seal"
+	"basin/internal/tarball"
+	"basin/internal/usererr"
+	"basin/internal/wal"
+)
+
+// baseBackupRun is one backup on its way.
+type baseBackupRun struct {
+	report *report
+	o      baseBackupOptions
+
+	request  conninfo.Request
+	conn     *client.Session
+	system   client.System
+	segment  int64 // size of the server's WAL segments, in bytes
+	dirMode  fs.FileMode
+	fileMode fs.FileMode
+
+	dir, walDir *localfs.Claim // nil if there is none
+	manifest    *os.File       // of the backup before; nil for a full one
+	place       backup.Sink
+	plain       *plain.Sink // the same in plain format; else nil
+	counts      backup.Progress
+	progress    *progress // nil if none is shown
+}
+
+// runBaseBackup takes the backup. If that fails, what was made for it is removed
+// unless the user wants to keep it.
+//
+// Source: main and BaseBackup in src/bin/pg_basebackup/pg_basebackup.c, PostgreSQL 18.
+func runBaseBackup(ctx context.Context, r *report, o baseBackupOptions) error {
+	b := &baseBackupRun{report: r, o: o}
+	err := b.run(ctx)
+	b.progress.stop()
+	if b.conn != nil {
+		_ = b.conn.Close() // all that was wanted has come, or will not
+	}
+	if err == nil {
+		return b.keep()
+	}
+	r.error(signalFirst(ctx, err))
+	b.giveBack(errors.Is(err, backup.ErrPageChecksums))
+	if b.place != nil {
+		_ = b.place.Close() // what it has is not a backup
+	}
+	return reported{err}
+}
+
+func (b *baseBackupRun) run(ctx context.Context) error {
+	if err := b.connect(ctx); err != nil {
+		return err
+	}
+	if err := b.claim(); err != nil {
+		return err
+	}
+	source, err := b.source()
+	if err != nil {
+		return err
+	}
+	if b.manifest != nil {
+		defer b.manifest.Close() // it was only read
+	}
+	defer source.Close()
+	if b.place, err = b.sink(); err != nil {
+		return err
+	}
+	if b.o.Progress {
+		b.progress = startProgress(b.report, &b.counts, progressFormFor(b.report, b.o.Verbose, os.Getenv))
+	}
+	b.verbose("initiating base backup, waiting for checkpoint to complete")
+	options := backup.Options{Started: b.started, Ended: b.ended}
+	if b.o.WALMethod == walStream {
+		options.Log = b.streamLog
+	}
+	if err := backup.Copy(ctx, b.place, source, options); err != nil {
+		return err
+	}
+	b.progress.enter(phaseDone)
+	b.verbose("base backup completed")
+	return nil
+}
+
+// connect opens the connection and learns what everything else depends on.
+func (b *baseBackupRun) connect(ctx context.Context) error {
+	b.request = conninfo.Request{
+		ConnString: b.o.ConnectionString, Program: b.report.name,
+		Host: b.o.Host, Port: b.o.Port, User: b.o.User,
+	}
+	params, err := b.request.Params()
+	if err != nil {
+		return err
+	}
+	if b.conn, err = b.dial(ctx, params, b.o.Password); err != nil {
+		return err
+	}
+	if err := b.checkVersion(); err != nil {
+		return err
+	}
+	group, err := b.conn.GroupAccess(ctx)
+	if err != nil {
+		return err
+	}
+	b.dirMode, b.fileMode = 0o700, 0o600
+	if group {
+		b.dirMode, b.fileMode = 0o750, 0o640
+	}
+	unix.Umask(int(0o777 &^ b.dirMode)) // nobody else's, whatever the user's own says
+	if b.segment, err = b.conn.SegmentSize(ctx); err != nil {
+		return err
+	}
+	b.system, err = b.conn.IdentifySystem(ctx)
+	return err
+}
+
+func (b *baseBackupRun) dial(ctx context.Context, params conninfo.Params, prompt passwordPrompt) (*client.Session, error) {
+	o := client.ConnectOptions{
+		Params: params, System: conninfo.ThisSystem(), ForcePrompt: prompt == promptAlways,
+		Warn:   func(text string) { b.report.warning("%s", text) },
+		Notice: b.report.notice,
+	}
+	if prompt != promptNever {
+		o.Password = client.PromptPassword
+	}
+	return client.Connect(ctx, o)
+}
+
+// checkVersion refuses what this server cannot do.
+func (b *baseBackupRun) checkVersion() error {
+	if err := b.conn.CheckVersion(); err != nil {
+		return err
+	}
+	version := b.conn.Version
+	switch {
+	case b.o.Incremental != "" && version < protocol.VersionIncremental:
+		return errors.New("server does not support incremental backup")
+	case b.o.Target != "" && version < protocol.VersionOptionList:
+		return errors.New("backup targets are not supported by this server version")
+	case b.o.Target != "" && b.o.WriteRecoveryConf:
+		return errors.New("recovery configuration cannot be written when a backup target is used")
+	case b.serverCompresses() && version < protocol.VersionOptionList:
+		return usererr.Hinted("Use client-side compression, which works in tar format.",
+			"server does not support server-side compression")
+	}
+	return nil
+}
+
+func (b *baseBackupRun) serverCompresses() bool {
+	return b.o.Compression.Location == seal.Server && b.o.Compression.Algorithm != "none"
+}
+
+func (b *baseBackupRun) toOutput() bool {
+	return b.o.Format == formatTar && b.o.Directory == "-"
+}
+
+// claim takes the directories the backup goes to.
+func (b *baseBackupRun) claim() (err error) {
+	if b.o.Target != "" || b.toOutput() {
+		return nil
+	}
+	if b.dir, err = localfs.ClaimDir(b.o.Directory, b.dirMode); err != nil {
+		return err
+	}
+	if b.o.WALDirectory != "" {
+		b.walDir, err = localfs.ClaimDir(b.o.WALDirectory, b.dirMode)
+	}
+	return err
+}
+
+// source returns the backup that the server is to send.
+func (b *baseBackupRun) source() (backup.Source, error) {
+	command := protocol.BaseBackup{
+		Label:             b.o.Label,
+		Incremental:       b.o.Incremental != "",
+		Progress:          !b.o.NoEstimateSize,
+		WAL:               b.o.WALMethod == walFetch,
+		FastCheckpoint:    b.o.FastCheckpoint,
+		NoWait:            b.o.WALMethod != walNone,
+		MaxRate:           b.o.MaxRate,
+		TablespaceMap:     b.o.Format == formatTar && b.o.Target == "",
+		NoVerifyChecksums: b.o.NoVerifyChecksums,
+		ManifestChecksums: b.o.ManifestChecksums,
+	}
+	command.Target, command.TargetDetail, _ = strings.Cut(b.o.Target, ":")
+	switch {
+	case b.o.NoManifest || b.conn.Version < protocol.VersionManifest:
+	case b.o.ManifestForceEncode:
+		command.Manifest = "force-encode"
+	default:
+		command.Manifest = "yes"
+	}
+	if b.serverCompresses() {
+		command.Compression, command.CompressionDetail = b.o.Compression.Algorithm, b.o.Compression.Detail
+	}
+	options := client.BaseBackupOptions{
+		Command: command, Timeline: b.system.Position.Timeline, Segment: b.segment, Progress: &b.counts,
+		Raw: b.o.Target != "" || b.storesArchives(command.Manifest != ""),
+		Decompress: func(r io.Reader, suffix string) (io.ReadCloser, error) {
+			return seal.NewReader(r, seal.BySuffix(suffix))
+		},
+	}
+	if b.o.Incremental != "" {
+		var err error
+		if b.manifest, err = os.Open(b.o.Incremental); err != nil {
+			return nil, localfs.Errorf(err, b.o.Incremental, "could not open file \"%s\"", b.o.Incremental)
+		}
+		options.Manifest = b.manifest
+	}
+	source := backup.Source(client.NewBaseBackup(b.conn.Conn, options))
+	if b.o.WriteRecoveryConf {
+		return b.withRecovery(source)
+	}
+	return source, nil
+}
+
+// storesArchives says whether archives that the server compressed go to their
+// files as they are. They have to be opened to add something.
+func (b *baseBackupRun) storesArchives(manifest bool) bool {
+	return b.o.Format == formatTar && b.serverCompresses() && !b.o.WriteRecoveryConf && !(b.toOutput() && manifest)
+}
+
+func (b *baseBackupRun) withRecovery(source backup.Source) (backup.Source, error) {
+	database, err := b.request.StandbyDatabase(conninfo.ThisSystem())
+	if err != nil {
+		return nil, err
+	}
+	text, omitted := conninfo.RecoveryConf(b.conn.Params, conninfo.Recovery{
+		Slot: b.o.Slot, Database: database, ServerVersion: b.conn.Version,
+	})
+	for _, keyword := range omitted {
+		b.report.warning("connection option \"%s\" is left out of primary_conninfo: a standby of version %s does not know it",
+			keyword, b.conn.ServerVersion)
+	}
+	return backup.WithRecovery(source, backup.RecoveryOptions{
+		Settings: text, Mode: b.fileMode, Signal: b.conn.Version >= protocol.VersionStandbySignal,
+	}), nil
+}
+
+// sink returns the place the backup goes to.
+func (b *baseBackupRun) sink() (backup.Sink, error) {
+	method := localfs.Fsync
+	if b.o.SyncMethod == syncFS {
+		method = localfs.Syncfs
+	}
+	warn := func(err error) { b.report.warning("%s", err) }
+	switch {
+	case b.o.Target != "":
+		return backup.Nowhere{}, nil
+	case b.o.Format == formatPlain:
+		o := plain.Options{
+			Dir: b.o.Directory, TablespaceMap: b.tablespaceMap(), WALDir: b.o.WALDirectory,
+			DirMode: b.dirMode, FileMode: b.fileMode, SyncMethod: method, NoSync: b.o.NoSync,
+			Progress: &b.counts, Warn: warn, Step: b.step,
+		}
+		b.plain = plain.NewSink(o)
+		return b.plain, nil
+	}
+	o := tarball.Options{
+		Dir: b.o.Directory, FileMode: b.fileMode, SyncMethod: method, NoSync: b.o.NoSync,
+		Progress: &b.counts, Warn: warn, Step: b.step,
+	}
+	if b.toOutput() {
+		o.Dir, o.Output = "", os.Stdout
+	}
+	spec, err := b.tarCompression()
+	if err != nil {
+		return nil, err
+	}
+	o.Compress, o.Suffix = compressor(spec)
+	return tarball.NewSink(o), nil
+}
+
+// tarCompression returns how archives that are written here are compressed: as
+// the client was asked to, or, where an archive of the server had to be opened,
+// again as the server did.
+func (b *baseBackupRun) tarCompression() (seal.Spec, error) {
+	if b.serverCompresses() {
+		return b.o.Compression.Spec()
+	}
+	return b.o.Compression.Client, nil
+}
+
+// compressor returns what a tar place needs to compress as spec says.
+func compressor(spec seal.Spec) (compress func(io.Writer) (io.WriteCloser, error), suffix string) {
+	if spec.Algorithm == seal.None {
+		return nil, ""
+	}
+	return func(w io.Writer) (io.WriteCloser, error) { return seal.NewWriter(w, spec) }, seal.Suffix(spec.Algorithm)
+}
+
+func (b *baseBackupRun) tablespaceMap() map[string]string {
+	m := make(map[string]string)
+	for _, t := range b.o.TablespaceMapping {
+		if _, ok := m[t.Old]; !ok {
+			m[t.Old] = t.New
+		}
+	}
+	return m
+}
+
+// started is told that the checkpoint is done.
+func (b *baseBackupRun) started(start backup.Start) {
+	b.verbose("checkpoint completed")
+	if b.o.WALMethod != walNone {
+		b.verbose("write-ahead log start point: %v on timeline %d", start.Position.LSN, start.Position.Timeline)
+	}
+	b.progress.enter(phaseReceive)
+}
+
+// ended is told that all members came.
+func (b *baseBackupRun) ended(end wal.Position) {
+	b.progress.enter(phaseLog)
+	if b.o.WALMethod != walNone {
+		b.verbose("write-ahead log end point: %v", end.LSN)
+	}
+	if b.o.WALMethod == walStream {
+		b.verbose("waiting for background process to finish streaming ...")
+	}
+}
+
+// step is told what a sink does to finish.
+func (b *baseBackupRun) step(text string) {
+	b.progress.enter(phaseSync)
+	b.verbose("%s", text)
+}
+
+func (b *baseBackupRun) verbose(format string, args ...any) {
+	if b.o.Verbose {
+		b.report.info(format, args...)
+	}
+}
+
+// streamLog keeps the log over a connection of its own while the backup runs.
+//
+// Source: StartLogStreamer in src/bin/pg_basebackup/pg_basebackup.c, PostgreSQL 18.
+func (b *baseBackupRun) streamLog(ctx context.Context, start backup.Start, stop <-chan wal.Position) (err error) {
+	b.verbose("starting background WAL receiver")
+	conn, err := b.dial(ctx, b.conn.Params, promptNever)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	slot := b.o.Slot
+	if slot == "" && !b.o.NoSlot {
+		slot = fmt.Sprintf("pg_basebackup_%d", conn.PID)
+	}
+	if slot != "" && (b.o.Slot == "" || b.o.CreateSlot) {
+		temporary := b.o.Slot == ""
+		if err := conn.CreatePhysicalSlot(ctx, slot, temporary, true); err != nil {
+			return err
+		}
+		if temporary {
+			b.verbose("created temporary replication slot \"%s\"", slot)
+		} else {
+			b.verbose("created replication slot \"%s\"", slot)
+		}
+	}
+	keeper, closeKeeper, err := b.keeper()
+	if err != nil {
+		return err
+	}
+	err = client.ReceiveWAL(ctx, conn.Conn, keeper, client.ReceiveOptions{
+		SystemID: b.system.ID, Start: start.Position, Segment: b.segment, Slot: slot,
+		Stop: stop, StatusInterval: b.o.StatusInterval,
+	})
+	if err != nil {
+		return errors.Join(fmt.Errorf("background process terminated unexpectedly: %w", err), closeKeeper())
+	}
+	return closeKeeper()
+}
+
+// keeper returns where the streamed log is kept.
+func (b *baseBackupRun) keeper() (wal.Keeper, func() error, error) {
+	if b.o.Format == formatPlain {
+		l, err := plain.NewLog(plain.LogOptions{
+			Dir: b.o.Directory, WALDir: b.o.WALDirectory, ServerVersion: b.conn.Version,
+			DirMode: b.dirMode, FileMode: b.fileMode,
+		})
+		if err != nil {
+			return nil, nil, err
+		}
+		return l, l.Close, nil
+	}
+	o := tarball.LogOptions{Dir: b.o.Directory, FileMode: b.fileMode, NoSync: b.o.NoSync}
+	// Tools know pg_wal.tar by its name: only gzip ever added to it.
+	if spec := b.o.Compression.Client; spec.Algorithm == seal.Gzip || b.o.CompressWAL {
+		o.Compress, o.Suffix = compressor(spec)
+	}
+	l, err := tarball.NewLog(o)
+	if err != nil {
+		return nil, nil, err
+	}
+	return l, l.Close, nil
+}
+
+// keep ends the claims of a backup that succeeded.
+func (b *baseBackupRun) keep() error {
+	var errs []error
+	for _, c := range []*localfs.Claim{b.dir, b.walDir} {
+		if c != nil {
+			errs = append(errs, c.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// giveBack removes what a failed backup left, unless it is wanted all the same.
+//
+// Source: cleanup_directories_atexit in src/bin/pg_basebackup/pg_basebackup.c, PostgreSQL 18.
+func (b *baseBackupRun) giveBack(wanted bool) {
+	b.give(b.dir, "data directory", wanted)
+	b.give(b.walDir, "WAL directory", wanted)
+	if b.plain != nil {
+		for _, claim := range b.plain.Claims() {
+			b.give(claim, "tablespace directory", wanted)
+		}
+	}
+}
+
+func (b *baseBackupRun) give(c *localfs.Claim, what string, wanted bool) {
+	switch {
+	case c == nil:
+		return
+	case wanted:
+		_ = c.Close() // a directory open for reading
+		return
+	case b.o.NoClean:
+		b.report.info("%s \"%s\" not removed at user's request", what, c.Path())
+		_ = c.Close()
+		return
+	case c.Created():
+		b.report.info("removing %s \"%s\"", what, c.Path())
+	default:
+		b.report.info("removing contents of %s \"%s\"", what, c.Path())
+	}
+	if err := c.Remove(); err != nil {
+		b.report.error(err)
+	}
+}

@@ -1,0 +1,219 @@
+// Command basin takes base backups of PostgreSQL servers.
+//
+// It is one program under several names. Called as pg_basebackup it is that
+// program, to the letter of its messages; called as basin, its first argument
+// names a command. This package turns command lines into option structs, hands
+// them over, and prints what comes back. Here alone a process is ended.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"basin/internal/usererr"
+)
+
+// version is basin's own. The linker may set it: -ldflags "-X main.version=…".
+var version = "0.1.0"
+
+// postgresVersion is the release whose client programs basin stands in for.
+const postgresVersion = "18.6"
+
+// The exit statuses of basin, whatever its name. A process ended by a signal
+// has none; a shell shows 128 and the signal's number.
+const (
+	exitSuccess = 0
+	exitFailure = 1 // every failure: usage, connection, backup
+)
+
+// command is one thing basin does.
+type command struct {
+	name    string // as basin's first argument
+	program string // the name of the program it stands in for
+	summary string // one line
+	help    func(w io.Writer, called string) error
+	run     func(ctx context.Context, c call) error
+}
+
+// commands returns all commands in the order in which help lists them.
+func commands() []command {
+	return []command{{
+		name:    "basebackup",
+		program: "pg_basebackup",
+		summary: "take a base backup of a running server",
+		help:    helpBaseBackup,
+		run:     baseBackup,
+	}}
+}
+
+// call is how a command was called.
+type call struct {
+	argv   []string // argv[0] as the system gave it, then the command's own arguments
+	called string   // what the user typed to call it: "pg_basebackup" or "basin basebackup"
+	posix  bool     // the first operand ends the options (POSIXLY_CORRECT)
+	report *report
+}
+
+// usage returns an error with the hint that leads to help.
+func (c call) usage(format string, args ...any) error {
+	return usererr.Hinted(c.usageHint(), format, args...)
+}
+
+func (c call) usageHint() string {
+	return fmt.Sprintf("Try \"%s --help\" for more information.", c.called)
+}
+
+func main() {
+	endWith(func(ctx context.Context) int { return run(ctx, os.Args, os.Stdout, os.Stderr) })
+}
+
+// endWith ends the process with the exit status that work returns, or if that is
+// of a failure and a signal led to it, by the signal.
+func endWith(work func(context.Context) int) {
+	ctx, stop := signalContext(context.Background())
+	status := work(ctx)
+	stop()
+	if i := (interrupted{}); status != exitSuccess && errors.As(context.Cause(ctx), &i) {
+		dieOf(i.signal)
+	}
+	os.Exit(status)
+}
+
+// run does what the command line says and returns the exit status.
+func run(ctx context.Context, argv []string, stdout io.Writer, stderr *os.File) int {
+	name := "basin"
+	if len(argv) > 0 {
+		name = filepath.Base(argv[0])
+	}
+	r := newReport(name, stderr, os.LookupEnv)
+	err := dispatch(ctx, name, argv, stdout, r)
+	if err == nil {
+		return exitSuccess
+	}
+	if !errors.As(err, new(reported)) {
+		r.error(signalFirst(ctx, err))
+	}
+	return exitFailure
+}
+
+// dispatch finds the command in the program's name or its first argument.
+func dispatch(ctx context.Context, name string, argv []string, stdout io.Writer, r *report) error {
+	_, posix := os.LookupEnv("POSIXLY_CORRECT")
+	for _, c := range commands() {
+		if c.program == name {
+			return c.call(ctx, stdout, call{argv: argv, called: name, posix: posix, report: r})
+		}
+	}
+	first := ""
+	if len(argv) > 1 {
+		first = argv[1]
+	}
+	switch first {
+	case "", "--help", "-?", "-h", "help":
+		if first == "help" && len(argv) > 2 {
+			return dispatch(ctx, name, []string{argv[0], argv[2], "--help"}, stdout, r)
+		}
+		return helpBasin(stdout, name)
+	case "--version", "-V":
+		_, err := fmt.Fprintf(stdout, "basin %s (PostgreSQL %s client tools)\n", version, postgresVersion)
+		return err
+	}
+	for _, c := range commands() {
+		if c.name == first || c.program == first {
+			argv = append([]string{argv[0]}, argv[2:]...)
+			return c.call(ctx, stdout, call{argv: argv, called: name + " " + c.name, posix: posix, report: r})
+		}
+	}
+	return unknownCommand(name, first)
+}
+
+// call runs the command, or prints its help or version if the first argument
+// asks for that. As with PostgreSQL's programs, only the first is looked at.
+func (m command) call(ctx context.Context, stdout io.Writer, c call) error {
+	if len(c.argv) > 1 {
+		switch c.argv[1] {
+		case "--help", "-?":
+			return m.help(stdout, c.called)
+		case "--version", "-V":
+			_, err := fmt.Fprintf(stdout, "%s (PostgreSQL) %s\n", m.program, postgresVersion)
+			return err
+		}
+	}
+	return m.run(ctx, c)
+}
+
+// unknownCommand returns an error that names the command most like the unknown one.
+func unknownCommand(name, unknown string) error {
+	hint := fmt.Sprintf("Try \"%s --help\" for a list of commands.", name)
+	if strings.HasPrefix(unknown, "-") {
+		return usererr.Hinted(hint, "the first argument must be a command, not \"%s\"", unknown)
+	}
+	nearest, least := "", len(unknown)/2+1
+	for _, c := range commands() {
+		for _, n := range []string{c.name, c.program} {
+			if d := editDistance(unknown, n); d < least {
+				nearest, least = c.name, d
+			}
+		}
+	}
+	if nearest != "" {
+		hint = fmt.Sprintf("Did you mean \"%s %s\"?", name, nearest)
+	}
+	return usererr.Hinted(hint, "unknown command \"%s\"", unknown)
+}
+
+// editDistance counts the bytes to insert, delete or replace to turn a into b.
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1) // distances from the part of a that was seen to each beginning of b
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0]++
+		for j := range len(b) {
+			replaced := diagonal
+			if a[i] != b[j] {
+				replaced++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(replaced, diagonal+1, row[j]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// helpBasin prints what basin is and its commands.
+func helpBasin(w io.Writer, name string) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s takes base backups of PostgreSQL servers, with their write-ahead log.\n\n", name)
+	fmt.Fprintf(&b, "Usage:\n  %s COMMAND [OPTION]...\n\nCommands:\n", name)
+	for _, c := range commands() {
+		fmt.Fprintf(&b, "  %-14s %s (%s)\n", c.name, c.summary, c.program)
+	}
+	fmt.Fprintf(&b, `
+Options:
+  -V, --version  output version information, then exit
+  -?, --help     show this help, then exit
+
+Examples:
+  %[1]s basebackup -D /backup/monday -P
+                 a copy of the server at PGHOST that can be started as it is
+  %[1]s basebackup -h db1 -Ft -Z zstd -D /backup/monday
+                 the same as compressed tar files
+  %[1]s basebackup -h db1 -R -D /srv/standby
+                 a standby of db1, ready to start
+
+`, name)
+	for _, c := range commands() {
+		fmt.Fprintf(&b, "\"%s %s --help\" shows its options.\n", name, c.name)
+		fmt.Fprintf(&b, "Linked or renamed to %s, %s is that program.\n", c.program, name)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}

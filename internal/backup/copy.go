@@ -1,0 +1,80 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"golang.org/x/sync/errgroup"
+
+	"basin/internal/wal"
+)
+
+// Options of Copy. The zero value is useful.
+type Options struct {
+	// Log, if not nil, keeps the log while the backup runs: it is started after
+	// the backup began, told the end on stop, and waited for before the sink commits.
+	Log func(ctx context.Context, start Start, stop <-chan wal.Position) error
+
+	// Started, if not nil, is told what Begin learnt.
+	Started func(Start)
+	// Ended, if not nil, is told where the backup ends, before the log is waited for.
+	Ended func(wal.Position)
+}
+
+// Copy takes one backup from src to dst and returns nil once dst holds it for good.
+// The caller closes both.
+//
+// With ErrPageChecksums all members are in dst but not committed.
+func Copy(ctx context.Context, dst Sink, src Source, o Options) error {
+	start, err := src.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	if o.Started != nil {
+		o.Started(start)
+	}
+	if err := dst.Begin(ctx, start); err != nil {
+		return err
+	}
+	var end wal.Position
+	stop := make(chan wal.Position, 1)
+	group, groupCtx := errgroup.WithContext(ctx)
+	if o.Log != nil {
+		group.Go(func() error { return o.Log(groupCtx, start, stop) })
+	}
+	group.Go(func() error {
+		err := copyMembers(groupCtx, dst, src)
+		if err != nil {
+			return err
+		}
+		end, err = src.End(groupCtx)
+		if err != nil {
+			return err
+		}
+		if o.Ended != nil {
+			o.Ended(end)
+		}
+		stop <- end
+		return nil
+	})
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return dst.Commit(ctx, end)
+}
+
+func copyMembers(ctx context.Context, dst Sink, src Source) error {
+	for {
+		m, r, err := src.Next(ctx)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := dst.Put(ctx, m, r); err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,117 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"strings"
+	"time"
+)
+
+// Files that make a copy of a cluster a standby.
+const (
+	autoConfPath      = "postgresql.auto.conf"
+	standbySignalPath = "standby.signal"
+	recoveryConfPath  = "recovery.conf" // before 12
+	controlFilePath   = "global/pg_control"
+)
+
+// Owner of members that no server sent, as PostgreSQL's client gives them.
+//
+// Source: astreamer_inject_file in src/bin/pg_basebackup/astreamer_inject.c, PostgreSQL 18.
+const (
+	InjectedUID = 0o4000
+	InjectedGID = 0o2000
+)
+
+// RecoveryOptions say how a standby finds its primary.
+type RecoveryOptions struct {
+	Settings string      // lines of configuration
+	Mode     fs.FileMode // of the files made
+	Signal   bool        // settings in postgresql.auto.conf and a standby.signal, as from 12 on; else a recovery.conf
+}
+
+// WithRecovery returns src with the files in the main directory that make the
+// copy a standby. What the source has of them is replaced, or, of
+// postgresql.auto.conf, continued. A manifest in src does not list them.
+//
+// They come just before global/pg_control, so that a copy cut short never
+// starts without them.
+func WithRecovery(src Source, o RecoveryOptions) Source {
+	return &recoverySource{Source: src, o: o}
+}
+
+type recoverySource struct {
+	Source
+	o        RecoveryOptions
+	queue    []injected // to be handed out first
+	autoConf bool       // was seen
+	injected bool
+}
+
+// injected is a member and its bytes.
+type injected struct {
+	m Member
+	r io.Reader
+}
+
+func (s *recoverySource) Next(ctx context.Context) (Member, io.Reader, error) {
+	for {
+		if len(s.queue) > 0 {
+			i := s.queue[0]
+			s.queue = s.queue[1:]
+			return i.m, i.r, nil
+		}
+		m, r, err := s.Source.Next(ctx)
+		switch {
+		case errors.Is(err, io.EOF) && !s.injected:
+			s.inject()
+			continue
+		case err != nil:
+			return m, r, err
+		case s.replaced(m):
+			continue
+		case !s.injected && (m.Kind == Manifest || m.Tablespace == 0 && m.Path == controlFilePath):
+			s.inject()
+			s.queue = append(s.queue, injected{m, r})
+			continue
+		case s.o.Signal && m.Tablespace == 0 && m.Kind == File && m.Path == autoConfPath:
+			s.autoConf = true
+			m.Size += int64(len(s.o.Settings))
+			r = io.MultiReader(r, strings.NewReader(s.o.Settings))
+		}
+		return m, r, nil
+	}
+}
+
+// replaced says whether the source's own file gives way to ours.
+func (s *recoverySource) replaced(m Member) bool {
+	name := recoveryConfPath
+	if s.o.Signal {
+		name = standbySignalPath
+	}
+	return m.Tablespace == 0 && m.Path == name
+}
+
+func (s *recoverySource) inject() {
+	s.injected = true
+	switch {
+	case !s.o.Signal:
+		s.add(recoveryConfPath, s.o.Settings)
+		return
+	case !s.autoConf:
+		s.add(autoConfPath, s.o.Settings)
+	}
+	s.add(standbySignalPath, "")
+}
+
+func (s *recoverySource) add(path, content string) {
+	s.queue = append(s.queue, injected{
+		m: Member{
+			Path: path, Kind: File, Size: int64(len(content)), Mode: s.o.Mode,
+			UID: InjectedUID, GID: InjectedGID, ModTime: time.Now(),
+		},
+		r: strings.NewReader(content),
+	})
+}

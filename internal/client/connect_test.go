@@ -1,0 +1,515 @@
+package client
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"basin/internal/conninfo"
+	"basin/internal/usererr"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+// doorman is a server that lets clients in or does not, and no more.
+type doorman struct {
+	tls      *tls.Config // nil has no TLS
+	tlsByte  byte        // answers a request for TLS instead; zero is S or N
+	password string      // wanted in the clear; empty trusts
+	reject   *pgproto3.ErrorResponse
+	settings map[string]string // reported, over the usual ones
+	silent   chan struct{}     // if not nil, gets a value for every client, who hears nothing
+
+	mu       sync.Mutex
+	startups []map[string]string // of the clients that came, with "tls" for on
+}
+
+// serve answers on l until the test ends.
+func (d *doorman) serve(t *testing.T, l net.Listener) {
+	var clients sync.WaitGroup
+	done := make(chan struct{})
+	clients.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			clients.Go(func() {
+				defer conn.Close()
+				stop := context.AfterFunc(t.Context(), func() { conn.Close() })
+				defer stop()
+				d.answer(conn, done)
+			})
+		}
+	})
+	t.Cleanup(func() {
+		close(done)
+		l.Close()
+		clients.Wait()
+	})
+}
+
+func (d *doorman) answer(conn net.Conn, done <-chan struct{}) {
+	if d.silent != nil {
+		select {
+		case d.silent <- struct{}{}:
+			<-done
+		case <-done:
+		}
+		return
+	}
+	b := pgproto3.NewBackend(conn, conn)
+	first, err := b.ReceiveStartupMessage()
+	if err != nil {
+		return
+	}
+	secured := ""
+	if _, ok := first.(*pgproto3.SSLRequest); ok {
+		answer := d.tlsByte
+		if answer == 0 {
+			answer = 'N'
+			if d.tls != nil {
+				answer = 'S'
+			}
+		}
+		if _, err := conn.Write([]byte{answer}); err != nil {
+			return
+		}
+		if answer == 'S' {
+			conn, secured = tls.Server(conn, d.tls), "on"
+		}
+		b = pgproto3.NewBackend(conn, conn)
+		if first, err = b.ReceiveStartupMessage(); err != nil {
+			return
+		}
+	}
+	startup, ok := first.(*pgproto3.StartupMessage)
+	if !ok {
+		return
+	}
+	startup.Parameters["tls"] = secured
+	d.mu.Lock()
+	d.startups = append(d.startups, startup.Parameters)
+	d.mu.Unlock()
+	if !d.admit(b) {
+		return
+	}
+	for {
+		if _, err := b.Receive(); err != nil {
+			return
+		}
+	}
+}
+
+// admit sends all up to the first ReadyForQuery.
+func (d *doorman) admit(b *pgproto3.Backend) bool {
+	refuse := func(e *pgproto3.ErrorResponse) bool {
+		b.Send(e)
+		_ = b.Flush() // the client may be gone
+		return false
+	}
+	if d.reject != nil {
+		return refuse(d.reject)
+	}
+	if d.password != "" {
+		b.Send(&pgproto3.AuthenticationCleartextPassword{})
+		if b.Flush() != nil || b.SetAuthType(pgproto3.AuthTypeCleartextPassword) != nil {
+			return false
+		}
+		msg, err := b.Receive()
+		if err != nil {
+			return false
+		}
+		if p, ok := msg.(*pgproto3.PasswordMessage); !ok || p.Password != d.password {
+			return refuse(fatal("28P01", `password authentication failed for user "me"`))
+		}
+	}
+	b.Send(&pgproto3.AuthenticationOk{})
+	settings := map[string]string{"server_version": "18.6", "integer_datetimes": "on", "in_hot_standby": "off", "default_transaction_read_only": "off"}
+	for k, v := range d.settings {
+		settings[k] = v
+	}
+	for k, v := range settings {
+		if v != "" {
+			b.Send(&pgproto3.ParameterStatus{Name: k, Value: v})
+		}
+	}
+	b.Send(&pgproto3.BackendKeyData{ProcessID: 4711, SecretKey: []byte{1, 2, 3, 4}})
+	b.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+	return b.Flush() == nil
+}
+
+func fatal(code, message string) *pgproto3.ErrorResponse {
+	return &pgproto3.ErrorResponse{Severity: "FATAL", SeverityUnlocalized: "FATAL", Code: code, Message: message}
+}
+
+// tcp serves on the loopback and returns the port.
+func (d *doorman) tcp(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.serve(t, l)
+	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+}
+
+// unix serves on a socket and returns its directory.
+func (d *doorman) unix(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "basin") // a socket's path must be short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	l, err := net.Listen("unix", filepath.Join(dir, ".s.PGSQL.5432"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.serve(t, l)
+	return dir
+}
+
+// options reads a connection string.
+func options(t *testing.T, text string) ConnectOptions {
+	t.Helper()
+	p, err := conninfo.Request{ConnString: text, Program: "pg_basebackup"}.Params()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ConnectOptions{Params: p, System: conninfo.System{User: "me"}}
+}
+
+// dial connects and closes again.
+func dial(t *testing.T, o ConnectOptions) (*Session, error) {
+	t.Helper()
+	s, err := Connect(t.Context(), o)
+	if err == nil {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	return s, err
+}
+
+func TestConnect(t *testing.T) {
+	d := new(doorman)
+	port := d.tcp(t)
+	s, err := dial(t, options(t, "host=localhost hostaddr=127.0.0.1 options='-c geqo=off' keepalives_idle=5 port="+port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.PID != 4711 || s.Version != 180006 || s.ServerVersion != "18.6" || s.TLS != nil || s.Address != "127.0.0.1" || s.Host.Name != "localhost" {
+		t.Errorf("session is %+v", s)
+	}
+	got := d.startups[0]
+	for k, want := range map[string]string{
+		"user": "me", "database": "replication", "replication": "true", "application_name": "pg_basebackup", "options": "-c geqo=off", "tls": "",
+	} {
+		if got[k] != want {
+			t.Errorf("startup has %s=%q, want %q", k, got[k], want)
+		}
+	}
+	if len(got) != 6 {
+		t.Errorf("startup has more than it should: %v", got)
+	}
+}
+
+func TestConnectErrors(t *testing.T) {
+	open, closed := new(doorman).tcp(t), closedPort(t)
+	dir := t.TempDir()
+	for _, c := range []struct {
+		name, in string
+		server   *doorman // nil is the one that lets everybody in
+		want     string   // @ stands for the port
+	}{
+		{"nobody listens", "host=127.0.0.1 port=" + closed, nil,
+			"connection to server at \"127.0.0.1\", port " + closed + " failed: Connection refused\n\tIs the server running on that host and accepting TCP/IP connections?"},
+		{"the address is told", "host=localhost hostaddr=127.0.0.1 port=" + closed, nil,
+			"connection to server at \"127.0.0.1\", port " + closed + " failed: Connection refused\n\tIs the server running on that host and accepting TCP/IP connections?"},
+		{"no socket", "host=" + dir, nil,
+			"connection to server on socket \"" + dir + "/.s.PGSQL.5432\" failed: No such file or directory\n\tIs the server running locally and accepting connections on that socket?"},
+		{"the path is too long", "host=/" + strings.Repeat("x", 107), nil,
+			"Unix-domain socket path \"/" + strings.Repeat("x", 107) + "/.s.PGSQL.5432\" is too long (maximum 107 bytes)"},
+		{"no address", "hostaddr=localhost", nil, "could not parse network address \"localhost\""},
+		{"every host is told of", "host=127.0.0.1 hostaddr=127.0.0.1,127.0.0.1 port=" + closed + "," + closed, nil, "could not match 1 host names to 2 hostaddr values"},
+		{"two hosts", "hostaddr=127.0.0.1,127.0.0.1 port=" + closed, nil,
+			strings.Repeat("\nconnection to server at \"127.0.0.1\", port "+closed+" failed: Connection refused\n\tIs the server running on that host and accepting TCP/IP connections?", 2)[1:]},
+		{"the server's words", "host=127.0.0.1 sslmode=disable", &doorman{reject: fatal("28P01", "password authentication failed for user \"x\"")},
+			"connection to server at \"127.0.0.1\", port @ failed: FATAL:  password authentication failed for user \"x\""},
+		{"prefer tries again in the clear", "host=127.0.0.1", &doorman{reject: fatal("28000", "no")},
+			strings.Repeat("\nconnection to server at \"127.0.0.1\", port @ failed: FATAL:  no", 2)[1:]},
+		{"no password", "host=127.0.0.1", &doorman{password: "x"},
+			"connection to server at \"127.0.0.1\", port @ failed: fe_sendauth: no password supplied"},
+		{"TLS is wanted", "host=127.0.0.1 sslmode=require", new(doorman),
+			"connection to server at \"127.0.0.1\", port @ failed: server does not support SSL, but SSL was required"},
+		{"TLS answer is an error", "host=127.0.0.1", &doorman{tlsByte: 'E'},
+			"connection to server at \"127.0.0.1\", port @ failed: server sent an error response during SSL exchange"},
+		{"TLS answer is nonsense", "host=127.0.0.1", &doorman{tlsByte: '?'},
+			"connection to server at \"127.0.0.1\", port @ failed: received invalid response to SSL negotiation: ?"},
+		{"require_auth", "host=127.0.0.1 sslmode=disable require_auth=scram-sha-256", new(doorman),
+			"connection to server at \"127.0.0.1\", port @ failed: authentication method requirement \"scram-sha-256\" failed: server did not complete authentication"},
+		{"sslcertmode", "host=127.0.0.1 sslmode=disable sslcertmode=require", new(doorman),
+			"connection to server at \"127.0.0.1\", port @ failed: server did not request an SSL certificate"},
+		{"no integer_datetimes", "host=127.0.0.1", &doorman{settings: map[string]string{"integer_datetimes": ""}},
+			"could not determine server setting for \"integer_datetimes\""},
+		{"other integer_datetimes", "host=127.0.0.1", &doorman{settings: map[string]string{"integer_datetimes": "off"}},
+			"\"integer_datetimes\" compile flag does not match server"},
+		{"GSSAPI", "gssencmode=require", nil, "gssencmode value \"require\" invalid when GSSAPI support is not compiled in"},
+		{"what cannot be done is named", "scram_client_key=x", nil, "connection option \"scram_client_key\" is not supported"},
+		{"so is OAuth", "oauth_issuer=x", nil, "connection option \"oauth_issuer\" is not supported"},
+	} {
+		port := open
+		if c.server != nil {
+			port = c.server.tcp(t)
+		}
+		in := c.in
+		if !strings.Contains(in, "port=") {
+			if !strings.Contains(in, "/") {
+				in += " port=" + port
+			}
+		}
+		_, err := dial(t, options(t, in))
+		if want := strings.ReplaceAll(c.want, "@", port); err == nil || err.Error() != want {
+			t.Errorf("%s:\n got %v\nwant %s", c.name, err, want)
+		}
+	}
+}
+
+// closedPort returns a port that nobody listens on.
+func closedPort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+}
+
+func TestConnectNextHost(t *testing.T) {
+	primary, standby := new(doorman), &doorman{settings: map[string]string{"in_hot_standby": "on"}}
+	starting := &doorman{reject: fatal("57P03", "the database system is starting up")}
+	wrong := &doorman{reject: fatal("28P01", "no")}
+	ports := map[string]string{
+		"primary": primary.tcp(t), "standby": standby.tcp(t), "starting": starting.tcp(t), "wrong": wrong.tcp(t), "closed": closedPort(t),
+	}
+	for _, c := range []struct {
+		hosts, more string
+		want        string // the host that is reached; empty for none
+	}{
+		{"primary standby", "", "primary"},
+		{"closed standby", "", "standby"},
+		{"starting primary", "", "primary"},
+		{"wrong primary", "", ""}, // who knows no password here knows none there
+		{"standby primary", "target_session_attrs=primary", "primary"},
+		{"standby primary", "target_session_attrs=read-write", "primary"},
+		{"primary standby", "target_session_attrs=standby", "standby"},
+		{"primary standby", "target_session_attrs=read-only", "standby"},
+		{"primary standby", "target_session_attrs=prefer-standby", "standby"},
+		{"closed primary", "target_session_attrs=prefer-standby", "primary"},
+		{"primary closed", "target_session_attrs=standby", ""},
+		{"primary closed", "load_balance_hosts=random", "primary"},
+	} {
+		var addresses, list []string
+		for name := range strings.FieldsSeq(c.hosts) {
+			addresses = append(addresses, "127.0.0.1")
+			list = append(list, ports[name])
+		}
+		s, err := dial(t, options(t, fmt.Sprintf("hostaddr=%s port=%s %s", strings.Join(addresses, ","), strings.Join(list, ","), c.more)))
+		switch {
+		case c.want == "" && err == nil:
+			t.Errorf("%s %s: reached port %d", c.hosts, c.more, s.Host.Port)
+		case c.want != "" && err != nil:
+			t.Errorf("%s %s: %v", c.hosts, c.more, err)
+		case c.want != "" && strconv.Itoa(s.Host.Port) != ports[c.want]:
+			t.Errorf("%s %s: reached port %d, want %s", c.hosts, c.more, s.Host.Port, ports[c.want])
+		}
+	}
+}
+
+func TestConnectPassword(t *testing.T) {
+	d := &doorman{password: "secret"}
+	port := d.tcp(t)
+	passfile := filepath.Join(t.TempDir(), "pass")
+	if err := os.WriteFile(passfile, []byte("127.0.0.1:*:replication:me:secret\nlocalhost:*:*:*:wrong\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, in string
+		force    bool
+		answer   string
+		asked    int
+		err      string // part of it
+	}{
+		{"known", "host=127.0.0.1 password=secret", false, "", 0, ""},
+		{"in the file", "host=127.0.0.1 passfile=" + passfile, false, "", 0, ""},
+		{"in the file by host, not by address", "host=localhost hostaddr=127.0.0.1 passfile=" + passfile, false, "", 0, "password retrieved from file"},
+		{"asked when wanted", "host=127.0.0.1", false, "secret", 1, ""},
+		{"asked first", "host=127.0.0.1 password=wrong", true, "secret", 1, ""},
+		{"asked once", "host=127.0.0.1", false, "", 1, "fe_sendauth: no password supplied"},
+		{"a wrong answer is not asked again", "host=127.0.0.1 sslmode=disable", false, "wrong", 1, "28P01 by state"},
+	} {
+		o := options(t, c.in+" port="+port)
+		o.ForcePrompt = c.force
+		asked := 0
+		o.Password = func(context.Context) (string, error) {
+			asked++
+			return c.answer, nil
+		}
+		s, err := dial(t, o)
+		switch {
+		case c.err == "" && err != nil:
+			t.Errorf("%s: %v", c.name, err)
+		case c.err == "28P01 by state":
+			if sqlState(err) != "28P01" {
+				t.Errorf("%s: %v", c.name, err)
+			}
+		case c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)):
+			t.Errorf("%s: error %v, want %s", c.name, err, c.err)
+		}
+		if asked != c.asked {
+			t.Errorf("%s: asked %d times, want %d", c.name, asked, c.asked)
+		}
+		if err != nil || c.asked == 0 {
+			continue
+		}
+		if _, err := dial(t, ConnectOptions{Params: s.Params, System: o.System}); err != nil {
+			t.Errorf("%s: the second connection: %v", c.name, err)
+		}
+	}
+}
+
+func TestConnectSocket(t *testing.T) {
+	dir := new(doorman).unix(t)
+	if _, err := dial(t, options(t, "sslmode=verify-full sslrootcert=/none host="+dir)); err != nil {
+		t.Errorf("over a socket there is no TLS to verify: %v", err)
+	}
+	_, err := dial(t, options(t, "requirepeer=nobody-of-that-name host="+dir))
+	if err == nil || !strings.Contains(err.Error(), `requirepeer specifies "nobody-of-that-name", but actual peer user name is "`) || usererr.Hint(err) == "" {
+		t.Errorf("another peer: %v", err)
+	}
+	o := options(t, "")
+	o.System.SocketDir = dir
+	if _, err := dial(t, o); err != nil {
+		t.Errorf("the default directory: %v", err)
+	}
+}
+
+func TestConnectIsAbandoned(t *testing.T) {
+	d := &doorman{silent: make(chan struct{})}
+	port := d.tcp(t)
+	for _, in := range []string{"sslmode=disable", "sslmode=require", "sslmode=require sslnegotiation=direct"} {
+		ctx, cancel := context.WithCancel(t.Context())
+		failed := make(chan error)
+		go func() {
+			_, err := Connect(ctx, options(t, "host=127.0.0.1 "+in+" port="+port))
+			failed <- err
+		}()
+		<-d.silent
+		cancel()
+		if err := <-failed; !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v", in, err)
+		}
+	}
+	_, err := dial(t, options(t, "host=127.0.0.1 connect_timeout=1 port="+port))
+	want := "connection to server at \"127.0.0.1\", port " + port + " failed: timeout expired"
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+func TestPGSERVICEOfTheProcess(t *testing.T) {
+	port := new(doorman).tcp(t)
+	t.Setenv("PGSERVICE", "none")
+	t.Setenv("PGSSLMODE", "nonsense")
+	if _, err := dial(t, options(t, "host=127.0.0.1 port="+port)); err != nil {
+		t.Errorf("the environment is given, not taken: %v", err)
+	}
+}
+
+func TestReadLine(t *testing.T) {
+	r := strings.NewReader("secret\r\nmore")
+	if got, err := readLine(r); got != "secret" || err != nil || r.Len() != 4 {
+		t.Errorf("got %q, %v, and %d bytes are left", got, err, r.Len())
+	}
+}
+
+func TestSocketOptions(t *testing.T) {
+	for _, c := range []struct {
+		in              string
+		idle, count, ms int // zero is as the system has it
+	}{
+		{"", 60, 6, 120000},
+		{"keepalives_idle=5 keepalives_count=2 tcp_user_timeout=1000", 5, 2, 1000},
+		{"keepalives_idle=0 tcp_user_timeout=0", 0, 6, 0},
+		{"keepalives=0", -1, -1, 0},
+	} {
+		p, err := conninfo.Parse(c.in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := newDialer(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, err := d.Dial("tcp", net.JoinHostPort("127.0.0.1", new(doorman).tcp(t)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		for option, want := range map[int]int{syscall.TCP_KEEPIDLE: c.idle, syscall.TCP_KEEPCNT: c.count, 18: c.ms} { // 18 is TCP_USER_TIMEOUT
+			if want < 0 || want == 0 && option != 18 {
+				continue
+			}
+			if got := socketOption(t, conn, option); got != want {
+				t.Errorf("%q: option %d is %d, want %d", c.in, option, got, want)
+			}
+		}
+	}
+}
+
+func socketOption(t *testing.T, conn net.Conn, option int) int {
+	t.Helper()
+	raw, err := conn.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	value := 0
+	if err := raw.Control(func(fd uintptr) { value, err = syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, option) }); err != nil {
+		t.Fatal(err)
+	}
+	return value
+}
+
+func FuzzAuthWatch(f *testing.F) {
+	f.Add([]byte("R\x00\x00\x00\x08\x00\x00\x00\x03"), 3)
+	f.Add([]byte("R\x00\x00\x00\x0c\x00\x00\x00\x05saltR\x00\x00\x00\x08\x00\x00\x00\x00"), 1)
+	f.Add([]byte("v\x00\x00\x00\x04R\x00\x00\x00\x08\x00\x00\x00\x07"), 6)
+	f.Fuzz(func(t *testing.T, data []byte, size int) {
+		whole, parts := new(authWatch), new(authWatch)
+		whole.look(data)
+		for rest := data; len(rest) > 0; {
+			n := max(min(size, len(rest)), 1)
+			parts.look(rest[:n])
+			rest = rest[n:]
+		}
+		if whole.asked != parts.asked || whole.accepted != parts.accepted || fmt.Sprint(whole.refused) != fmt.Sprint(parts.refused) {
+			t.Errorf("at once %+v, in parts %+v", whole, parts)
+		}
+		whole.r = strings.NewReader("")
+		if _, err := whole.Read(make([]byte, 1)); err != io.EOF && whole.refused == nil {
+			t.Errorf("read: %v", err)
+		}
+	})
+}

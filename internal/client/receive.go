@@ -1,0 +1,434 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"basin/internal/protocol"
+	"basin/internal/usererr"
+	"basin/internal/wal"
+)
+
+// ReceiveOptions say which part of the log is wanted, and how.
+type ReceiveOptions struct {
+	SystemID string       // the cluster it must come from; empty for any
+	Start    wal.Position // the stream begins with the segment this lies in
+	Segment  int64        // size of the server's segments, in bytes
+	Slot     string       // replication slot to use; empty for none
+
+	// Stop yields the position up to which the log is wanted, once it is known.
+	Stop <-chan wal.Position
+
+	StatusInterval time.Duration // between reports to the server; zero reports only when asked
+	// Timeout is how long the server may be silent, although it was asked for a
+	// sign of life, before it is given up. Zero is DefaultTimeout.
+	Timeout time.Duration
+}
+
+// DefaultTimeout is how long a silent server is waited for: as long as a
+// standby does by default (wal_receiver_timeout).
+const DefaultTimeout = 60 * time.Second
+
+// ReceiveWAL streams the log into keeper until the position that o.Stop yields
+// is reached, following the server from timeline to timeline.
+//
+// Source: ReceiveXlogStream in src/bin/pg_basebackup/receivelog.c, PostgreSQL 18.
+func ReceiveWAL(ctx context.Context, c *Conn, keeper wal.Keeper, o ReceiveOptions) error {
+	if o.Timeout == 0 {
+		o.Timeout = DefaultTimeout
+	}
+	if err := c.checkStreaming(); err != nil {
+		return err
+	}
+	if o.SystemID != "" {
+		system, err := c.IdentifySystem(ctx)
+		switch {
+		case err != nil:
+			return err
+		case system.ID != o.SystemID:
+			return &usererr.Error{
+				Err:    errors.New("system identifier does not match between base backup and streaming connection"),
+				Detail: fmt.Sprintf("The backup is of the cluster %s, the stream would be of %s.", o.SystemID, system.ID),
+			}
+		case o.Start.Timeline > system.Position.Timeline:
+			return fmt.Errorf("starting timeline %d is not present in the server", o.Start.Timeline)
+		}
+	}
+	r := &receiver{conn: c, keeper: keeper, o: o, timeline: o.Start.Timeline}
+	r.pos = wal.SegmentAt(o.Start, o.Segment).Start(o.Segment)
+	r.flushed = r.pos
+	c.wait = r.wait
+	defer func() { c.wait = c.waitBlock }()
+	for {
+		done, err := r.receiveTimeline(ctx)
+		if err != nil {
+			return errors.Join(err, r.leaveSegment())
+		}
+		if done {
+			return nil
+		}
+	}
+}
+
+// receiver is the state of one stream.
+type receiver struct {
+	conn   *Conn
+	keeper wal.Keeper
+	o      ReceiveOptions
+
+	timeline wal.Timeline
+	pos      wal.LSN // of the next byte
+	flushed  wal.LSN // up to here the keeper has made the log durable
+	stop     wal.LSN // zero as long as it is not known
+	ended    bool    // we told the server that we want no more
+	segment  wal.SegmentWriter
+
+	streaming bool      // statuses may be sent
+	reported  time.Time // when the last status was sent
+	heard     time.Time // when the server last said something
+	asked     bool      // since then we asked for a sign of life
+}
+
+// receiveTimeline streams up to the stop point or to the end of the timeline,
+// and returns whether it was the stop point.
+func (r *receiver) receiveTimeline(ctx context.Context) (done bool, err error) {
+	if err := r.fetchHistory(ctx); err != nil {
+		return false, err
+	}
+	if r.reached() {
+		return true, nil
+	}
+	command := protocol.StartReplication(r.o.Slot, wal.Position{LSN: r.pos, Timeline: r.timeline})
+	if err := r.conn.send(command); err != nil {
+		return false, err
+	}
+	kind, err := r.conn.next(ctx)
+	if err != nil {
+		return false, fmt.Errorf("could not send replication command \"%s\": %w", "START_REPLICATION", err)
+	}
+	switch kind {
+	case 'W':
+		if err := r.stream(ctx); err != nil {
+			return false, err
+		}
+		kind = 0
+	case 'T': // the timeline ended where we begin
+	default:
+		return false, errUnexpected(kind)
+	}
+	return r.endOfStream(ctx, kind)
+}
+
+// fetchHistory gets the history file of the timeline unless it has none or the
+// keeper has it.
+func (r *receiver) fetchHistory(ctx context.Context) error {
+	if r.timeline == 1 {
+		return nil
+	}
+	name := wal.HistoryName(r.timeline)
+	if has, err := r.keeper.HasHistory(name); has || err != nil {
+		return err
+	}
+	command := protocol.TimelineHistory(r.timeline)
+	rows, err := r.conn.Query(ctx, command)
+	if err != nil {
+		return fmt.Errorf("could not send replication command \"%s\": %w", "TIMELINE_HISTORY", err)
+	}
+	if len(rows) != 1 || len(rows[0]) != 2 {
+		return fmt.Errorf("unexpected response to TIMELINE_HISTORY command: got %s, expected 1 row and 2 fields", shape(rows))
+	}
+	if got := rows[0].text(0); got != name {
+		return fmt.Errorf("server reported unexpected history file name for timeline %d: %s", r.timeline, got)
+	}
+	return r.keeper.History(name, rows[0][1])
+}
+
+// stream reads the COPY that carries the log, up to its end.
+func (r *receiver) stream(ctx context.Context) error {
+	r.ended, r.streaming, r.asked = false, true, false
+	defer func() { r.streaming = false }()
+	r.heard = time.Now()
+	if err := r.report(false); err != nil {
+		return err
+	}
+	if err := r.checkStop(); err != nil {
+		return err
+	}
+	for {
+		kind, err := r.conn.next(ctx)
+		if err != nil {
+			if sqlState(err) != "" {
+				err = fmt.Errorf("unexpected termination of replication stream: %w", err)
+			}
+			return err
+		}
+		switch kind {
+		case 'd':
+			if err := r.message(ctx); err != nil {
+				return err
+			}
+		case 'c':
+			if err := r.leaveSegment(); err != nil {
+				return err
+			}
+			if !r.ended {
+				r.ended = true
+				return r.conn.writeCopyDone()
+			}
+			return nil
+		case 'C': // the server shuts down: it ends without CopyDone
+			return errors.New("replication stream was terminated before stop point")
+		default:
+			return errUnexpected(kind)
+		}
+		if r.o.StatusInterval > 0 && time.Since(r.reported) >= r.o.StatusInterval {
+			if err := r.report(false); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// message deals with one CopyData message.
+func (r *receiver) message(ctx context.Context) error {
+	if r.conn.left == 0 {
+		return fmt.Errorf("streaming header too small: %d", 0)
+	}
+	kind, err := r.conn.peek(ctx)
+	if err != nil {
+		return err
+	}
+	switch kind {
+	case protocol.StreamData:
+		return r.data(ctx)
+	case protocol.StreamKeepalive:
+		msg, err := r.conn.body(ctx)
+		if err != nil {
+			return err
+		}
+		k, err := protocol.ParseKeepalive(msg)
+		if err != nil {
+			return err
+		}
+		if k.Reply {
+			return r.report(false)
+		}
+		return nil
+	}
+	return fmt.Errorf("unrecognized streaming header: \"%c\"", kind)
+}
+
+// data passes a piece of the log on to the segments it belongs to.
+func (r *receiver) data(ctx context.Context) error {
+	c := r.conn
+	if c.left < protocol.DataHeaderSize {
+		return fmt.Errorf("streaming header too small: %d", c.left)
+	}
+	header, err := c.bytes(ctx, protocol.DataHeaderSize)
+	if err != nil {
+		return err
+	}
+	if at := protocol.ParseDataHeader(header); at != r.pos && !r.ended {
+		return &usererr.Error{
+			Err:  fmt.Errorf("got WAL data at %v, expected %v", at, r.pos),
+			Hint: "The stream has a gap or a repetition; nothing of it was kept. Take the backup again.",
+		}
+	}
+	for c.left > 0 && !r.ended {
+		if r.segment == nil {
+			name := wal.SegmentAt(wal.Position{LSN: r.pos, Timeline: r.timeline}, r.o.Segment).Name(r.o.Segment)
+			if r.segment, err = r.keeper.Begin(name, r.o.Segment); err != nil {
+				return err
+			}
+		}
+		room := r.o.Segment - int64(r.pos)%r.o.Segment
+		piece, err := c.fragment(ctx, int(min(int64(c.left), room)))
+		if err != nil {
+			return err
+		}
+		if r.ended { // the stop point became known while we waited for the piece
+			return nil
+		}
+		if _, err := r.segment.Write(piece); err != nil {
+			return err
+		}
+		r.pos += wal.LSN(len(piece))
+		if int64(len(piece)) == room {
+			if err := r.finishSegment(); err != nil {
+				return err
+			}
+		}
+	}
+	return r.checkStop()
+}
+
+func (r *receiver) finishSegment() error {
+	segment := r.segment
+	r.segment = nil
+	if err := segment.Finish(); err != nil {
+		return err
+	}
+	r.flushed = r.pos
+	return r.checkStop()
+}
+
+// leaveSegment closes the segment in hand, if any, before its end.
+func (r *receiver) leaveSegment() error {
+	segment := r.segment
+	r.segment = nil
+	if segment == nil {
+		return nil
+	}
+	return segment.Abandon()
+}
+
+// stopAt learns the stop point.
+func (r *receiver) stopAt(stop wal.LSN) error {
+	r.stop = stop
+	if !r.streaming {
+		return nil
+	}
+	return r.checkStop()
+}
+
+func (r *receiver) reached() bool { return r.stop != 0 && r.pos >= r.stop }
+
+// checkStop ends the stream if the stop point is reached.
+func (r *receiver) checkStop() error {
+	if r.ended || !r.reached() {
+		return nil
+	}
+	if err := r.leaveSegment(); err != nil {
+		return err
+	}
+	r.ended = true
+	return r.conn.writeCopyDone()
+}
+
+// endOfStream reads what follows the COPY: nothing but completions if the
+// stream was ended by us, where the next timeline begins if by the server.
+// kind is the answer in hand, or zero.
+func (r *receiver) endOfStream(ctx context.Context, kind byte) (done bool, err error) {
+	var next Row
+	for ; kind != 'Z'; kind, err = r.conn.next(ctx) {
+		if err != nil {
+			return false, fmt.Errorf("unexpected termination of replication stream: %w", err)
+		}
+		switch kind {
+		case 0, 'T', 'C':
+		case 'D':
+			if next, err = r.conn.row(ctx); err != nil {
+				return false, err
+			}
+		default:
+			return false, errUnexpected(kind)
+		}
+	}
+	if r.reached() {
+		return true, nil
+	}
+	if len(next) != 2 {
+		return false, errors.New("replication stream was terminated before stop point")
+	}
+	timeline, err := parseTimeline(next.text(0))
+	if err != nil {
+		return false, fmt.Errorf("unexpected result set after end-of-timeline: %w", err)
+	}
+	at, err := wal.ParseLSN(next.text(1))
+	if err != nil {
+		return false, fmt.Errorf("could not parse next timeline's starting point \"%s\"", next.text(1))
+	}
+	switch {
+	case timeline <= r.timeline:
+		return false, fmt.Errorf("server reported unexpected next timeline %d, following timeline %d", timeline, r.timeline)
+	case at > r.pos:
+		return false, fmt.Errorf("server stopped streaming timeline %d at %v, but reported next timeline %d to begin at %v", r.timeline, r.pos, timeline, at)
+	}
+	r.timeline = timeline
+	r.pos = wal.SegmentAt(wal.Position{LSN: at}, r.o.Segment).Start(r.o.Segment)
+	return false, nil
+}
+
+// report tells the server how far we are.
+func (r *receiver) report(wantReply bool) error {
+	if r.ended {
+		return nil // after CopyDone nothing may be sent
+	}
+	s := protocol.Status{Write: r.pos, Reply: wantReply}
+	if r.o.Slot != "" {
+		s.Flush = r.flushed // the slot lets go of what we have for good
+	}
+	now := time.Now()
+	r.reported = now
+	return r.conn.writeCopyData(s.Append(nil, now))
+}
+
+// wait waits for the next block of the stream, and meanwhile reports in time,
+// notices a server that fell silent, and learns the stop point.
+func (r *receiver) wait(ctx context.Context) (block, error) {
+	select {
+	case end := <-r.o.Stop:
+		if err := r.stopAt(end.LSN); err != nil {
+			return block{}, err
+		}
+	default: // under load the loop below may never get to it
+	}
+	for {
+		timer := time.NewTimer(r.untilNext())
+		select {
+		case b := <-r.conn.filled:
+			timer.Stop()
+			r.heard, r.asked = time.Now(), false
+			return b, nil
+		case <-ctx.Done():
+			timer.Stop()
+			return block{}, context.Cause(ctx)
+		case end := <-r.o.Stop:
+			timer.Stop()
+			if err := r.stopAt(end.LSN); err != nil {
+				return block{}, err
+			}
+		case <-timer.C:
+			if err := r.alarm(); err != nil {
+				return block{}, err
+			}
+		}
+	}
+}
+
+// untilNext is how long nothing needs to be done if the server says nothing.
+func (r *receiver) untilNext() time.Duration {
+	if !r.streaming {
+		return time.Hour
+	}
+	limit := r.o.Timeout
+	if !r.asked {
+		limit /= 2
+	}
+	until := time.Until(r.heard.Add(limit))
+	if r.o.StatusInterval > 0 && !r.ended {
+		until = min(until, time.Until(r.reported.Add(r.o.StatusInterval)))
+	}
+	return max(until, 0)
+}
+
+// alarm does what is due.
+func (r *receiver) alarm() error {
+	if !r.streaming {
+		return nil
+	}
+	silent := time.Since(r.heard)
+	switch {
+	case silent >= r.o.Timeout:
+		return usererr.Hinted("See whether the server and the network are up, then start again.",
+			"terminating WAL stream: nothing came from the server for %v", r.o.Timeout)
+	case silent >= r.o.Timeout/2 && !r.asked:
+		r.asked = true
+		return r.report(true)
+	case r.o.StatusInterval > 0 && time.Since(r.reported) >= r.o.StatusInterval:
+		return r.report(false)
+	}
+	return nil
+}

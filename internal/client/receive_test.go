@@ -1,0 +1,324 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"basin/internal/wal"
+)
+
+const mib = 1 << 20
+
+// shelf is a wal.Keeper in memory that writes down what happens.
+type shelf struct {
+	events  []string
+	content map[string][]byte
+	failAt  string // name of a segment whose Write fails
+}
+
+func (s *shelf) Begin(name string, size int64) (wal.SegmentWriter, error) {
+	s.events = append(s.events, "begin "+name)
+	if s.content == nil {
+		s.content = make(map[string][]byte)
+	}
+	s.content[name] = nil
+	return &shelved{s, name}, nil
+}
+
+func (s *shelf) History(name string, content []byte) error {
+	s.events = append(s.events, fmt.Sprintf("history %s %s", name, content))
+	return nil
+}
+
+func (s *shelf) HasHistory(string) (bool, error) { return false, nil }
+
+type shelved struct {
+	shelf *shelf
+	name  string
+}
+
+func (s *shelved) Write(p []byte) (int, error) {
+	if s.name == s.shelf.failAt {
+		return 0, errors.New("no space left on device")
+	}
+	s.shelf.content[s.name] = append(s.shelf.content[s.name], p...)
+	return len(p), nil
+}
+
+func (s *shelved) Flush() error { return nil }
+
+func (s *shelved) Finish() error {
+	s.shelf.events = append(s.shelf.events, "finish "+s.name)
+	return nil
+}
+
+func (s *shelved) Abandon() error {
+	s.shelf.events = append(s.shelf.events, fmt.Sprintf("abandon %s %d", s.name, len(s.shelf.content[s.name])))
+	return nil
+}
+
+// status reads a report of the client and returns its positions.
+func (s *server) status() (write, flush wal.LSN, reply bool) {
+	s.t.Helper()
+	kind, body := s.heard()
+	if kind != 'd' || len(body) != 34 || body[0] != 'r' {
+		s.t.Errorf("server heard %q %q, want a status", kind, body)
+		return
+	}
+	at := func(i int) (l wal.LSN) {
+		for _, b := range []byte(body[i : i+8]) {
+			l = l<<8 | wal.LSN(b)
+		}
+		return l
+	}
+	return at(1), at(9), body[33] == 1
+}
+
+// timelineEnd is the answer behind the COPY of a timeline that ended.
+func timelineEnd(next, at string) []byte {
+	return joined(answer([]any{next, at}), complete("START_STREAMING"), complete("START_REPLICATION"), ready)
+}
+
+var streamEnd = joined(complete("START_STREAMING"), complete("START_REPLICATION"), ready)
+
+// receiving runs ReceiveWAL against a script in a bubble of fake time.
+func receiving(t *testing.T, o ReceiveOptions, keeper wal.Keeper, script func(s *server)) (err error) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := dialogue(t)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			script(s)
+		}()
+		err = ReceiveWAL(t.Context(), c, keeper, o)
+		_ = s.conn.Close()
+		_ = c.close()
+		<-done
+	})
+	return err
+}
+
+// from is a stream of 1 MiB segments that begins in the third of timeline 1.
+func from(stop ...wal.Position) ReceiveOptions {
+	o := ReceiveOptions{Start: wal.Position{LSN: 2*mib + 100, Timeline: 1}, Segment: mib, Slot: "s", StatusInterval: 10 * time.Second}
+	if len(stop) > 0 {
+		ch := make(chan wal.Position, 1)
+		ch <- stop[0]
+		o.Stop = ch
+	}
+	return o
+}
+
+const third, fourth = "000000010000000000000002", "000000010000000000000003"
+
+func TestReceiveStopsInASegment(t *testing.T) {
+	keeper := new(shelf)
+	first, second := bytes.Repeat([]byte("a"), mib), bytes.Repeat([]byte("b"), 500)
+	err := receiving(t, from(wal.Position{LSN: 3*mib + 400, Timeline: 1}), keeper, func(s *server) {
+		s.expectQuery(`START_REPLICATION SLOT "s" 0/200000 TIMELINE 1`)
+		s.say(copyBoth)
+		if w, f, _ := s.status(); w != 2*mib || f != 2*mib {
+			t.Errorf("first status %v %v", w, f)
+		}
+		s.say(walData(2*mib, first[:1000]), walData(2*mib+1000, first[1000:]), keepalive(1))
+		if w, f, _ := s.status(); w != 3*mib || f != 3*mib {
+			t.Errorf("status asked for: %v %v", w, f)
+		}
+		s.say(walData(3*mib, second))
+		s.expect('c', "")
+		s.say(walData(3*mib+500, second), copyDone, streamEnd) // what was under way is ignored
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"begin " + third, "finish " + third, "begin " + fourth, "abandon " + fourth + " 500"}
+	if diff := cmp.Diff(want, keeper.events); diff != "" {
+		t.Error(diff)
+	}
+	if !slices.Equal(keeper.content[third], first) || !slices.Equal(keeper.content[fourth], second) {
+		t.Error("content differs")
+	}
+}
+
+func TestReceiveFollowsTimelines(t *testing.T) {
+	keeper := new(shelf)
+	err := receiving(t, from(wal.Position{LSN: 2*mib + 600, Timeline: 2}), keeper, func(s *server) {
+		s.expectQuery(`START_REPLICATION SLOT "s" 0/200000 TIMELINE 1`)
+		s.say(copyBoth)
+		s.status()
+		s.say(walData(2*mib, make([]byte, 500)), copyDone)
+		s.expect('c', "")
+		s.say(timelineEnd("2", "0/2001F4"))
+		s.expectQuery("TIMELINE_HISTORY 2")
+		s.say(answer([]any{"00000002.history", "1\t0/2001F4\tno recovery target specified\n"}), ready)
+		s.expectQuery(`START_REPLICATION SLOT "s" 0/200000 TIMELINE 2`)
+		s.say(copyBoth)
+		s.status()
+		s.say(walData(2*mib, make([]byte, 600)))
+		s.expect('c', "")
+		s.say(copyDone, streamEnd)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"begin " + third, "abandon " + third + " 500",
+		"history 00000002.history 1\t0/2001F4\tno recovery target specified\n",
+		"begin 000000020000000000000002", "abandon 000000020000000000000002 600",
+	}
+	if diff := cmp.Diff(want, keeper.events); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// started answers up to the first status.
+func (s *server) started() {
+	s.heard()
+	s.say(copyBoth)
+	s.status()
+}
+
+func TestReceiveRefusals(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		o      ReceiveOptions
+		keeper shelf
+		script func(s *server)
+		want   string
+	}{
+		{"gap", from(), shelf{}, func(s *server) {
+			s.started()
+			s.say(walData(2*mib, []byte("a")), walData(2*mib+2, []byte("a")))
+		}, "got WAL data at 0/200002, expected 0/200001"},
+		{"begins inside a segment", from(), shelf{}, func(s *server) { s.started(); s.say(walData(2*mib+1, []byte("a"))) },
+			"got WAL data at 0/200001, expected 0/200000"},
+		{"header too small", from(), shelf{}, func(s *server) { s.started(); s.say(message('d', 'w', 0)) }, "streaming header too small: 2"},
+		{"keepalive too small", from(), shelf{}, func(s *server) { s.started(); s.say(message('d', 'k', 0)) }, "streaming header too small: 2"},
+		{"unknown kind", from(), shelf{}, func(s *server) { s.started(); s.say(message('d', 'q', 0)) }, `unrecognized streaming header: "q"`},
+		{"slot in use", from(), shelf{}, func(s *server) {
+			s.heard()
+			s.say(errorSaid("55006", `replication slot "s" is active for PID 7`), ready)
+		}, `could not send replication command "START_REPLICATION": ERROR:  replication slot "s" is active for PID 7`},
+		{"server process killed", from(), shelf{}, func(s *server) {
+			s.started()
+			s.say(errorSaid("57P01", "terminating connection due to administrator command"))
+		}, "unexpected termination of replication stream: ERROR:  terminating connection due to administrator command"},
+		{"server shut down", from(), shelf{}, func(s *server) { s.started(); s.say(complete("COPY 0")) },
+			"replication stream was terminated before stop point"},
+		{"server gone", from(), shelf{}, func(s *server) { s.started(); _ = s.conn.Close() }, "server closed the connection unexpectedly"},
+		{"timeline that is not next", from(), shelf{}, func(s *server) {
+			s.started()
+			s.say(copyDone)
+			s.expect('c', "")
+			s.say(timelineEnd("1", "0/200000"))
+		}, "server reported unexpected next timeline 1, following timeline 1"},
+		{"timeline that begins later", from(), shelf{}, func(s *server) {
+			s.started()
+			s.say(copyDone)
+			s.expect('c', "")
+			s.say(timelineEnd("2", "0/200001"))
+		}, "server stopped streaming timeline 1 at 0/200000, but reported next timeline 2 to begin at 0/200001"},
+		{"history of another timeline", func() ReceiveOptions { o := from(); o.Start.Timeline = 3; return o }(), shelf{}, func(s *server) {
+			s.heard()
+			s.say(answer([]any{"00000002.history", ""}), ready)
+		}, "server reported unexpected history file name for timeline 3: 00000002.history"},
+		{"another cluster", func() ReceiveOptions { o := from(); o.SystemID = "7"; return o }(), shelf{}, func(s *server) {
+			s.expectQuery("IDENTIFY_SYSTEM")
+			s.say(answer([]any{"8", "1", "0/200000", nil}), ready)
+		}, "system identifier does not match between base backup and streaming connection"},
+		{"silence", from(), shelf{}, func(s *server) {
+			s.started()
+			for { // reports come on time, the last of them asks for an answer
+				if kind, _ := s.heard(); kind == 0 {
+					return
+				}
+			}
+		}, "terminating WAL stream: nothing came from the server for 1m0s"},
+		{"keeper full", from(), shelf{failAt: third}, func(s *server) { s.started(); s.say(walData(2*mib, []byte("a"))) }, "no space left on device"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			err := receiving(t, c.o, &c.keeper, c.script)
+			if err == nil || err.Error() != c.want {
+				t.Errorf("got  %v\nwant %s", err, c.want)
+			}
+			begun, left := 0, 0
+			for _, e := range c.keeper.events {
+				switch {
+				case strings.HasPrefix(e, "begin"):
+					begun++
+				case strings.HasPrefix(e, "finish"), strings.HasPrefix(e, "abandon"):
+					left++
+				}
+			}
+			if begun != left {
+				t.Errorf("segments left open: %v", c.keeper.events)
+			}
+		})
+	}
+}
+
+func TestReceiveReportsInTime(t *testing.T) {
+	var at []time.Duration
+	err := receiving(t, from(), new(shelf), func(s *server) {
+		begun := time.Now()
+		s.started()
+		for range 7 {
+			_, _, reply := s.status()
+			at = append(at, time.Since(begun))
+			if reply {
+				s.say(keepalive(0)) // alive after all
+			}
+		}
+		s.say(errorSaid("57P01", "enough"))
+	})
+	if err == nil {
+		t.Error("no error")
+	}
+	for i, d := range at {
+		if d > time.Duration(i+1)*10*time.Second {
+			t.Errorf("report %d came after %v", i, d)
+		}
+	}
+}
+
+func TestReceiveIsCancelled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := dialogue(t)
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cause := errors.New("interrupted")
+		go func() {
+			s.started()
+			cancel(cause)
+			_, _ = io.Copy(io.Discard, s.conn)
+		}()
+		if err := ReceiveWAL(ctx, c, new(shelf), from()); !errors.Is(err, cause) {
+			t.Errorf("got %v", err)
+		}
+		_ = c.close()
+	})
+}
+
+func FuzzReceiveWAL(f *testing.F) {
+	f.Add(joined(copyBoth, walData(2*mib, []byte("abc")), keepalive(1), copyDone, streamEnd))
+	f.Add(joined(copyBoth, copyDone, timelineEnd("2", "0/200000"), answer([]any{"00000002.history", "x"}), ready, copyBoth))
+	f.Fuzz(func(t *testing.T, said []byte) {
+		keeper := new(shelf)
+		o := from(wal.Position{LSN: 2*mib + 2, Timeline: 1})
+		_ = ReceiveWAL(t.Context(), replay(t, 180006, bytes.NewReader(said)), keeper, o)
+		for name, content := range keeper.content {
+			if len(content) > mib {
+				t.Errorf("segment %s has %d bytes", name, len(content))
+			}
+		}
+	})
+}

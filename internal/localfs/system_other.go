@@ -1,0 +1,13 @@
+//go:build !linux
+
+package localfs
+
+import "os"
+
+const haveSyncfs = false
+
+func freeBytes(string) (uint64, bool)                 { return 0, false }
+func syncFileSystem(path string, _ func(error)) error { return SyncDir(path) }
+func writeBack(*os.File, int64, int64)                {}
+func startWriteBack(string)                           {}
+func reserve(*os.File, int64) (bool, error)           { return false, nil }

@@ -1,0 +1,175 @@
+// Package protocol knows PostgreSQL's replication protocol: how its commands
+// are spelled for each major version, and what lies inside COPY messages.
+//
+// It turns values into bytes and bytes into values; it holds no connection.
+package protocol
+
+import (
+	"fmt"
+	"strings"
+
+	"basin/internal/wal"
+)
+
+// First server versions, as server_version_num, that know a feature.
+const (
+	VersionManifest      = 130000 // MANIFEST
+	VersionOptionList    = 150000 // options in parentheses, one COPY for everything, compression by the server, targets
+	VersionIncremental   = 170000 // UPLOAD_MANIFEST, INCREMENTAL, pg_wal/summaries
+	VersionStandbySignal = 120000 // recovery settings in postgresql.auto.conf
+	VersionDirectoryMode = 110000 // SHOW data_directory_mode
+)
+
+// QuoteString returns s as a string literal of the replication grammar, in
+// which a quote is doubled and nothing else is special.
+func QuoteString(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
+
+// QuoteIdentifier returns s as a quoted identifier of the replication grammar.
+func QuoteIdentifier(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }
+
+// BaseBackup is the BASE_BACKUP command. The zero value asks for a full backup
+// without manifest and log, with a spread checkpoint, and waits for archiving.
+type BaseBackup struct {
+	Label             string
+	Incremental       bool // changed blocks alone, against the manifest uploaded before
+	Progress          bool // sizes of the tablespaces, which the server adds up first
+	WAL               bool // send the log that is needed, in the main archive
+	FastCheckpoint    bool
+	NoWait            bool // do not wait until the log is archived
+	MaxRate           int  // kB/s; zero is no limit
+	TablespaceMap     bool // send tablespace_map instead of symbolic links
+	NoVerifyChecksums bool
+	Manifest          string // empty for none, yes or force-encode
+	ManifestChecksums string // algorithm; empty for the server's default
+	Target            string // where the server puts it, as tar archives; empty is the client
+	TargetDetail      string
+	Compression       string // algorithm the server compresses with; empty for none
+	CompressionDetail string
+}
+
+// Command returns the command's text for a server of the given
+// server_version_num, to the byte what pg_basebackup 18 sends. From 15 on,
+// options stand in parentheses; before, they are words in a fixed order.
+//
+// Source: BaseBackup in src/bin/pg_basebackup/pg_basebackup.c, PostgreSQL 18.
+func (b BaseBackup) Command(version int) string {
+	o := options{list: version >= VersionOptionList}
+	if b.Incremental {
+		o.plain("INCREMENTAL")
+	}
+	o.text("LABEL", b.Label)
+	if b.Progress {
+		o.plain("PROGRESS")
+	}
+	if b.WAL {
+		o.plain("WAL")
+	}
+	if b.FastCheckpoint {
+		o.either(func() { o.text("CHECKPOINT", "fast") }, "FAST")
+	}
+	if b.NoWait {
+		o.either(func() { o.number("WAIT", 0) }, "NOWAIT")
+	}
+	if b.MaxRate > 0 {
+		o.number("MAX_RATE", b.MaxRate)
+	}
+	if b.TablespaceMap {
+		o.plain("TABLESPACE_MAP")
+	}
+	if b.NoVerifyChecksums {
+		o.either(func() { o.number("VERIFY_CHECKSUMS", 0) }, "NOVERIFY_CHECKSUMS")
+	}
+	if b.Manifest != "" {
+		o.text("MANIFEST", b.Manifest)
+		if b.ManifestChecksums != "" {
+			o.text("MANIFEST_CHECKSUMS", b.ManifestChecksums)
+		}
+	}
+	switch {
+	case b.Target != "":
+		o.plain("TABLESPACE_MAP") // the server keeps tar archives
+		o.text("TARGET", b.Target)
+		if b.TargetDetail != "" {
+			o.text("TARGET_DETAIL", b.TargetDetail)
+		}
+	case o.list:
+		o.text("TARGET", "client")
+	}
+	if b.Compression != "" {
+		o.text("COMPRESSION", b.Compression)
+		if b.CompressionDetail != "" {
+			o.text("COMPRESSION_DETAIL", b.CompressionDetail)
+		}
+	}
+	if o.list {
+		return "BASE_BACKUP (" + o.String() + ")"
+	}
+	return "BASE_BACKUP " + o.String()
+}
+
+// options gathers a command's options with the blanks that the original leaves.
+//
+// Source: AppendPlainCommandOption in src/bin/pg_basebackup/streamutil.c, PostgreSQL 18.
+type options struct {
+	strings.Builder
+	list bool
+}
+
+func (o *options) plain(name string) {
+	if o.Len() > 0 {
+		o.WriteString(o.separator())
+	}
+	o.WriteString(" " + name)
+}
+
+func (o *options) separator() string {
+	if o.list {
+		return ", "
+	}
+	return " "
+}
+
+func (o *options) text(name, value string)       { o.plain(name + " " + QuoteString(value)) }
+func (o *options) number(name string, value int) { o.plain(fmt.Sprintf("%s %d", name, value)) }
+
+// either writes an option in the form of the list, or as an old word.
+func (o *options) either(list func(), word string) {
+	if o.list {
+		list()
+	} else {
+		o.plain(word)
+	}
+}
+
+// CreatePhysicalSlot returns the command that makes a slot. reserve holds the
+// log from now on instead of from the first use. Temporary slots end with the connection.
+//
+// Source: CreateReplicationSlot in src/bin/pg_basebackup/streamutil.c, PostgreSQL 18.
+func CreatePhysicalSlot(version int, name string, temporary, reserve bool) string {
+	s := "CREATE_REPLICATION_SLOT " + QuoteIdentifier(name)
+	if temporary {
+		s += " TEMPORARY"
+	}
+	s += " PHYSICAL"
+	switch {
+	case !reserve:
+	case version >= VersionOptionList:
+		s += " ( RESERVE_WAL)"
+	default:
+		s += "  RESERVE_WAL"
+	}
+	return s
+}
+
+// StartReplication returns the command that streams the log of a timeline. An
+// empty slot uses none.
+func StartReplication(slot string, from wal.Position) string {
+	s := "START_REPLICATION"
+	if slot != "" {
+		s += " SLOT " + QuoteIdentifier(slot)
+	}
+	return fmt.Sprintf("%s %v TIMELINE %d", s, from.LSN, from.Timeline)
+}
+
+// TimelineHistory returns the command that fetches a timeline's history file.
+func TimelineHistory(t wal.Timeline) string { return fmt.Sprintf("TIMELINE_HISTORY %d", t) }

@@ -1,0 +1,115 @@
+package protocol
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"strings"
+	"time"
+
+	"basin/internal/wal"
+)
+
+// First bytes of the CopyData messages of BASE_BACKUP, from 15 on.
+//
+// Source: src/include/libpq/protocol.h, PostgreSQL 18.
+const (
+	CopyArchive  = 'n' // a new archive: name and location
+	CopyPayload  = 'd' // bytes of the archive, or of the manifest
+	CopyProgress = 'p' // bytes done
+	CopyManifest = 'm' // the manifest follows
+)
+
+// First bytes of the CopyData messages of a stream of the log.
+const (
+	StreamData      = 'w' // from the server: a piece of the log
+	StreamKeepalive = 'k' // from the server
+	StreamStatus    = 'r' // from the client
+)
+
+// Archive is the head of one archive in a base backup.
+type Archive struct {
+	Name     string // base.tar or OID.tar, with a suffix if it is compressed
+	Location string // of the tablespace; empty for the main data directory
+}
+
+// MalformedError is a COPY message that is not what its first byte promises.
+type MalformedError struct {
+	Kind   byte
+	Length int
+}
+
+func (e *MalformedError) Error() string {
+	return fmt.Sprintf("malformed COPY message of type %d, length %d", e.Kind, e.Length)
+}
+
+// ParseArchive reads a CopyArchive message, its first byte included. A name
+// that could lead out of the directory the archive goes to is an error.
+//
+// Source: ReceiveArchiveStreamChunk in src/bin/pg_basebackup/pg_basebackup.c, PostgreSQL 18.
+func ParseArchive(msg []byte) (Archive, error) {
+	fields := bytes.SplitN(msg[1:], []byte{0}, 3)
+	if len(fields) != 3 || len(fields[2]) != 0 {
+		return Archive{}, &MalformedError{msg[0], len(msg)}
+	}
+	a := Archive{string(fields[0]), string(fields[1])}
+	if a.Name == "" || a.Name[0] == '.' || strings.ContainsAny(a.Name, `/\`) {
+		return Archive{}, fmt.Errorf("invalid archive name: \"%s\"", a.Name)
+	}
+	return a, nil
+}
+
+// ParseProgress reads a CopyProgress message, its first byte included.
+func ParseProgress(msg []byte) (done int64, err error) {
+	if len(msg) != 9 {
+		return 0, &MalformedError{msg[0], len(msg)}
+	}
+	return int64(binary.BigEndian.Uint64(msg[1:])), nil
+}
+
+// DataHeaderSize is the size of a StreamData message before the log's bytes:
+// its first byte, the position, the server's end, and a time.
+const DataHeaderSize = 1 + 8 + 8 + 8
+
+// ParseDataHeader returns where the bytes behind the header belong. h is DataHeaderSize long.
+//
+// Source: ProcessXLogDataMsg in src/bin/pg_basebackup/receivelog.c, PostgreSQL 18.
+func ParseDataHeader(h []byte) wal.LSN { return wal.LSN(binary.BigEndian.Uint64(h[1:])) }
+
+// Keepalive is what a server sends when it has nothing else to say.
+type Keepalive struct {
+	End   wal.LSN // of the server's log, as far as it was sent
+	Reply bool    // a status is wanted at once
+}
+
+// ParseKeepalive reads a StreamKeepalive message, its first byte included.
+func ParseKeepalive(msg []byte) (Keepalive, error) {
+	if len(msg) < 18 {
+		return Keepalive{}, fmt.Errorf("streaming header too small: %d", len(msg))
+	}
+	return Keepalive{End: wal.LSN(binary.BigEndian.Uint64(msg[1:])), Reply: msg[17] != 0}, nil
+}
+
+// Status is what a receiver tells of its progress. Zero positions say nothing.
+type Status struct {
+	Write, Flush, Apply wal.LSN
+	Reply               bool // a keepalive is wanted at once
+}
+
+// Append appends the message as of now.
+//
+// Source: sendFeedback in src/bin/pg_basebackup/receivelog.c, PostgreSQL 18.
+func (s Status) Append(dst []byte, now time.Time) []byte {
+	dst = append(dst, StreamStatus)
+	dst = binary.BigEndian.AppendUint64(dst, uint64(s.Write))
+	dst = binary.BigEndian.AppendUint64(dst, uint64(s.Flush))
+	dst = binary.BigEndian.AppendUint64(dst, uint64(s.Apply))
+	dst = binary.BigEndian.AppendUint64(dst, uint64(now.UnixMicro()-epoch))
+	if s.Reply {
+		return append(dst, 1)
+	}
+	return append(dst, 0)
+}
+
+// epoch is PostgreSQL's, the beginning of 2000, in microseconds since Unix's.
+const epoch = 946684800 * 1e6

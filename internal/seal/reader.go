@@ -1,0 +1,206 @@
+package seal
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"sync"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/pierrec/lz4/v4"
+
+	"basin/internal/usererr"
+)
+
+const (
+	// zstdMaxWindow is what libzstd takes without being told (ZSTD_WINDOWLOG_LIMIT_DEFAULT).
+	zstdMaxWindow = 128 << 20
+	readSource    = 64 << 10  // bytes asked of the source at once; decoders ask for a few
+	readAhead     = 256 << 10 // bytes of one buffer; large against what it costs to pass it on
+	readBuffers   = 3         // one is read from, one is ready, one is filled
+)
+
+// NewReader returns a reader of what src holds compressed with a: one stream, or
+// several after each other. It reads src and decompresses in a goroutine of its
+// own, which the first Read starts and which runs a little ahead.
+//
+// io.EOF means that the last stream was complete. What is damaged, cut short, or
+// not of that method ends in an error that names it; an error of src comes as it
+// was. A zstd window of more than 128 MiB is refused.
+//
+// Close must be called. It waits for a Read of src that is under way, and does
+// not close src.
+func NewReader(src io.Reader, a Algorithm) (io.ReadCloser, error) {
+	switch a {
+	case None:
+		return io.NopCloser(src), nil
+	case Gzip, LZ4, Zstd:
+		return &reader{src: source{Reader: src}, algorithm: a}, nil
+	}
+	return nil, fmt.Errorf("cannot decompress %v", a)
+}
+
+// reader passes on, chunk by chunk, what its goroutine decompresses.
+type reader struct {
+	src       source
+	algorithm Algorithm
+
+	rest    []byte // of the chunk at hand
+	current chunk  // the chunk at hand
+	closed  bool
+
+	chunks  chan chunk
+	free    chan []byte
+	stop    chan struct{}
+	running sync.WaitGroup
+}
+
+// chunk is a piece of the decompressed stream; one with an error is the last.
+type chunk struct {
+	data []byte
+	err  error
+}
+
+func (r *reader) Read(p []byte) (int, error) {
+	if r.closed {
+		return 0, fs.ErrClosed
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if r.chunks == nil {
+		r.start()
+	}
+	for len(r.rest) == 0 {
+		if r.current.err != nil {
+			return 0, r.current.err
+		}
+		if r.current.data != nil {
+			r.free <- r.current.data
+		}
+		r.current = <-r.chunks
+		r.rest = r.current.data
+	}
+	n := copy(p, r.rest)
+	r.rest = r.rest[n:]
+	return n, nil
+}
+
+func (r *reader) Close() error {
+	if r.closed {
+		return nil
+	}
+	r.closed = true
+	if r.chunks != nil {
+		close(r.stop)
+		r.running.Wait()
+	}
+	r.rest, r.current = nil, chunk{}
+	return nil
+}
+
+func (r *reader) start() {
+	r.chunks = make(chan chunk, readBuffers)
+	r.free = make(chan []byte, readBuffers)
+	r.stop = make(chan struct{})
+	for range readBuffers {
+		r.free <- make([]byte, readAhead)
+	}
+	r.running.Go(r.decompress)
+}
+
+// decompress sends chunks until the stream ends or the reader is closed.
+func (r *reader) decompress() {
+	stream, err := decompressor(bufio.NewReaderSize(&r.src, readSource), r.algorithm)
+	if err != nil {
+		r.chunks <- chunk{err: r.explain(err)}
+		return
+	}
+	defer stream.Close()
+	for {
+		select {
+		case <-r.stop:
+			return
+		case buffer := <-r.free:
+			data, err := fill(stream, buffer[:cap(buffer)])
+			if err != nil {
+				err = r.explain(err)
+			}
+			r.chunks <- chunk{data, err} // there is room for every buffer
+			if err != nil {
+				return
+			}
+		}
+	}
+}
+
+// fill reads until the buffer is full or the stream ends.
+func fill(stream io.Reader, buffer []byte) ([]byte, error) {
+	n := 0
+	for n < len(buffer) {
+		m, err := stream.Read(buffer[n:])
+		n += m
+		if err != nil {
+			return buffer[:n], err
+		}
+	}
+	return buffer, nil
+}
+
+// explain returns the error of a reader whose decompressor ended with err.
+func (r *reader) explain(err error) error {
+	if r.src.err != nil && !errors.Is(r.src.err, io.EOF) {
+		return r.src.err
+	}
+	if errors.Is(err, io.EOF) {
+		if r.src.read > 0 {
+			return io.EOF
+		}
+		err = io.ErrUnexpectedEOF
+	}
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return usererr.Hinted("the data is cut short", "decompress %v data: %w", r.algorithm, io.ErrUnexpectedEOF)
+	case errors.Is(err, zstd.ErrWindowSizeExceeded):
+		return usererr.Hinted("compress again with a lower level or a smaller long-distance window",
+			"decompress %v data: its window is larger than %d MiB", r.algorithm, zstdMaxWindow>>20)
+	}
+	return fmt.Errorf("decompress %v data: %w", r.algorithm, err)
+}
+
+// source remembers how reading ended, to tell its errors from damage.
+type source struct {
+	io.Reader
+	read int64
+	err  error
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.Reader.Read(p)
+	s.read += int64(n)
+	if err != nil {
+		s.err = err
+	}
+	return n, err
+}
+
+// decompressor returns the decoder of a. None of them starts a goroutine.
+func decompressor(src io.Reader, a Algorithm) (io.ReadCloser, error) {
+	switch a {
+	case Gzip:
+		return gzip.NewReader(src)
+	case LZ4:
+		return io.NopCloser(lz4.NewReader(src)), nil
+	}
+	stream, err := zstd.NewReader(src,
+		zstd.WithDecoderConcurrency(1),
+		zstd.WithDecoderMaxWindow(zstdMaxWindow),
+		zstd.WithDecodeBuffersBelow(0))
+	if err != nil {
+		return nil, err
+	}
+	return stream.IOReadCloser(), nil
+}
