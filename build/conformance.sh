@@ -52,21 +52,23 @@ unprivileged() {
 	fi
 }
 
-# lay_out makes a folder that is PostgreSQL's but for the programs in a folder of
-# ours, if one is given: lay_out TREE [PROGRAMS]. The programs are copies and not
-# links, as each looks beside itself for others, and for the share folder by the way
-# that leads there from itself.
+# lay_out makes a folder that is PostgreSQL's but for the programs that a folder of
+# ours has too, and prints their names: lay_out TREE [PROGRAMS]. The programs are
+# copies and not links, as each looks beside itself for others, and for the share
+# folder by the way that leads there from itself.
 lay_out() {
-	local program
+	local program name
 	mkdir -p "$1/lib/postgresql/$major"
 	cp -a "$prefix/bin/." "$1/lib/postgresql/$major/bin"
 	ln -s "$prefix/lib/postgresql/$major/lib" "$1/lib/postgresql/$major/lib"
 	ln -s "$prefix/share" "$prefix/include" "$1/"
 	ln -s "lib/postgresql/$major/bin" "$1/bin"
 	for program in ${2:+"$2"/*}; do
-		[ -x "$1/bin/${program##*/}" ] || die "$program replaces no program of PostgreSQL $major"
-		rm "$1/bin/${program##*/}"
+		name=${program##*/}
+		[ -x "$1/bin/$name" ] || continue
+		rm "$1/bin/$name"
 		cp -L "$program" "$1/bin/"
+		echo "$name"
 	done
 }
 
@@ -104,7 +106,7 @@ run_file() {
 # stock prints what a file does with nothing replaced, from the cache if it is
 # known there; only a run without a failure is kept: stock FILE
 stock() {
-	local name=${1//\//,} result
+	local name=${1//\//-} result
 	if [ ! -s "$results/$name" ]; then
 		result=$(run_file "$work/stock" "$1" "$work/stock-$name")
 		if [ "$(cut -d ' ' -f 3 <<<"$result")" != 0 ]; then
@@ -136,14 +138,14 @@ judge() {
 # report prints what failed in a log, and where all of it is: report LOGS
 report() {
 	[ -e "$1/tap" ] || return 0
-	sed 's/^/    /' <(grep -E -A 3 '^(not ok|Bail out)' "$1/tap" | head -n 40)
+	grep -E '^(not ok|#  |Bail out|Can.t|Undefined)' "$1/tap" | head -n 30 | sed 's/^/    /' || true
 	echo "    all of it: $1/tap and $1/log"
 }
 
 # check_file runs one file and prints its line of the table; fails if the file
 # does: check_file FILE
 check_file() {
-	local file=$1 name=${1//\//,} tests skips failures seconds own=() verdict
+	local file=$1 name=${1//\//-} tests skips failures seconds own=() verdict
 	read -r tests skips failures seconds < <(stock "$file")
 	if [ -n "$programs" ]; then
 		read -r -a own < <(run_file "$work/ours" "$file" "$work/ours-$name")
@@ -161,7 +163,7 @@ check_file() {
 }
 
 main() {
-	local file failed=0 version
+	local file version ours
 	programs=
 	if [ "${1:-}" = --programs ]; then
 		programs=$(realpath -e -- "${2:?DIR}")
@@ -184,24 +186,28 @@ main() {
 		[ -f "$source/$file" ] || die "PostgreSQL $version has no $file"
 	done
 
+	failed=0
 	work=$(mktemp -d "${TMPDIR:-/tmp}/conformance.XXXXXX")
+	# What failed is kept to be looked at.
+	trap '[ "$failed" = 1 ] || rm -rf "$work"' EXIT
 	chmod 755 "$work"
 	lay_out "$work/stock"
-	[ -z "$programs" ] || lay_out "$work/ours" "$programs"
+	if [ -n "$programs" ]; then
+		ours=$(lay_out "$work/ours" "$programs")
+		[ -n "$ours" ] || die "$programs: none of PostgreSQL's programs is there"
+	fi
 	# initdb once, of which PostgreSQL's tests take copies.
 	mkdir "$work/template"
 	[ "$(id -u)" != 0 ] || chown nobody: "$work/template"
 	unprivileged env -i HOME=/nonexistent LC_ALL=C.UTF-8 "$work/stock/bin/initdb" --auth=trust --no-sync \
 		--no-instructions --lc-messages=C --no-clean "$work/template" >/dev/null
 
-	echo "PostgreSQL $version"
+	echo "PostgreSQL $version${programs:+, with our ${ours//$'\n'/, }}"
 	[ "$version" = "$known" ] || echo "note: this was last looked at with $known; new tests may be no fault of ours"
 	printf '%-52s %6s %6s %6s %6s %6s  %s\n' file stock skips ours skips seconds result
 	for file; do
 		check_file "$file" || failed=1
 	done
-	# What failed is kept to be looked at.
-	[ "$failed" = 1 ] || rm -rf "$work"
 	exit "$failed"
 }
 

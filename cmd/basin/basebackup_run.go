@@ -199,7 +199,11 @@ func (b *baseBackupRun) source() (backup.Source, error) {
 		NoVerifyChecksums: b.o.NoVerifyChecksums,
 		ManifestChecksums: b.o.ManifestChecksums,
 	}
-	command.Target, command.TargetDetail, _ = strings.Cut(b.o.Target, ":")
+	target, detail, hasDetail := strings.Cut(b.o.Target, ":")
+	command.Target = target
+	if hasDetail {
+		command.TargetDetail = &detail
+	}
 	switch {
 	case b.o.NoManifest || b.conn.Version < protocol.VersionManifest:
 	case b.o.ManifestForceEncode:
@@ -208,7 +212,10 @@ func (b *baseBackupRun) source() (backup.Source, error) {
 		command.Manifest = "yes"
 	}
 	if b.serverCompresses() {
-		command.Compression, command.CompressionDetail = b.o.Compression.Algorithm, b.o.Compression.Detail
+		command.Compression = b.o.Compression.Algorithm
+		if b.o.Compression.HasDetail {
+			command.CompressionDetail = &b.o.Compression.Detail
+		}
 	}
 	options := client.BaseBackupOptions{
 		Command: command, Timeline: b.system.Position.Timeline, Segment: b.segment, Progress: &b.counts,

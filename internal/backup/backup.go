@@ -23,8 +23,8 @@ import (
 type Source interface {
 	// Begin starts the backup. It may take as long as a checkpoint.
 	Begin(ctx context.Context) (Start, error)
-	// Next returns the next member and its bytes, and io.EOF after the last. The
-	// reader is valid until the next call; what was left unread is skipped.
+	// Next returns the next member and its bytes, and io.EOF itself after the last,
+	// once. The reader is valid until the next call; what was left unread is skipped.
 	Next(ctx context.Context) (Member, io.Reader, error)
 	// End returns where the backup ends. It may be called only after io.EOF,
 	// and reports rather than does. With ErrPageChecksums the position is valid.
@@ -81,10 +81,10 @@ const (
 // Member is one thing in a backup.
 type Member struct {
 	Tablespace uint32 // OID; zero is the main data directory
-	Path       string // bytes, slash-separated, relative to the tablespace; not always UTF-8
+	Path       string // bytes, slash-separated, relative to the tablespace; not always UTF-8 nor clean: servers send ./pg_wal
 	Kind       Kind
 	Size       int64       // in bytes; less than zero for what is not known before its end: Manifest, Archive
-	Mode       fs.FileMode // permission bits alone
+	Mode       fs.FileMode // permission bits, ModeSetuid, ModeSetgid and ModeSticky
 	UID, GID   int
 	ModTime    time.Time
 	Target     string // of a Symlink

@@ -2,7 +2,6 @@ package backup
 
 import (
 	"context"
-	"errors"
 	"io"
 
 	"golang.org/x/sync/errgroup"
@@ -14,6 +13,7 @@ import (
 type Options struct {
 	// Log, if not nil, keeps the log while the backup runs: it is started after
 	// the backup began, told the end on stop, and waited for before the sink commits.
+	// Its nil means that it has the log up to that end.
 	Log func(ctx context.Context, start Start, stop <-chan wal.Position) error
 
 	// Started, if not nil, is told what Begin learnt.
@@ -61,13 +61,19 @@ func Copy(ctx context.Context, dst Sink, src Source, o Options) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	return dst.Commit(ctx, end)
 }
 
 func copyMembers(ctx context.Context, dst Sink, src Source) error {
 	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		m, r, err := src.Next(ctx)
-		if errors.Is(err, io.EOF) {
+		if err == io.EOF { // itself: one that is wrapped is a connection's end, not the backup's
 			return nil
 		}
 		if err != nil {

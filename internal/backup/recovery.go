@@ -2,9 +2,9 @@ package backup
 
 import (
 	"context"
-	"errors"
 	"io"
 	"io/fs"
+	"path"
 	"strings"
 	"time"
 )
@@ -48,6 +48,7 @@ type recoverySource struct {
 	queue    []injected // to be handed out first
 	autoConf bool       // was seen
 	injected bool
+	ended    bool // the source has nothing more
 }
 
 // injected is a member and its bytes.
@@ -63,35 +64,48 @@ func (s *recoverySource) Next(ctx context.Context) (Member, io.Reader, error) {
 			s.queue = s.queue[1:]
 			return i.m, i.r, nil
 		}
+		if s.ended {
+			return Member{}, nil, io.EOF
+		}
 		m, r, err := s.Source.Next(ctx)
 		switch {
-		case errors.Is(err, io.EOF) && !s.injected:
+		case err == io.EOF && !s.injected:
+			s.ended = true
 			s.inject()
 			continue
 		case err != nil:
 			return m, r, err
 		case s.replaced(m):
 			continue
-		case !s.injected && (m.Kind == Manifest || m.Tablespace == 0 && m.Path == controlFilePath):
+		case !s.injected && (m.Kind == Manifest || isMain(m, controlFilePath)):
 			s.inject()
 			s.queue = append(s.queue, injected{m, r})
 			continue
-		case s.o.Signal && m.Tablespace == 0 && m.Kind == File && m.Path == autoConfPath:
+		case s.o.Signal && m.Kind == File && isMain(m, autoConfPath):
 			s.autoConf = true
 			m.Size += int64(len(s.o.Settings))
-			r = io.MultiReader(r, strings.NewReader(s.o.Settings))
+			m.ModTime = time.Now()
+			ours := io.Reader(strings.NewReader(s.o.Settings))
+			if r != nil { // as it may be for an empty file
+				ours = io.MultiReader(r, ours)
+			}
+			r = ours
 		}
 		return m, r, nil
 	}
 }
 
+// isMain says whether m is the main directory's member of that path.
+func isMain(m Member, name string) bool {
+	return m.Tablespace == 0 && path.Clean(m.Path) == name
+}
+
 // replaced says whether the source's own file gives way to ours.
 func (s *recoverySource) replaced(m Member) bool {
-	name := recoveryConfPath
 	if s.o.Signal {
-		name = standbySignalPath
+		return isMain(m, standbySignalPath)
 	}
-	return m.Tablespace == 0 && m.Path == name
+	return isMain(m, recoveryConfPath)
 }
 
 func (s *recoverySource) inject() {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"path"
 	"strconv"
 	"strings"
@@ -22,7 +23,7 @@ const TarBlock = 512
 const TarEnd = 2 * TarBlock
 
 // maxTarName is the longest name or link target that fits: the field's size
-// without its terminating zero. PostgreSQL has neither the prefix field nor extensions.
+// without its terminating zero. PostgreSQL uses neither the prefix field nor extensions.
 const maxTarName = 99
 
 // Fields of a header: where they start, and how long they are.
@@ -41,6 +42,7 @@ const (
 	tarGroup                     = 297
 	tarDevMajor, tarDevMinor     = 329, 337
 	tarDevSize                   = 8
+	tarPrefix, tarPrefixSize     = 345, 155
 )
 
 // AppendTarHeader appends the header block of m, byte for byte as PostgreSQL
@@ -49,21 +51,21 @@ const (
 // Source: tarCreateHeader in src/port/tar.c, PostgreSQL 18.
 func AppendTarHeader(dst []byte, m Member) ([]byte, error) {
 	name := m.Path
-	if m.Kind == Dir || m.Kind == Symlink {
-		name += "/"
-	}
-	if len(m.Path) > maxTarName {
-		return nil, fmt.Errorf("file name too long for tar format: %q", m.Path)
+	if name == "" {
+		return nil, errTarNameless
 	}
 	if len(name) > maxTarName {
-		name = name[:maxTarName] // as the server does: the slash gives way
+		return nil, fmt.Errorf("file name too long for tar format: %q", m.Path)
+	}
+	if m.Kind == Dir || m.Kind == Symlink {
+		name += "/" // in the place of the terminating zero, if there is no other
 	}
 	if len(m.Target) > maxTarName {
 		return nil, fmt.Errorf("symbolic link target too long for tar format: file name %q, target %q", m.Path, m.Target)
 	}
 	var h [TarBlock]byte
 	copy(h[tarName:], name)
-	putTarNumber(h[tarMode:tarMode+tarModeSize], uint64(m.Mode.Perm())|setBits(m.Mode))
+	putTarNumber(h[tarMode:tarMode+tarModeSize], modeBits(m.Mode))
 	putTarNumber(h[tarUID:tarUID+tarUIDSize], uint64(m.UID))
 	putTarNumber(h[tarGID:tarGID+tarGIDSize], uint64(m.GID))
 	size := uint64(0)
@@ -89,25 +91,39 @@ func AppendTarHeader(dst []byte, m Member) ([]byte, error) {
 	copy(h[tarGroup:], "postgres")
 	putTarNumber(h[tarDevMajor:tarDevMajor+tarDevSize], 0)
 	putTarNumber(h[tarDevMinor:tarDevMinor+tarDevSize], 0)
-	putTarNumber(h[tarChecksum:tarChecksum+tarChecksumSize], sumTarHeader(&h))
+	putTarNumber(h[tarChecksum:tarChecksum+tarChecksumSize], uint64(sumTarHeader(&h)))
 	return append(dst, h[:]...), nil
 }
 
 // TarPadding returns how many zero bytes follow a member of size bytes.
 func TarPadding(size int64) int { return int(-size & (TarBlock - 1)) }
 
-// setBits returns the three mode bits above the permissions, where tar has them.
-func setBits(m fs.FileMode) (bits uint64) {
-	if m&fs.ModeSetuid != 0 {
-		bits |= 0o4000
-	}
-	if m&fs.ModeSetgid != 0 {
-		bits |= 0o2000
-	}
-	if m&fs.ModeSticky != 0 {
-		bits |= 0o1000
+// specialModes are the three mode bits above the permissions, and where tar has them.
+var specialModes = [...]struct {
+	mode fs.FileMode
+	bit  uint64
+}{{fs.ModeSetuid, 0o4000}, {fs.ModeSetgid, 0o2000}, {fs.ModeSticky, 0o1000}}
+
+// modeBits returns a mode as tar has it.
+func modeBits(m fs.FileMode) uint64 {
+	bits := uint64(m.Perm())
+	for _, s := range specialModes {
+		if m&s.mode != 0 {
+			bits |= s.bit
+		}
 	}
 	return bits
+}
+
+// modeOf returns the mode that tar has as bits.
+func modeOf(bits uint64) fs.FileMode {
+	m := fs.FileMode(bits & 0o777)
+	for _, s := range specialModes {
+		if bits&s.bit != 0 {
+			m |= s.mode
+		}
+	}
+	return m
 }
 
 // putTarNumber fills field with v in octal digits and a space, or, if it does
@@ -132,19 +148,28 @@ func putTarNumber(field []byte, v uint64) {
 }
 
 // tarNumber reads both forms. Leading blanks and what follows the digits are
-// passed over, as other writers of tar leave them there.
+// passed over, as other writers of tar leave them there. Less than zero is a
+// time before 1970: PostgreSQL writes its 64 bits as if they were not signed,
+// other writers begin with 0xff and fill up with more of it.
 //
 // Source: read_tar_number in src/port/tar.c, PostgreSQL 18.
-func tarNumber(field []byte) (uint64, error) {
+func tarNumber(field []byte) (int64, error) {
 	if field[0]&0x80 != 0 {
-		v := uint64(field[0] & 0x7f)
-		for _, b := range field[1:] {
-			if v >= 1<<55 {
-				return 0, errors.New("number out of range in tar header")
+		v, fill := uint64(0), byte(0) // fill is each byte before the last eight
+		switch field[0] {
+		case 0x80:
+		case 0xff:
+			v, fill = math.MaxUint64, 0xff
+		default:
+			return 0, errTarNumber
+		}
+		for i, b := range field[1:] {
+			if i < len(field)-9 && b != fill {
+				return 0, errTarNumber
 			}
 			v = v<<8 | uint64(b)
 		}
-		return v, nil
+		return int64(v), nil
 	}
 	digits := bytes.TrimLeft(field, " ")
 	end := 0
@@ -154,15 +179,15 @@ func tarNumber(field []byte) (uint64, error) {
 	if end == 0 {
 		return 0, nil
 	}
-	return strconv.ParseUint(string(digits[:end]), 8, 64)
+	return strconv.ParseInt(string(digits[:end]), 8, 64)
 }
 
 // sumTarHeader adds up the header's bytes, with blanks where the sum stands.
-func sumTarHeader(h *[TarBlock]byte) uint64 {
-	sum := uint64(tarChecksumSize * ' ')
+func sumTarHeader(h *[TarBlock]byte) int64 {
+	sum := int64(tarChecksumSize * ' ')
 	for i, b := range h {
 		if i < tarChecksum || i >= tarChecksum+tarChecksumSize {
-			sum += uint64(b)
+			sum += int64(b)
 		}
 	}
 	return sum
@@ -177,7 +202,8 @@ type Pieces interface {
 }
 
 // TarReader reads the members of one archive. It accepts what PostgreSQL's own
-// client does: ustar headers without extensions.
+// client does, ustar headers without extensions, and of other writers names in
+// two parts and blanks before numbers.
 //
 // Source: src/fe_utils/astreamer_tar.c, PostgreSQL 18.
 type TarReader struct {
@@ -195,23 +221,29 @@ func NewTarReader(src Pieces, tablespace uint32) *TarReader {
 	return &TarReader{src: src, tablespace: tablespace}
 }
 
-var errNoTar = errors.New("input file does not appear to be a valid tar archive")
+var (
+	errNoTar       = errors.New("input file does not appear to be a valid tar archive")
+	errTarNameless = errors.New("tar member has empty name")
+	errTarNumber   = errors.New("number out of range in tar header")
+)
 
 // Next skips what is left of the member in hand and returns the next one, or
 // io.EOF at the end of the archive. What follows a block of zeros is ignored.
 func (t *TarReader) Next() (Member, error) {
-	if err := t.skip(t.left + t.padding); err != nil {
-		return Member{}, err
+	for _, n := range [...]int64{t.left, t.padding} { // a wrong size may be too large for their sum
+		if err := t.skip(n); err != nil {
+			return Member{}, err
+		}
 	}
 	t.left, t.padding = 0, 0
-	for !t.done {
+	if t.done {
+		return Member{}, io.EOF
+	}
+	for {
 		var h [TarBlock]byte
-		n, err := t.fill(h[:])
-		if err == io.EOF && n == 0 {
-			break
-		}
-		if err != nil {
-			return Member{}, t.cut(err)
+		if err := t.fill(h[:]); err != nil {
+			t.done = err == io.EOF
+			return Member{}, err
 		}
 		if h == ([TarBlock]byte{}) {
 			break
@@ -220,20 +252,18 @@ func (t *TarReader) Next() (Member, error) {
 		if err != nil {
 			return Member{}, err
 		}
-		if m.Path == "." {
+		if path.Clean(m.Path) == "." {
 			continue // the directory itself, which other writers of tar mention
 		}
-		t.name, t.left, t.padding = m.Path, 0, 0
+		t.name = m.Path
 		if m.Kind == File {
 			t.left, t.padding = m.Size, int64(TarPadding(m.Size))
 		}
 		return m, nil
 	}
-	t.done = true
 	for { // so that the sender is not blocked by bytes that nobody wants
-		if _, err := t.src.Piece(1 << 20); err == io.EOF {
-			return Member{}, io.EOF
-		} else if err != nil {
+		if _, err := t.src.Piece(1 << 20); err != nil {
+			t.done = err == io.EOF
 			return Member{}, err
 		}
 	}
@@ -249,30 +279,32 @@ func (t *TarReader) parse(h *[TarBlock]byte) (Member, error) {
 	default:
 		return Member{}, errNoTar
 	}
-	m := Member{Tablespace: t.tablespace}
 	name := cString(h[tarName : tarName+tarNameSize])
 	if name == "" {
-		return Member{}, errors.New("tar member has empty name")
+		return Member{}, errTarNameless
 	}
-	m.Path = path.Clean(name)
-	if !LocalPath(m.Path) {
+	if h[tarMagic+5] == 0 && h[tarPrefix] != 0 { // in ustar alone; the others keep times there
+		name = cString(h[tarPrefix:tarPrefix+tarPrefixSize]) + "/" + name
+	}
+	if clean := path.Clean(name); !LocalPath(clean) || clean == "." && h[tarType] != '5' {
 		return Member{}, fmt.Errorf("tar member has unsafe path name: \"%s\"", name)
 	}
-	var number [5]uint64
+	m := Member{Tablespace: t.tablespace, Path: strings.TrimRight(name, "/")}
+	var number [5]int64
 	for i, f := range [...][2]int{
 		{tarMode, tarModeSize}, {tarUID, tarUIDSize}, {tarGID, tarGIDSize},
 		{tarSize, tarSizeSize}, {tarModTime, tarModTimeSize},
 	} {
-		if number[i], err = tarNumber(h[f[0] : f[0]+f[1]]); err != nil || int64(number[i]) < 0 {
+		if number[i], err = tarNumber(h[f[0] : f[0]+f[1]]); err != nil || number[i] < 0 && f[0] != tarModTime {
 			return Member{}, fmt.Errorf("tar member \"%s\": number out of range in header", name)
 		}
 	}
-	m.Mode = fs.FileMode(number[0] & 0o777)
+	m.Mode = modeOf(uint64(number[0]))
 	m.UID, m.GID = int(number[1]), int(number[2])
-	m.ModTime = time.Unix(int64(number[4]), 0)
+	m.ModTime = time.Unix(number[4], 0)
 	switch kind := h[tarType]; kind {
 	case '0', 0:
-		m.Kind, m.Size = File, int64(number[3])
+		m.Kind, m.Size = File, number[3]
 	case '5':
 		m.Kind = Dir
 	case '2':
@@ -300,6 +332,9 @@ func LocalPath(p string) bool {
 func (t *TarReader) Read(p []byte) (int, error) {
 	if t.left == 0 {
 		return 0, io.EOF
+	}
+	if len(p) == 0 {
+		return 0, nil // there is no piece of no bytes
 	}
 	piece, err := t.piece(len(p))
 	return copy(p, piece), err
@@ -343,29 +378,30 @@ func (t *TarReader) skip(n int64) error {
 }
 
 // fill reads len(p) bytes. It returns io.EOF only if there was none.
-func (t *TarReader) fill(p []byte) (n int, err error) {
-	for n < len(p) {
+func (t *TarReader) fill(p []byte) error {
+	for n := 0; n < len(p); {
 		piece, err := t.src.Piece(len(p) - n)
-		if err == io.EOF && n > 0 {
-			return n, io.ErrUnexpectedEOF
+		if err != nil && n > 0 {
+			return t.cut(err)
 		}
 		if err != nil {
-			return n, err
+			return err
 		}
 		n += copy(p[n:], piece)
 	}
-	return n, nil
+	return nil
 }
 
 // cut says that the stream ended too early, if that is what err is.
 func (t *TarReader) cut(err error) error {
-	if err != io.EOF && err != io.ErrUnexpectedEOF {
+	if err != io.EOF {
 		return err
 	}
-	return &usererr.Error{
-		Err:    errors.New("COPY stream ended before last file was finished"),
-		Detail: fmt.Sprintf("The last file begun was \"%s\".", t.name),
+	e := &usererr.Error{Err: errors.New("COPY stream ended before last file was finished")}
+	if t.name != "" {
+		e.Detail = fmt.Sprintf("The last file begun was \"%s\".", t.name)
 	}
+	return e
 }
 
 // cString returns the bytes of a field up to its first zero.

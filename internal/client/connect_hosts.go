@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"basin/internal/conninfo"
+	"basin/internal/usererr"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -171,12 +172,26 @@ func (c *connector) resolve(ctx context.Context, h conninfo.Host) ([]string, err
 	}
 	addresses, err := net.DefaultResolver.LookupHost(ctx, h.Name)
 	if err != nil {
-		return nil, fmt.Errorf("could not translate host name \"%s\" to address: %w", h.Name, err)
+		return nil, fmt.Errorf("could not translate host name \"%s\" to address: %s", h.Name, resolverError(err))
 	}
 	if c.shuffle {
 		rand.Shuffle(len(addresses), func(i, j int) { addresses[i], addresses[j] = addresses[j], addresses[i] })
 	}
 	return addresses, nil
+}
+
+// resolverError words an error of the resolver as getaddrinfo() does.
+func resolverError(err error) string {
+	var dns *net.DNSError
+	switch {
+	case !errors.As(err, &dns):
+		return err.Error()
+	case dns.IsNotFound:
+		return "Name or service not known"
+	case dns.IsTemporary || dns.IsTimeout:
+		return "Temporary failure in name resolution"
+	}
+	return dns.Err
 }
 
 // maxSocketPath is the longest path of a Unix-domain socket, in bytes.
@@ -193,8 +208,7 @@ func (c *connector) connectAddress(ctx context.Context, t target) (*Session, ver
 		defer cancel()
 	}
 	var failures []error
-	methods := c.methods(t)
-	for i, m := range methods {
+	for _, m := range c.methods(t) {
 		s, f := c.attempt(ctx, t, m)
 		if f == nil {
 			return s, stop, nil
@@ -202,12 +216,13 @@ func (c *connector) connectAddress(ctx context.Context, t target) (*Session, ver
 		if ctx.Err() != nil {
 			f.err, f.then = context.Cause(ctx), nextAddress
 		}
+		// The user does well to mend the first failure before the second.
+		if hinted, ok := f.err.(*usererr.Error); ok && len(failures) > 0 {
+			f.err = hinted.Err
+		}
 		failures = append(failures, f)
 		if f.then != nextMethod {
 			return nil, f.then, errors.Join(failures...)
-		}
-		if i == len(methods)-1 {
-			break
 		}
 	}
 	return nil, stop, errors.Join(failures...)

@@ -176,6 +176,9 @@ var errNoPassword = errors.New("fe_sendauth: no password supplied")
 // password and there is none it ends the attempt, so that the user can be
 // asked; pgconn would send an empty one and leave a failed login in the
 // server's log.
+//
+// It reads no further than the message at hand goes. So nothing that follows
+// the startup is left in a buffer when the connection changes hands.
 type authWatch struct {
 	r           io.Reader
 	hasPassword bool
@@ -183,7 +186,8 @@ type authWatch struct {
 	head     []byte // of the message at hand, until its kind is known
 	body     uint32 // bytes of the message that are yet to come
 	asked    bool   // the server wants a password
-	accepted bool   // the server is content; nothing more is looked at
+	accepted bool   // the server is content
+	lost     bool   // this is not the protocol; pgconn will say so
 	refused  error  // why the attempt was ended
 }
 
@@ -191,6 +195,9 @@ type authWatch struct {
 func (w *authWatch) Read(p []byte) (int, error) {
 	if w.refused != nil {
 		return 0, w.refused
+	}
+	if !w.lost {
+		p = p[:min(uint32(len(p)), w.wanted())]
 	}
 	n, err := w.r.Read(p)
 	w.look(p[:n])
@@ -200,33 +207,55 @@ func (w *authWatch) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// look follows the messages: a type byte, a length that counts itself, a body.
-// The body of an authentication request begins with a code.
+// A message is a type byte, a length that counts itself, and a body. The body
+// of an authentication request begins with a code.
+const (
+	headSize = 5 // bytes
+	codeSize = 4 // bytes
+)
+
+// wanted returns how many bytes to read before anything can be decided. It is
+// never zero.
+func (w *authWatch) wanted() uint32 {
+	switch n := len(w.head); {
+	case w.body > 0:
+		return w.body
+	case n < headSize:
+		return uint32(headSize - n)
+	default:
+		return uint32(headSize + codeSize - n)
+	}
+}
+
+// look follows the messages in what was read.
 func (w *authWatch) look(b []byte) {
-	for len(b) > 0 && !w.accepted && w.refused == nil {
-		if n := min(uint32(len(b)), w.body); n > 0 {
+	for len(b) > 0 && !w.lost && w.refused == nil {
+		n := min(uint32(len(b)), w.wanted())
+		piece := b[:n]
+		b = b[n:]
+		if w.body > 0 {
 			w.body -= n
-			b = b[n:]
 			continue
 		}
-		w.head = append(w.head, b[0])
-		b = b[1:]
-		const headSize, codeSize = 5, 4
+		w.head = append(w.head, piece...)
 		if len(w.head) < headSize {
 			continue
 		}
 		length := binary.BigEndian.Uint32(w.head[1:])
-		request := w.head[0] == 'R' && length >= 4+codeSize
-		switch {
-		case request && len(w.head) < headSize+codeSize:
-		case request:
-			w.request(binary.BigEndian.Uint32(w.head[headSize:]))
-			w.head, w.body = w.head[:0], length-4-codeSize
-		case length < 4: // not a message; pgconn will say so
-			w.accepted = true
-		default:
-			w.head, w.body = w.head[:0], length-4
+		if length < 4 {
+			w.lost = true
+			return
 		}
+		w.body = length - 4
+		if w.head[0] == 'R' && w.body >= codeSize {
+			if len(w.head) < headSize+codeSize {
+				w.body = 0 // the code comes before the rest
+				continue
+			}
+			w.body -= codeSize
+			w.request(binary.BigEndian.Uint32(w.head[headSize:]))
+		}
+		w.head = w.head[:0]
 	}
 }
 
@@ -281,7 +310,8 @@ func (w *authWatch) judge(err error) (verdict, error) {
 	case op != nil:
 		return nextHost, systemError(err)
 	}
-	return stop, innermost(err)
+	// pgconn has messages that wrap no error with a verb that wants one.
+	return stop, errors.New(strings.TrimSuffix(innermost(err).Error(), ": %!w(<nil>)"))
 }
 
 // innermost drops what pgconn says about where it was: the host is told in

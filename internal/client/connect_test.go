@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -11,174 +10,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 
 	"basin/internal/conninfo"
 	"basin/internal/usererr"
-
-	"github.com/jackc/pgx/v5/pgproto3"
 )
-
-// doorman is a server that lets clients in or does not, and no more.
-type doorman struct {
-	tls      *tls.Config // nil has no TLS
-	tlsByte  byte        // answers a request for TLS instead; zero is S or N
-	password string      // wanted in the clear; empty trusts
-	reject   *pgproto3.ErrorResponse
-	settings map[string]string // reported, over the usual ones
-	silent   chan struct{}     // if not nil, gets a value for every client, who hears nothing
-
-	mu       sync.Mutex
-	startups []map[string]string // of the clients that came, with "tls" for on
-}
-
-// serve answers on l until the test ends.
-func (d *doorman) serve(t *testing.T, l net.Listener) {
-	var clients sync.WaitGroup
-	done := make(chan struct{})
-	clients.Go(func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			clients.Go(func() {
-				defer conn.Close()
-				stop := context.AfterFunc(t.Context(), func() { conn.Close() })
-				defer stop()
-				d.answer(conn, done)
-			})
-		}
-	})
-	t.Cleanup(func() {
-		close(done)
-		l.Close()
-		clients.Wait()
-	})
-}
-
-func (d *doorman) answer(conn net.Conn, done <-chan struct{}) {
-	if d.silent != nil {
-		select {
-		case d.silent <- struct{}{}:
-			<-done
-		case <-done:
-		}
-		return
-	}
-	b := pgproto3.NewBackend(conn, conn)
-	first, err := b.ReceiveStartupMessage()
-	if err != nil {
-		return
-	}
-	secured := ""
-	if _, ok := first.(*pgproto3.SSLRequest); ok {
-		answer := d.tlsByte
-		if answer == 0 {
-			answer = 'N'
-			if d.tls != nil {
-				answer = 'S'
-			}
-		}
-		if _, err := conn.Write([]byte{answer}); err != nil {
-			return
-		}
-		if answer == 'S' {
-			conn, secured = tls.Server(conn, d.tls), "on"
-		}
-		b = pgproto3.NewBackend(conn, conn)
-		if first, err = b.ReceiveStartupMessage(); err != nil {
-			return
-		}
-	}
-	startup, ok := first.(*pgproto3.StartupMessage)
-	if !ok {
-		return
-	}
-	startup.Parameters["tls"] = secured
-	d.mu.Lock()
-	d.startups = append(d.startups, startup.Parameters)
-	d.mu.Unlock()
-	if !d.admit(b) {
-		return
-	}
-	for {
-		if _, err := b.Receive(); err != nil {
-			return
-		}
-	}
-}
-
-// admit sends all up to the first ReadyForQuery.
-func (d *doorman) admit(b *pgproto3.Backend) bool {
-	refuse := func(e *pgproto3.ErrorResponse) bool {
-		b.Send(e)
-		_ = b.Flush() // the client may be gone
-		return false
-	}
-	if d.reject != nil {
-		return refuse(d.reject)
-	}
-	if d.password != "" {
-		b.Send(&pgproto3.AuthenticationCleartextPassword{})
-		if b.Flush() != nil || b.SetAuthType(pgproto3.AuthTypeCleartextPassword) != nil {
-			return false
-		}
-		msg, err := b.Receive()
-		if err != nil {
-			return false
-		}
-		if p, ok := msg.(*pgproto3.PasswordMessage); !ok || p.Password != d.password {
-			return refuse(fatal("28P01", `password authentication failed for user "me"`))
-		}
-	}
-	b.Send(&pgproto3.AuthenticationOk{})
-	settings := map[string]string{"server_version": "18.6", "integer_datetimes": "on", "in_hot_standby": "off", "default_transaction_read_only": "off"}
-	for k, v := range d.settings {
-		settings[k] = v
-	}
-	for k, v := range settings {
-		if v != "" {
-			b.Send(&pgproto3.ParameterStatus{Name: k, Value: v})
-		}
-	}
-	b.Send(&pgproto3.BackendKeyData{ProcessID: 4711, SecretKey: []byte{1, 2, 3, 4}})
-	b.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
-	return b.Flush() == nil
-}
-
-func fatal(code, message string) *pgproto3.ErrorResponse {
-	return &pgproto3.ErrorResponse{Severity: "FATAL", SeverityUnlocalized: "FATAL", Code: code, Message: message}
-}
-
-// tcp serves on the loopback and returns the port.
-func (d *doorman) tcp(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.serve(t, l)
-	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
-}
-
-// unix serves on a socket and returns its directory.
-func (d *doorman) unix(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "basin") // a socket's path must be short
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	l, err := net.Listen("unix", filepath.Join(dir, ".s.PGSQL.5432"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.serve(t, l)
-	return dir
-}
 
 // options reads a connection string.
 func options(t *testing.T, text string) ConnectOptions {
@@ -338,6 +174,31 @@ func TestConnectNextHost(t *testing.T) {
 	}
 }
 
+func TestTargetOfOldServer(t *testing.T) {
+	for _, c := range []struct{ attrs, value, err string }{
+		{"any", "", ""},
+		{"standby", "t", ""},
+		{"standby", "f", "server is not in hot standby mode"},
+		{"primary", "f", ""},
+		{"primary", "t", "server is in hot standby mode"},
+		{"read-write", "off", ""},
+		{"read-write", "on", "session is read-only"},
+		{"read-only", "off", "session is not read-only"},
+	} {
+		d := &doorman{value: c.value, settings: map[string]string{"server_version": "13.20", "in_hot_standby": "", "default_transaction_read_only": ""}}
+		_, err := dial(t, options(t, "host=127.0.0.1 sslmode=disable target_session_attrs="+c.attrs+" port="+d.tcp(t)))
+		if c.err == "" && err != nil || c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)) {
+			t.Errorf("%s, %s: error %v, want %q", c.attrs, c.value, err, c.err)
+		}
+		if c.attrs == "any" {
+			continue
+		}
+		if d.startups[0]["replication"] != "true" || d.startups[1]["replication"] != "" || d.startups[1]["database"] != "postgres" {
+			t.Errorf("%s: the server was asked on %v", c.attrs, d.startups)
+		}
+	}
+}
+
 func TestConnectPassword(t *testing.T) {
 	d := &doorman{password: "secret"}
 	port := d.tcp(t)
@@ -445,53 +306,6 @@ func TestReadLine(t *testing.T) {
 	}
 }
 
-func TestSocketOptions(t *testing.T) {
-	for _, c := range []struct {
-		in              string
-		idle, count, ms int // zero is as the system has it
-	}{
-		{"", 60, 6, 120000},
-		{"keepalives_idle=5 keepalives_count=2 tcp_user_timeout=1000", 5, 2, 1000},
-		{"keepalives_idle=0 tcp_user_timeout=0", 0, 6, 0},
-		{"keepalives=0", -1, -1, 0},
-	} {
-		p, err := conninfo.Parse(c.in)
-		if err != nil {
-			t.Fatal(err)
-		}
-		d, err := newDialer(p)
-		if err != nil {
-			t.Fatal(err)
-		}
-		conn, err := d.Dial("tcp", net.JoinHostPort("127.0.0.1", new(doorman).tcp(t)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		for option, want := range map[int]int{syscall.TCP_KEEPIDLE: c.idle, syscall.TCP_KEEPCNT: c.count, 18: c.ms} { // 18 is TCP_USER_TIMEOUT
-			if want < 0 || want == 0 && option != 18 {
-				continue
-			}
-			if got := socketOption(t, conn, option); got != want {
-				t.Errorf("%q: option %d is %d, want %d", c.in, option, got, want)
-			}
-		}
-	}
-}
-
-func socketOption(t *testing.T, conn net.Conn, option int) int {
-	t.Helper()
-	raw, err := conn.(*net.TCPConn).SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	value := 0
-	if err := raw.Control(func(fd uintptr) { value, err = syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, option) }); err != nil {
-		t.Fatal(err)
-	}
-	return value
-}
-
 func FuzzAuthWatch(f *testing.F) {
 	f.Add([]byte("R\x00\x00\x00\x08\x00\x00\x00\x03"), 3)
 	f.Add([]byte("R\x00\x00\x00\x0c\x00\x00\x00\x05saltR\x00\x00\x00\x08\x00\x00\x00\x00"), 1)
@@ -507,9 +321,11 @@ func FuzzAuthWatch(f *testing.F) {
 		if whole.asked != parts.asked || whole.accepted != parts.accepted || fmt.Sprint(whole.refused) != fmt.Sprint(parts.refused) {
 			t.Errorf("at once %+v, in parts %+v", whole, parts)
 		}
-		whole.r = strings.NewReader("")
-		if _, err := whole.Read(make([]byte, 1)); err != io.EOF && whole.refused == nil {
-			t.Errorf("read: %v", err)
+		// Read through it must give the same bytes, up to where it refuses.
+		read := &authWatch{r: strings.NewReader(string(data))}
+		got, err := io.ReadAll(read)
+		if fmt.Sprint(read.refused) != fmt.Sprint(whole.refused) || err != read.refused || err == nil && string(got) != string(data) {
+			t.Errorf("read %q, %v, of %q", got, err, data)
 		}
 	})
 }

@@ -120,6 +120,8 @@ func handshakeError(err error) error {
 		return err
 	case errors.As(err, &verification), errors.As(err, &unknown), errors.As(err, &invalid):
 		return fmt.Errorf("SSL error: certificate verify failed: %w", err)
+	case errors.Is(err, io.EOF):
+		return errors.New("SSL SYSCALL error: EOF detected")
 	}
 	return fmt.Errorf("SSL error: %w", systemError(err))
 }

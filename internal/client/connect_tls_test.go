@@ -172,7 +172,7 @@ func TestConnectTLS(t *testing.T) {
 		{"a key that others read", asks, "sslmode=require sslcert=@/client.crt sslkey=@/open.key", "has group or world access"},
 		{"no key", asks, "sslmode=require sslcert=@/client.crt sslkey=@/none.key", "certificate present, but not private key file"},
 		{"the key of another", asks, "sslmode=require sslcert=@/client.crt sslkey=@/server.key", "could not load certificate file"},
-		{"direct needs a server that knows the protocol", plain, "sslmode=require sslnegotiation=direct", "SSL error"},
+		{"direct needs a server that knows the protocol", plain, "sslmode=require sslnegotiation=direct", "SSL SYSCALL error: EOF detected"},
 		{"channel binding needs an authentication", plain, "sslmode=require channel_binding=require", "channel binding required"},
 	} {
 		port := (&doorman{tls: c.server}).tcp(t)
@@ -190,6 +190,30 @@ func TestConnectTLS(t *testing.T) {
 			t.Errorf("%s: connected", c.name)
 		case !strings.Contains(err.Error(), c.err):
 			t.Errorf("%s: error %q does not tell %q", c.name, err, c.err)
+		}
+	}
+}
+
+func TestDirectTLS(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		protocols []string
+		err       string // part of it
+	}{
+		{"a server that knows the protocol", []string{"postgresql"}, ""},
+		{"one that knows none", nil, "direct SSL connection was established without ALPN protocol negotiation extension"},
+		{"one that knows another", []string{"http/1.1"}, "SSL error: tls: no application protocol"},
+	} {
+		d := &doorman{direct: true, tls: &tls.Config{
+			Certificates: []tls.Certificate{newAuthority(t, t.TempDir(), "ours").issue("server")},
+			NextProtos:   c.protocols,
+		}}
+		s, err := dial(t, options(t, "host=127.0.0.1 sslmode=require sslnegotiation=direct port="+d.tcp(t)))
+		switch {
+		case c.err == "" && (err != nil || s.TLS == nil):
+			t.Errorf("%s: %v", c.name, err)
+		case c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)):
+			t.Errorf("%s: error %v, want %s", c.name, err, c.err)
 		}
 	}
 }

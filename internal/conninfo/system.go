@@ -72,7 +72,7 @@ func (s System) inHome(name string) string {
 // user that nobody names.
 //
 // The hosts are not filled in (see [Params.Hosts]), and the password is not
-// looked up in the password file (see [Password]).
+// looked up in the password file (see [System.Password]).
 //
 // Source: conninfo_add_defaults and pqConnectOptions2 in
 // src/interfaces/libpq/fe-connect.c, PostgreSQL 18.

@@ -90,8 +90,8 @@ func cutBracketed(uri, rest string) (host, left string, err error) {
 	case host == "":
 		return "", "", fmt.Errorf("IPv6 host address may not be empty in URI: \"%s\"", uri)
 	case left != "" && strings.IndexByte(":/?,", left[0]) < 0:
-		return "", "", fmt.Errorf("unexpected character \"%c\" at position %d in URI (expected \":\" or \"/\"): \"%s\"",
-			left[0], len(uri)-len(left)+1, uri)
+		return "", "", fmt.Errorf("unexpected character \"%s\" at position %d in URI (expected \":\" or \"/\"): \"%s\"",
+			left[:1], len(uri)-len(left)+1, uri)
 	}
 	return host, left, nil
 }

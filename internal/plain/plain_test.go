@@ -126,6 +126,7 @@ func TestSinkRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, m := range c.before {
+				m.Mode = 0o700
 				if err := s.Put(t.Context(), m, strings.NewReader("")); err != nil {
 					t.Fatal(err)
 				}

@@ -37,14 +37,14 @@ type BaseBackup struct {
 	FastCheckpoint    bool
 	NoWait            bool // do not wait until the log is archived
 	MaxRate           int  // kB/s; zero is no limit
-	TablespaceMap     bool // send tablespace_map instead of symbolic links
+	TablespaceMap     bool // send tablespace_map instead of symbolic links; always so with a Target
 	NoVerifyChecksums bool
-	Manifest          string // empty for none, yes or force-encode
-	ManifestChecksums string // algorithm; empty for the server's default
-	Target            string // where the server puts it, as tar archives; empty is the client
-	TargetDetail      string
-	Compression       string // algorithm the server compresses with; empty for none
-	CompressionDetail string
+	Manifest          string  // empty for none, yes or force-encode
+	ManifestChecksums string  // algorithm; empty for the server's default
+	Target            string  // where the server puts it, as tar archives; empty is the client
+	TargetDetail      *string // nil for none, which is not the same as an empty one
+	Compression       string  // algorithm the server compresses with; empty for none
+	CompressionDetail *string // nil for none
 }
 
 // Command returns the command's text for a server of the given
@@ -73,7 +73,7 @@ func (b BaseBackup) Command(version int) string {
 	if b.MaxRate > 0 {
 		o.number("MAX_RATE", b.MaxRate)
 	}
-	if b.TablespaceMap {
+	if b.TablespaceMap && b.Target == "" {
 		o.plain("TABLESPACE_MAP")
 	}
 	if b.NoVerifyChecksums {
@@ -87,18 +87,18 @@ func (b BaseBackup) Command(version int) string {
 	}
 	switch {
 	case b.Target != "":
-		o.plain("TABLESPACE_MAP") // the server keeps tar archives
+		o.plain("TABLESPACE_MAP") // what a server keeps are tar files
 		o.text("TARGET", b.Target)
-		if b.TargetDetail != "" {
-			o.text("TARGET_DETAIL", b.TargetDetail)
+		if b.TargetDetail != nil {
+			o.text("TARGET_DETAIL", *b.TargetDetail)
 		}
 	case o.list:
 		o.text("TARGET", "client")
 	}
 	if b.Compression != "" {
 		o.text("COMPRESSION", b.Compression)
-		if b.CompressionDetail != "" {
-			o.text("COMPRESSION_DETAIL", b.CompressionDetail)
+		if b.CompressionDetail != nil {
+			o.text("COMPRESSION_DETAIL", *b.CompressionDetail)
 		}
 	}
 	if o.list {

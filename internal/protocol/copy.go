@@ -3,6 +3,7 @@ package protocol
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -43,14 +44,25 @@ func (e *MalformedError) Error() string {
 	return fmt.Sprintf("malformed COPY message of type %d, length %d", e.Kind, e.Length)
 }
 
+// malformed returns the error for msg, which may be empty.
+func malformed(msg []byte) error {
+	if len(msg) == 0 {
+		return errors.New("empty COPY message")
+	}
+	return &MalformedError{msg[0], len(msg)}
+}
+
 // ParseArchive reads a CopyArchive message, its first byte included. A name
 // that could lead out of the directory the archive goes to is an error.
 //
 // Source: ReceiveArchiveStreamChunk in src/bin/pg_basebackup/pg_basebackup.c, PostgreSQL 18.
 func ParseArchive(msg []byte) (Archive, error) {
+	if len(msg) == 0 {
+		return Archive{}, malformed(msg)
+	}
 	fields := bytes.SplitN(msg[1:], []byte{0}, 3)
 	if len(fields) != 3 || len(fields[2]) != 0 {
-		return Archive{}, &MalformedError{msg[0], len(msg)}
+		return Archive{}, malformed(msg)
 	}
 	a := Archive{string(fields[0]), string(fields[1])}
 	if a.Name == "" || a.Name[0] == '.' || strings.ContainsAny(a.Name, `/\`) {
@@ -62,7 +74,7 @@ func ParseArchive(msg []byte) (Archive, error) {
 // ParseProgress reads a CopyProgress message, its first byte included.
 func ParseProgress(msg []byte) (done int64, err error) {
 	if len(msg) != 9 {
-		return 0, &MalformedError{msg[0], len(msg)}
+		return 0, malformed(msg)
 	}
 	return int64(binary.BigEndian.Uint64(msg[1:])), nil
 }

@@ -75,11 +75,18 @@ type format struct {
 // encoder appends a block's compressed form to dst.
 type encoder func(dst, before, src []byte) ([]byte, error)
 
+// holds returns how many bytes a writer with that many workers holds, about.
+func (f format) holds(workers int) int {
+	return workers*(2*f.block+f.state) + spareBlocks*2*f.block
+}
+
 // workersWithin returns how many workers, at most n, keep to the memory limit.
-// Two are always had, the worst of them holding 73 MiB.
+// Two are always had, though with zstd's highest levels they hold 73 MiB.
 func (f format) workersWithin(n int) int {
-	room := memoryLimit - spareBlocks*2*f.block
-	return min(n, max(2, room/(2*f.block+f.state)))
+	for n > 2 && f.holds(n) > memoryLimit {
+		n--
+	}
+	return n
 }
 
 // blockWriter has its input compressed by workers and writes the results in order.

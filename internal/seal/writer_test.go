@@ -165,19 +165,31 @@ func TestManyProcessors(t *testing.T) {
 
 func TestMemoryIsBounded(t *testing.T) {
 	for processors := 1; processors <= 1024; processors *= 2 {
-		formats := map[string]format{"gzip": gzipFormat(6), "lz4": lz4Format(0), "lz4:9": lz4Format(9), "long": zstdLongFormat(3)}
-		for _, level := range []int{1, 3, 6, 10} {
-			formats[fmt.Sprintf("zstd:%d", level)] = zstdFormat(level, processors)
-		}
-		for name, f := range formats {
-			workers := f.workersWithin(processors)
-			held := workers*(2*f.block+f.state) + spareBlocks*2*f.block
-			if held > memoryLimit && workers > 2 || held > 80*mib {
+		for name, want := range map[string]struct {
+			f       format
+			workers int // at least, with as many processors
+			limit   int
+		}{
+			"gzip":    {gzipFormat(6), 16, memoryLimit},
+			"lz4":     {lz4Format(0), 32, memoryLimit},
+			"lz4:9":   {lz4Format(9), 32, memoryLimit},
+			"zstd:1":  {zstdFormat(1, processors), 16, memoryLimit},
+			"zstd:3":  {zstdFormat(3, processors), 16, memoryLimit},
+			"zstd:6":  {zstdFormat(6, processors), 8, memoryLimit},
+			"zstd:10": {zstdFormat(10, processors), 2, 73 * mib},
+		} {
+			workers := want.f.workersWithin(processors)
+			if held := want.f.holds(workers); held > want.limit {
 				t.Errorf("%s on %d processors: %d workers hold %d MiB", name, processors, workers, held/mib)
 			}
-			if least := min(processors, 8); workers < least && name != "zstd:10" && name != "long" {
+			if workers < min(processors, want.workers) {
 				t.Errorf("%s on %d processors: only %d workers", name, processors, workers)
 			}
+		}
+	}
+	for _, level := range []int{1, 10} {
+		if held := zstdLongFormat(level).holds(1); held > 80*mib {
+			t.Errorf("zstd:%d,long: %d MiB", level, held/mib)
 		}
 	}
 }

@@ -26,7 +26,7 @@ const (
 func zstdFormat(level, workers int) format {
 	f := format{block: zstdBlock}
 	f.state = zstdTables(level) + f.block + 1<<20 // the encoder keeps a copy of its input
-	for f.block > zstdLeastBlock && f.workersWithin(workers) < workers {
+	for f.block > zstdLeastBlock && f.holds(workers) > memoryLimit {
 		f.block /= 2
 		f.state = zstdTables(level) + f.block + 1<<20
 	}

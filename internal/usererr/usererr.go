@@ -4,10 +4,7 @@
 // It prints nothing and ends no process; the command line does both.
 package usererr
 
-import (
-	"errors"
-	"fmt"
-)
+import "fmt"
 
 // Error is an error with the two lines PostgreSQL's programs print below it.
 type Error struct {
@@ -29,19 +26,29 @@ func Hinted(hint, format string, args ...any) error {
 
 // Detail returns the detail of the first error in err's tree that has one.
 func Detail(err error) string {
-	for e := (*Error)(nil); errors.As(err, &e); err = e.Err {
-		if e.Detail != "" {
-			return e.Detail
-		}
-	}
-	return ""
+	return first(err, func(e *Error) string { return e.Detail })
 }
 
 // Hint returns the hint of the first error in err's tree that has one.
 func Hint(err error) string {
-	for e := (*Error)(nil); errors.As(err, &e); err = e.Err {
-		if e.Hint != "" {
-			return e.Hint
+	return first(err, func(e *Error) string { return e.Hint })
+}
+
+// first returns what line says of the first error in err's tree of which it
+// says anything. The order is that of errors.As, which stops at the first Error
+// and so cannot be used here: another branch may know more.
+func first(err error, line func(*Error) string) string {
+	if e, ok := err.(*Error); ok && line(e) != "" {
+		return line(e)
+	}
+	switch e := err.(type) {
+	case interface{ Unwrap() error }:
+		return first(e.Unwrap(), line)
+	case interface{ Unwrap() []error }:
+		for _, branch := range e.Unwrap() {
+			if s := first(branch, line); s != "" {
+				return s
+			}
 		}
 	}
 	return ""

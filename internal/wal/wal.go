@@ -76,7 +76,8 @@ func SegmentAt(p Position, size int64) Segment {
 	return Segment{Timeline: p.Timeline, Number: uint64(p.LSN) / uint64(size)}
 }
 
-// Start returns the position of the segment's first byte.
+// Start returns the position of the segment's first byte. size is the segment
+// size in bytes.
 func (s Segment) Start(size int64) LSN { return LSN(s.Number * uint64(size)) }
 
 // Name returns the segment's file name: timeline, log and segment within the
@@ -89,7 +90,7 @@ func (s Segment) Name(size int64) string {
 }
 
 // ParseSegment returns the segment that a 24-digit file name stands for. size is
-// the segment size in bytes. A name of any other form, such as a history or a
+// the segment size in bytes and must be valid. A name of any other form, such as a history or a
 // .partial file, is an error.
 //
 // Source: XLogFromFileName in src/include/access/xlog_internal.h, PostgreSQL 18.
