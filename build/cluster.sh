@@ -5,8 +5,9 @@
 # On every exit, ^C too, the clusters are stopped and the folder is removed.
 #
 #	$work    the folder; below it $log, where what is going on says more
-#	as       words before a command: it runs as the owner of the clusters, who
-#	         for root is nobody, because PostgreSQL refuses to be run by root
+#	as       words before a command: it runs without the user's own settings and as
+#	         the owner of the clusters, who for root is nobody, because PostgreSQL
+#	         refuses to be run by root
 #	$bin     the folder of PostgreSQL's programs; the script sets it
 #	$doing   what is going on, for the message of a failure
 #
@@ -42,13 +43,14 @@ open_work() {
 	# The name of a socket has 107 bytes: sun_path in unix(7).
 	[ ${#work} -lt 80 ] || die "$2: too long a name for a socket; set TMPDIR to another folder"
 	: >"$log"
+	as=(env "HOME=$work")
 	if [ "$(id -u)" = 0 ]; then
-		as=(setpriv --reuid=65534 --regid=65534 --clear-groups --)
+		as+=(setpriv --reuid=65534 --regid=65534 --clear-groups --)
 		chown 65534:65534 "$work" "$log"
 	fi
 	# No setting of the user's own leads these programs to another server.
 	while read -r name; do unset "$name"; done < <(compgen -e PG)
-	export HOME=$work PGHOST=$work PGUSER=postgres PGDATABASE=postgres
+	export PGHOST=$work PGUSER=postgres PGDATABASE=postgres
 	cd "$work"
 }
 
@@ -61,6 +63,8 @@ close_work() {
 		printf '%s✗ %s%s\n' "$red" "$doing" "$plain" >&2
 		tail -n 20 "$log" | sed 's/^/    /' >&2
 		status=1
+	elif [ "$status" = 130 ] && [ -t 1 ]; then
+		echo
 	fi
 	for child in ${children[@]+"${children[@]}"}; do
 		kill "$child" 2>/dev/null && wait "$child" 2>/dev/null

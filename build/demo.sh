@@ -25,9 +25,9 @@ complete() {
 # find_postgres sets bin to a server with all client programs.
 find_postgres() {
 	local candidate major best=0
-	for candidate in /usr/lib/postgresql/*/bin $(command -v postgres pg_ctl | xargs -r dirname); do
+	for candidate in /usr/lib/postgresql/*/bin /usr/pgsql-*/bin $(command -v postgres pg_ctl | xargs -r dirname); do
 		complete "$candidate" || continue
-		major=$("$candidate/postgres" --version | sed -nE 's/^[^0-9]*([0-9]+).*/\1/p')
+		major=$("$candidate/postgres" --version | sed -nE 's/^[^0-9]*([0-9]+).*/\1/p') || continue
 		if ((major >= 13 && major <= 18 && major > best)); then
 			best=$major bin=$candidate
 		fi

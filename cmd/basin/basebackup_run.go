@@ -387,6 +387,7 @@ func (b *baseBackupRun) streamLog(ctx context.Context, start backup.Start, stop 
 	err = client.ReceiveWAL(ctx, conn.Conn, keeper, client.ReceiveOptions{
 		SystemID: b.system.ID, Start: start.Position, Segment: b.segment, Slot: slot,
 		Stop: stop, StatusInterval: b.o.StatusInterval,
+		Durable: b.o.Slot != "" && !b.o.NoSync, // a temporary slot does not outlive what it would have to be durable against
 	})
 	if err != nil {
 		return errors.Join(fmt.Errorf("background process terminated unexpectedly: %w", err), closeKeeper())
@@ -399,7 +400,7 @@ func (b *baseBackupRun) keeper() (wal.Keeper, func() error, error) {
 	if b.o.Format == formatPlain {
 		l, err := plain.NewLog(plain.LogOptions{
 			Dir: b.o.Directory, WALDir: b.o.WALDirectory, ServerVersion: b.conn.Version,
-			DirMode: b.dirMode, FileMode: b.fileMode,
+			DirMode: b.dirMode, FileMode: b.fileMode, NoSync: b.o.NoSync,
 		})
 		if err != nil {
 			return nil, nil, err

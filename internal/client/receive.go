@@ -17,6 +17,7 @@ type ReceiveOptions struct {
 	Start    wal.Position // the stream begins with the segment this lies in
 	Segment  int64        // size of the server's segments, in bytes
 	Slot     string       // replication slot to use; empty for none
+	Durable  bool         // the slot lets go of a segment only once the keeper has made it durable
 
 	// Stop yields the position up to which the log is wanted, once it is known.
 	Stop <-chan wal.Position
@@ -32,7 +33,8 @@ type ReceiveOptions struct {
 const DefaultTimeout = 60 * time.Second
 
 // ReceiveWAL streams the log into keeper until the position that o.Stop yields
-// is reached, following the server from timeline to timeline.
+// is reached, following the server from timeline to timeline. It uses up the
+// connection, which the caller closes.
 //
 // Source: ReceiveXlogStream in src/bin/pg_basebackup/receivelog.c, PostgreSQL 18.
 func ReceiveWAL(ctx context.Context, c *Conn, keeper wal.Keeper, o ReceiveOptions) error {
@@ -59,8 +61,10 @@ func ReceiveWAL(ctx context.Context, c *Conn, keeper wal.Keeper, o ReceiveOption
 	r := &receiver{conn: c, keeper: keeper, o: o, timeline: o.Start.Timeline}
 	r.pos = wal.SegmentAt(o.Start, o.Segment).Start(o.Segment)
 	r.flushed = r.pos
+	r.blocks, r.next = make(chan block, 1), make(chan struct{})
+	defer close(r.next)
+	go r.read()
 	c.wait = r.wait
-	defer func() { c.wait = c.waitBlock }()
 	for {
 		done, err := r.receiveTimeline(ctx)
 		if err != nil {
@@ -80,10 +84,14 @@ type receiver struct {
 
 	timeline wal.Timeline
 	pos      wal.LSN // of the next byte
-	flushed  wal.LSN // up to here the keeper has made the log durable
+	flushed  wal.LSN // up to here the slot may let go
 	stop     wal.LSN // zero as long as it is not known
 	ended    bool    // we told the server that we want no more
 	segment  wal.SegmentWriter
+
+	blocks  chan block    // what was read from the connection
+	next    chan struct{} // asks for one more of them
+	reading bool          // it was asked for
 
 	streaming bool      // statuses may be sent
 	reported  time.Time // when the last status was sent
@@ -267,6 +275,11 @@ func (r *receiver) data(ctx context.Context) error {
 func (r *receiver) finishSegment() error {
 	segment := r.segment
 	r.segment = nil
+	if r.o.Durable {
+		if err := segment.Flush(); err != nil {
+			return errors.Join(err, segment.Abandon())
+		}
+	}
 	if err := segment.Finish(); err != nil {
 		return err
 	}
@@ -365,9 +378,23 @@ func (r *receiver) report(wantReply bool) error {
 	return r.conn.writeCopyData(s.Append(nil, now))
 }
 
+// read reads a block whenever one is asked for, so that wait can do other
+// things meanwhile. It ends with the stream, or when the connection is closed.
+func (r *receiver) read() {
+	buf := make([]byte, blockSize)
+	for range r.next {
+		n, err := r.conn.conn.Read(buf)
+		r.blocks <- block{buf[:n], err}
+	}
+}
+
 // wait waits for the next block of the stream, and meanwhile reports in time,
 // notices a server that fell silent, and learns the stop point.
 func (r *receiver) wait(ctx context.Context) (block, error) {
+	if !r.reading {
+		r.next <- struct{}{}
+		r.reading = true
+	}
 	select {
 	case end := <-r.o.Stop:
 		if err := r.stopAt(end.LSN); err != nil {
@@ -378,8 +405,9 @@ func (r *receiver) wait(ctx context.Context) (block, error) {
 	for {
 		timer := time.NewTimer(r.untilNext())
 		select {
-		case b := <-r.conn.filled:
+		case b := <-r.blocks:
 			timer.Stop()
+			r.reading = false
 			r.heard, r.asked = time.Now(), false
 			return b, nil
 		case <-ctx.Done():

@@ -7,40 +7,36 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"sync"
 
 	"basin/internal/usererr"
 )
 
-// The socket is read ahead of whoever uses the bytes, so that receiving and
-// writing go side by side. The blocks bound the memory this takes.
-const (
-	blockSize  = 256 << 10
-	blockCount = 16
-)
+// blockSize is how much is read from the socket at once, in bytes. It is more
+// than the socket's buffer usually holds, so that the server can go on filling
+// it while the block is written: the two go side by side without a second
+// thread here, whose wake-ups cost more than they bring.
+const blockSize = 256 << 10
 
 // maxBody is the longest message, in bytes, that is taken whole. It is a guard
 // against garbage: bulk data comes in fragments and has no limit.
 const maxBody = 64 << 20
 
-// wire cuts what a server sends into messages. One goroutine uses it, another
-// fills it from the socket.
+// wire cuts what a server sends into messages. One goroutine uses it.
 //
 // A message is read by head, then body or fragments until its length is used
 // up. When wait returns an error nothing is lost: the same call can be made again.
 type wire struct {
-	conn   net.Conn
-	filled chan block
-	free   chan []byte
-	closed chan struct{}
-	once   sync.Once
+	conn net.Conn
 
-	// wait returns the next block. It is a field so that a stream can wait for
-	// other things as well.
+	// wait returns the next bytes, valid until the next call, or how the
+	// connection ended. It is a field so that a stream can wait for other things as well.
 	wait func(ctx context.Context) (block, error)
 
-	block   []byte // the one in hand, to be given back
-	unread  []byte // what is left of it
+	buf     []byte          // what read fills
+	watched context.Context // interrupts the connection when it ends
+	unwatch func() bool
+
+	unread  []byte // what is left of the block in hand
 	partial []byte // a header or body of which more is to come
 	kind    byte   // type of the message in hand
 	left    int    // bytes of its body not handed out
@@ -48,64 +44,40 @@ type wire struct {
 	err     error  // what ended the stream
 }
 
+// block is what one read of the socket returned.
 type block struct {
-	buf []byte
-	n   int
+	p   []byte
 	err error
 }
 
 func newWire(conn net.Conn) *wire {
-	w := &wire{
-		conn:   conn,
-		filled: make(chan block, blockCount+1),
-		free:   make(chan []byte, blockCount),
-		closed: make(chan struct{}),
-	}
-	w.wait = w.waitBlock
-	for range blockCount {
-		w.free <- nil // allocated when first needed
-	}
-	go w.fill()
+	w := &wire{conn: conn, buf: make([]byte, blockSize)}
+	w.wait = w.read
 	return w
 }
 
-// fill reads blocks until the connection ends or is closed.
-func (w *wire) fill() {
-	for {
-		var b block
-		select {
-		case b.buf = <-w.free:
-		case <-w.closed:
-			return
-		}
-		if b.buf == nil {
-			b.buf = make([]byte, blockSize)
-		}
-		b.n, b.err = w.conn.Read(b.buf)
-		w.filled <- b // never blocks: there is room for every buffer
-		if b.err != nil {
-			return
-		}
-	}
-}
-
 func (w *wire) close() error {
-	w.once.Do(func() { close(w.closed) })
+	if w.unwatch != nil {
+		w.unwatch()
+	}
 	return w.conn.Close()
 }
 
-func (w *wire) waitBlock(ctx context.Context) (block, error) {
-	select {
-	case b := <-w.filled:
-		return b, nil
-	default:
+// read waits for the next block. Once ctx ends it returns the cause, and the
+// connection can be read no more.
+func (w *wire) read(ctx context.Context) (block, error) {
+	if ctx != w.watched {
+		if w.unwatch != nil {
+			w.unwatch()
+		}
+		w.watched = ctx
+		w.unwatch = context.AfterFunc(ctx, func() { _ = w.conn.SetReadDeadline(longAgo) })
 	}
-	select {
-	case b := <-w.filled:
-		return b, nil
-	case <-ctx.Done():
+	n, err := w.conn.Read(w.buf)
+	if err != nil && ctx.Err() != nil {
 		return block{}, context.Cause(ctx)
 	}
+	return block{w.buf[:n], err}, nil
 }
 
 // more gets another block into hand. It is called when unread is empty.
@@ -118,10 +90,7 @@ func (w *wire) more(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if w.block != nil {
-			w.free <- w.block
-		}
-		w.block, w.unread = b.buf, b.buf[:b.n]
+		w.unread = b.p
 		if b.err != nil {
 			w.err = lostConnection(b.err)
 		}

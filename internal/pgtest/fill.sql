@@ -28,8 +28,8 @@ CREATE TABLE "events, early" PARTITION OF events FOR VALUES FROM (0) TO (500);
 CREATE TABLE "events, später" PARTITION OF events FOR VALUES FROM (500) TO (maxvalue);
 INSERT INTO events SELECT g, 'event ' || g FROM generate_series(0, :scale * 1000) g;
 
-CREATE UNLOGGED TABLE sessions (id int PRIMARY KEY, token text);
-INSERT INTO sessions SELECT g, md5(g::text) FROM generate_series(1, :scale * 200) g;
+CREATE UNLOGGED TABLE tokens (id int PRIMARY KEY, token text);
+INSERT INTO tokens SELECT g, md5(g::text) FROM generate_series(1, :scale * 200) g;
 
 CREATE TABLE nothing (id int);
 

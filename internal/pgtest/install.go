@@ -18,8 +18,8 @@ func Majors() []int {
 	return []int{10, 11, 12, 13, 14, 15, 16, 17, 18}
 }
 
-// Full tells whether a major is installed whole, with all clients, lz4, zstd and
-// TLS. Of the others there is only the server, without lz4 and zstd.
+// Full tells whether a major is installed whole, with all clients, lz4 and zstd.
+// Of the others there is only the server, which has TLS but neither of them.
 func Full(major int) bool {
 	return slices.Contains([]int{15, 17, 18}, major)
 }

@@ -46,8 +46,7 @@ func closeConn(conn *pgconn.PgConn) {
 	conn.Close(ctx)
 }
 
-// Exec runs statements in the database postgres, each by itself. It can be called
-// from several goroutines.
+// Exec runs statements in the database postgres, each by itself.
 func (s *Server) Exec(t testing.TB, statements ...string) {
 	t.Helper()
 	s.ExecIn(t, "postgres", statements...)
@@ -62,8 +61,7 @@ func (s *Server) ExecIn(t testing.TB, database string, statements ...string) {
 }
 
 // Query returns the rows of a statement in the database postgres in the form of
-// psql -At: columns apart by "|", rows by a new line. It can be called from
-// several goroutines.
+// psql -At: columns apart by "|", rows by a new line.
 func (s *Server) Query(t testing.TB, statement string) string {
 	t.Helper()
 	return s.QueryIn(t, "postgres", statement)

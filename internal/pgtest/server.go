@@ -33,7 +33,7 @@ import (
 const patience = time.Minute
 
 // Server is a PostgreSQL server that runs until the test ends, or is stopped
-// before. Its methods are for one goroutine, unless they say otherwise.
+// before. Its methods are for the test's own goroutine.
 type Server struct {
 	Major     int
 	DataDir   string

@@ -15,10 +15,9 @@ const (
 // lz4Format writes one LZ4 frame of independent blocks, without checksums, which
 // PostgreSQL does not ask for either.
 //
-// Levels 0, 1 and 2 are liblz4's fast mode, and as fast. From 3 on a search of
-// liblz4's depth is made, but not its weighing of one match against the next:
-// 3 is as fast as liblz4's and 8 % larger; what follows gets slower much sooner
-// than it gets smaller, and from 9 on there is nothing to gain.
+// Levels 0, 1 and 2 are liblz4's fast mode, and as fast. From 3 on the search is
+// as deep as liblz4's and takes as long, but one match is not weighed against
+// the next: what comes out is 5 to 7 % larger, and from 9 on all is the same.
 func lz4Format(level int) format {
 	return format{
 		block: lz4Block,

@@ -63,9 +63,9 @@ func parseMethod(at Location, option string) Request {
 // Source: pg_compress_specification in src/include/common/compression.h, PostgreSQL 18.
 type Spec struct {
 	Algorithm  Algorithm
-	Level      int // in the method's own count; what Spec returns has the default here if none was given
-	LevelSet   bool
-	Workers    int // of zstd: the most blocks compressed at once; less than one is one
+	Level      int  // in the method's own count
+	LevelSet   bool // if not, Level is not looked at and the default is meant
+	Workers    int  // of zstd: the most blocks compressed at once; less than one is one
 	WorkersSet bool
 	Long       bool // of zstd: look far back for repetitions
 	LongSet    bool
@@ -183,11 +183,11 @@ func parseInteger(keyword, value string, hasValue bool) (int, error) {
 }
 
 func parseBoolean(keyword, value string) (bool, error) {
-	for word, meaning := range map[string]bool{"yes": true, "on": true, "1": true, "no": false, "off": false, "0": false} {
-		// Of equal length, so that only ASCII letters fold.
-		if len(word) == len(value) && strings.EqualFold(word, value) {
-			return meaning, nil
-		}
+	switch strings.ToLower(value) { // no letter beyond ASCII has one of these for its lower case
+	case "yes", "on", "1":
+		return true, nil
+	case "no", "off", "0":
+		return false, nil
 	}
 	return false, fmt.Errorf("value for compression option \"%s\" must be a Boolean value", keyword)
 }

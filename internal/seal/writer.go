@@ -27,8 +27,10 @@ const spareBlocks = 2
 // until Close returns. An error of dst comes from a later Write or from Close,
 // as it was. What was not written for an error is lost.
 //
-// The levels are those of PostgreSQL, but not always worth as much; see
-// gzipFormat, lz4Format and zstdFormat.
+// Levels have PostgreSQL's numbers, but not always its results. With gzip they
+// are about as small as zlib's. With lz4, 0 to 2 are the same, higher ones 5 to
+// 7 % larger. With zstd there are four: to 2, to 5, to 9 and above. Long looks 32
+// MiB back (from level 10 on 16 MiB), at level 6 at least, and uses one processor.
 func NewWriter(dst io.Writer, spec Spec) (io.WriteCloser, error) {
 	if !spec.LevelSet {
 		spec.Level = defaultLevel(spec.Algorithm)

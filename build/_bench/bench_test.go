@@ -1,0 +1,169 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestMedian(t *testing.T) {
+	for _, test := range []struct {
+		reason string
+		all    []float64
+		want   float64
+	}{
+		{"one", []float64{3}, 3},
+		{"odd, in no order", []float64{9, 1, 4}, 4},
+		{"even: between the middle two", []float64{8, 1, 2, 4}, 3},
+		{"one run that was disturbed", []float64{1, 1, 50, 1, 1}, 1},
+	} {
+		if got := median(test.all); got != test.want {
+			t.Errorf("%s: got %v, want %v", test.reason, got, test.want)
+		}
+	}
+}
+
+func TestParseSample(t *testing.T) {
+	whole := sample{"tar", "ours", 1500 * time.Millisecond, 2 * time.Second, 3 << 20, 4 << 20, 5}
+	for _, test := range []struct {
+		reason, line string
+		ok           bool
+	}{
+		{"as written", whole.String(), true},
+		{"empty", "", false},
+		{"cut short", "tar\tours\t1\t2", false},
+		{"another program", "tar\tother\t1\t2\t3\t4\t5", false},
+		{"not a number", "tar\tours\t1\t2\tx\t4\t5", false},
+		{"negative", "tar\tours\t1\t2\t-3\t4\t5", false},
+	} {
+		got, err := parseSample(test.line)
+		if (err == nil) != test.ok || test.ok && got != whole {
+			t.Errorf("%s: got %v, %v", test.reason, got, err)
+		}
+	}
+}
+
+func FuzzParseSample(f *testing.F) {
+	f.Add(sample{"tar", "ours", 1, 2, 3, 4, 5}.String())
+	f.Fuzz(func(t *testing.T, line string) {
+		s, err := parseSample(line)
+		if err != nil {
+			return
+		}
+		if again, err := parseSample(s.String()); err != nil || again != s && s.Wall >= 0 && s.CPU >= 0 {
+			t.Errorf("%q: %v, then %v, %v", line, s, again, err)
+		}
+	})
+}
+
+func TestParsePeak(t *testing.T) {
+	for _, test := range []struct {
+		reason, status string
+		want           int64
+		ok             bool
+	}{
+		{"a program", "Name:\tx\nVmPeak:\t 9 kB\nVmHWM:\t   12345 kB\nVmRSS:\t 1 kB\n", 12345 * 1024, true},
+		{"one that has ended", "Name:\tx\nState:\tZ (zombie)\n", 0, false},
+		{"not a number", "VmHWM:\tmuch\n", 0, false},
+	} {
+		if got, ok := parsePeak(test.status); got != test.want || ok != test.ok {
+			t.Errorf("%s: got %d, %v", test.reason, got, ok)
+		}
+	}
+}
+
+func TestJudge(t *testing.T) {
+	for _, test := range []struct {
+		reason        string
+		ratio, target float64
+		want          string
+	}{
+		{"below", 0.8, 1, "the target of 1.00 is met"},
+		{"on it, as printed", 1.004, 1, "the target of 1.00 is met"},
+		{"above", 1.1, 1, "the target of 1.00 is missed by 10 %"},
+	} {
+		if got := judge(test.ratio, test.target); got != test.want {
+			t.Errorf("%s: got %s", test.reason, got)
+		}
+	}
+}
+
+// The ratio is the median of those of pairs, not that of medians: a slow minute of the
+// machine slows both of a pair.
+func TestReport(t *testing.T) {
+	cases, err := readCases(strings.NewReader("plain\t1\t-Fp\ntar\t1\t-Ft\nflat@2 GB\t1.1\t-Ft\nflat@20 GB\t1.1\t-Ft\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := func(name, program string, seconds, megabytes int64) sample {
+		return sample{name, program, time.Duration(seconds) * time.Second, time.Second, megabytes * 1e6, 2 * megabytes * 1e6, 7e6}
+	}
+	var out strings.Builder
+	if err := report(&out, cases, []sample{
+		at("plain", "stock", 10, 5), at("plain", "ours", 9, 20),
+		at("plain", "stock", 40, 5), at("plain", "ours", 20, 20),
+		at("plain", "stock", 20, 5), at("plain", "ours", 16, 20),
+		at("flat@2 GB", "ours", 1, 20), at("flat@20 GB", "ours", 9, 30),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"| plain | 20.00 s | 16.00 s | 0.80 (0.50–0.90) | ≤ 1.00 |",
+		"**plain** takes 0.80 of stock's time: the target of 1.00 is met",
+		"5.0 (all: 10.0) MB",
+		"**flat** needs 1.50 of its memory at ten times the size: the target of 1.10 is missed by 36 %",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, &out)
+		}
+	}
+	if strings.Contains(out.String(), "**tar**") {
+		t.Errorf("a case that did not run is in\n%s", &out)
+	}
+}
+
+// TestMeasure runs this test's own program as one that takes memory and has a child.
+func TestMeasure(t *testing.T) {
+	const role, mib = "BENCH_TEST_ROLE", 1 << 20
+	command := func(name string) *exec.Cmd {
+		c := exec.Command(os.Args[0], "-test.run=^TestMeasure$")
+		c.Env = append(os.Environ(), role+"="+name)
+		return c
+	}
+	take := func(size int) byte {
+		held := make([]byte, size)
+		for began := time.Now(); time.Since(began) < 200*time.Millisecond; {
+			for i := range held {
+				held[i]++
+			}
+		}
+		return held[0]
+	}
+	switch os.Getenv(role) {
+	case "parent":
+		child := command("child")
+		if err := child.Start(); err != nil {
+			t.Fatal(err)
+		}
+		take(32 * mib)
+		if err := child.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		return
+	case "child":
+		take(64 * mib)
+		return
+	}
+	var s sample
+	if err := measure(command("parent"), &s); err != nil {
+		t.Fatal(err)
+	}
+	if s.Wall < 200*time.Millisecond || s.CPU < 200*time.Millisecond {
+		t.Errorf("two processes at work for 200 ms took %v, and CPU %v", s.Wall, s.CPU)
+	}
+	if s.Largest < 64*mib || s.Sum < 96*mib || s.Largest >= s.Sum {
+		t.Errorf("processes of 64 and 32 MiB: largest %d, sum %d", s.Largest/mib, s.Sum/mib)
+	}
+}
