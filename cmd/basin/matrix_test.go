@@ -159,17 +159,20 @@ func startMatrixSource(t *testing.T, major int) *matrixSource {
 	if major < 13 {
 		keep, size = "wal_keep_segments", "64"
 	}
+	conf := map[string]string{
+		"archive_mode":                 "on",
+		"archive_command":              "cp --reflink=auto %p " + archive + "/%f",
+		"checkpoint_completion_target": "0", // a spread checkpoint takes minutes otherwise
+		"password_encryption":          "scram-sha-256",
+		keep:                           size, // for a standby that starts from an older place
+	}
+	if major >= 15 {
+		conf["allow_in_place_tablespaces"] = "on" // also for the copies: recovery refuses them otherwise
+	}
 	s := &matrixSource{archive: archive, tablespaces: make(map[string]string)}
 	s.Server = pgtest.Start(t, pgtest.Config{
-		Major: major, Checksums: true, TLS: true,
+		Major: major, Checksums: true, TLS: true, Conf: conf,
 		HBA: []string{"host all,replication backup 127.0.0.1/32 scram-sha-256"},
-		Conf: map[string]string{
-			"archive_mode":                 "on",
-			"archive_command":              "cp --reflink=auto %p " + archive + "/%f",
-			"checkpoint_completion_target": "0", // a spread checkpoint takes minutes otherwise
-			"password_encryption":          "scram-sha-256",
-			keep:                           size, // for a standby that starts from an older place
-		},
 	})
 	s.Exec(t, "CREATE ROLE backup REPLICATION LOGIN PASSWORD 'it''s a \\ secret'")
 	pgtest.Fill(t, s.Server, 1)
@@ -188,7 +191,7 @@ func (s *matrixSource) grow(t *testing.T, stage string) {
 	case name == "", stage == "in place" && s.Major < 15:
 		return
 	case stage == "in place":
-		s.Exec(t, "SET allow_in_place_tablespaces = on", "CREATE TABLESPACE inside LOCATION ''")
+		s.Exec(t, "CREATE TABLESPACE inside LOCATION ''")
 	default:
 		s.tablespaces[name] = s.Tablespace(t, name)
 	}
@@ -278,11 +281,8 @@ func testMatrixCase(t *testing.T, basin *program, s *matrixSource, c matrixCase)
 	c.checkManifest(t, b.dir)
 	dir := b.restore(t, work)
 
-	conf := map[string]string{"archive_mode": "off", "restore_command": "/bin/false"}
-	if c["recovery"] == "standby" || s.Major < 12 {
-		delete(conf, "restore_command") // before 12 not a setting
-	} else if c["wal"] == "none" {
-		delete(conf, "restore_command")
+	conf := map[string]string{"archive_mode": "off"} // the archive is the source's
+	if c["wal"] == "none" && c["recovery"] == "no" {
 		pgtest.SetRecovery(t, s.Major, dir, pgtest.Recovery{Settings: map[string]string{"restore_command": "cp " + s.archive + "/%f %p"}})
 	}
 	restored := pgtest.StartDir(t, s.Major, dir, conf)

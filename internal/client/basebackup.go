@@ -23,7 +23,7 @@ type BaseBackup struct {
 	end   wal.Position
 	bad   error // what End returns
 
-	ctx    context.Context // of the Begin, Next or reader call in hand
+	ctx    context.Context // of the Begin or Next call in hand; while an archive is unpacked, of the one that opened it
 	stream archives
 	tar    *backup.TarReader
 	unpack io.Closer // decompressor of the archive in hand
@@ -170,7 +170,9 @@ func archiveNames(tablespaces []backup.Tablespace) []string {
 
 // Next returns the next member.
 func (b *BaseBackup) Next(ctx context.Context) (backup.Member, io.Reader, error) {
-	b.ctx = ctx
+	if b.unpack == nil { // else a decompressor may be reading, in a goroutine of its own
+		b.ctx = ctx
+	}
 	for {
 		if b.tar != nil {
 			m, err := b.tar.Next()

@@ -527,17 +527,30 @@ func TestSessionsCutShort(t *testing.T) {
 				}
 				players := k.players(true)
 				players[i].said = talk.said[:cut]
-				_, err := s.playback(t.Context(), k, players...)
-				if errorText(err) == "" {
-					t.Errorf("connection %d was cut after %d bytes of %d: no error", i, cut, len(talk.said))
+				_, err := s.playback(patient(t), k, players...)
+				if errorText(err) == "" || errors.Is(err, errHangs) {
+					t.Fatalf("connection %d was cut after %d bytes of %d: %v", i, cut, len(talk.said), err)
 				}
 			}
 		}
 	})
 }
 
-// cuts is how many places of each connection are tried.
-const cuts = 100
+// How many places of each connection are tried.
+const (
+	cuts  = 300
+	flips = 200
+)
+
+// errHangs is what ends a scene that comes to no end.
+var errHangs = errors.New("nothing happens any more")
+
+// patient returns a context that gives a scene far more time than it needs.
+func patient(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errHangs)
+	t.Cleanup(cancel)
+	return ctx
+}
 
 // TestSessionsDamaged flips single bits of the heads of messages. Whatever comes
 // of it, it is an end, and never a backup that is not what its manifest says.
@@ -551,12 +564,15 @@ func TestSessionsDamaged(t *testing.T) {
 		for i, talk := range k.Talks {
 			at := heads(talk.said)
 			said := bytes.Clone(talk.said)
-			for range cuts {
+			for range flips {
 				off, bit := min(at[random.IntN(len(at))]+random.IntN(head), len(said)-1), byte(1)<<random.IntN(8)
 				said[off] ^= bit
 				players := k.players(false)
 				players[i].said = said
-				got, err := s.playback(t.Context(), k, players...)
+				got, err := s.playback(patient(t), k, players...)
+				if errors.Is(err, errHangs) {
+					t.Error("hangs")
+				}
 				if err == nil && got.manifest != nil {
 					checkTaken(t, s, got)
 				}
