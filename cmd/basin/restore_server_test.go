@@ -30,7 +30,7 @@ func (b storedBackup) restore(t testing.TB, work string) string {
 		b.verify(t, b.dir)
 		return b.dir
 	}
-	if b.manifest {
+	if b.manifest && b.major != 17 { // it would look into their control file, and knows that of 18
 		tool(t, pgtest.Newest, "pg_verifybackup", "--no-parse-wal", b.dir)
 	}
 	data := filepath.Join(work, "data")

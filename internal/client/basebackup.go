@@ -176,6 +176,9 @@ func (b *BaseBackup) Next(ctx context.Context) (backup.Member, io.Reader, error)
 	for {
 		if b.tar != nil {
 			m, err := b.tar.Next()
+			if err == nil && (m.Kind == backup.Dir || m.Kind == backup.Symlink) {
+				return m, nil, nil
+			}
 			if err == nil {
 				return m, b.tar, nil
 			}

@@ -20,7 +20,8 @@ type Conn struct {
 	PID           uint32 // of the server's process; it names temporary slots
 
 	// Notice, if not nil, is given what the server says beside its answers, in
-	// the form libpq prints it: a severity, two blanks, the message.
+	// the form libpq prints it: a severity, two blanks, the message. It may be
+	// called from another goroutine than the one that uses the connection.
 	Notice func(text string)
 }
 

@@ -161,6 +161,7 @@ func (c *connector) resolve(ctx context.Context, h conninfo.Host) ([]string, err
 	switch {
 	case h.IsSocket():
 		if path := h.Socket(); len(path) > maxSocketPath {
+			//lint:ignore ST1005 libpq's words
 			return nil, fmt.Errorf("Unix-domain socket path \"%s\" is too long (maximum %d bytes)", path, maxSocketPath)
 		}
 		return []string{""}, nil

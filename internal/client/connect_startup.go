@@ -300,6 +300,7 @@ func (w *authWatch) judge(err error) (verdict, error) {
 		}
 		return nextMethod, told
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		//lint:ignore ST1005 libpq's words
 		return nextHost, errors.New("server closed the connection unexpectedly\n" +
 			"\tThis probably means the server terminated abnormally\n\tbefore or while processing the request.")
 	}

@@ -280,10 +280,11 @@ func (s scene) record(t *testing.T) {
 	k.Server, k.Version, k.About = main.ServerVersion, main.Version, s.about
 	for _, r := range []*recorder{mainSaid, besideSaid} {
 		r.mu.Lock() // a last read may be under way
-		if len(r.talk.Steps) > 0 {
-			k.Talks = append(k.Talks, &r.talk)
-		}
+		said := r.talk
 		r.mu.Unlock()
+		if len(said.Steps) > 0 {
+			k.Talks = append(k.Talks, &said)
+		}
 	}
 	if err := k.save(s.name); err != nil {
 		t.Fatal(err)

@@ -53,7 +53,6 @@ func errorSaid(code, text string) []byte {
 var (
 	ready    = message('Z', 'I')
 	copyOut  = message('H', 0, 0, 0)
-	copyIn   = message('G', 0, 0, 0)
 	copyBoth = message('W', 0, 0, 0)
 	copyDone = message('c')
 )

@@ -594,7 +594,7 @@ func FuzzSessions(f *testing.F) {
 		}
 		said := make([][]byte, 2)
 		for i, talk := range k.Talks {
-			said[i] = talk.said[:min(len(talk.said), 6000)]
+			said[i] = talk.said[:min(len(talk.said), 2000)]
 		}
 		f.Add(uint8(i), said[0], said[1])
 	}

@@ -43,7 +43,7 @@ func (s *Sink) write(ctx context.Context, dir *os.Root, base, full string, m bac
 	}
 	w := localfs.NewWriter(f, full, s.syncer().WritesBack())
 	defer w.Close() // after an error; otherwise closed below
-	if err := f.Chmod(m.Mode.Perm()); err != nil {
+	if err := f.Chmod(m.Mode); err != nil {
 		return localfs.Errorf(err, full, `could not set permissions on file "%s"`, full)
 	}
 	if r != nil {
@@ -65,7 +65,7 @@ func (s *Sink) putDir(t place, rel, full string, m backup.Member) error {
 	if err != nil && !(errors.Is(err, fs.ErrExist) && mayExist(rel)) {
 		return localfs.Errorf(err, full, `could not create directory "%s"`, full)
 	}
-	if err := dir.Chmod(base, m.Mode.Perm()); err != nil {
+	if err := dir.Chmod(base, m.Mode); err != nil {
 		return localfs.Errorf(err, full, `could not set permissions on directory "%s"`, full)
 	}
 	return nil
