@@ -23,18 +23,19 @@ type BaseBackup struct {
 	end   wal.Position
 	bad   error // what End returns
 
-	ctx    context.Context // of the Begin or Next call in hand; while an archive is unpacked, of the one that opened it
-	stream archives
-	tar    *backup.TarReader
-	unpack io.Closer // decompressor of the archive in hand
-	done   bool
+	ctx         context.Context // of the Begin or Next call in hand; while an archive is unpacked, of the one that opened it
+	stream      archives
+	tar         *backup.TarReader
+	unpack      io.Closer       // decompressor of the archive in hand
+	came        map[string]bool // archives, by name without compression
+	hasManifest bool
+	done        bool
 }
 
 // BaseBackupOptions say which backup is wanted.
 type BaseBackupOptions struct {
-	Command  protocol.BaseBackup
-	Timeline wal.Timeline // the server's, for servers that do not tell where the backup starts on
-	Segment  int64        // size of the server's WAL segments, in bytes
+	Command protocol.BaseBackup
+	Segment int64 // size of the server's WAL segments, in bytes
 
 	// Manifest is the earlier backup's manifest that an incremental backup is
 	// made against. Nil for a full one.
@@ -86,8 +87,9 @@ func (b *BaseBackup) Begin(ctx context.Context) (backup.Start, error) {
 	if err != nil {
 		return backup.Start{}, fmt.Errorf("could not initiate base backup: %w", err)
 	}
+	b.came = make(map[string]bool)
 	b.start = backup.Start{ServerVersion: b.conn.Version, SegmentSize: b.o.Segment}
-	if b.start.Position, err = b.position(rows); err != nil {
+	if b.start.Position, err = position(rows); err != nil {
 		return backup.Start{}, err
 	}
 	rows, err = b.conn.rows(ctx)
@@ -108,23 +110,15 @@ func (b *BaseBackup) Begin(ctx context.Context) (backup.Start, error) {
 }
 
 // position reads the row that tells where a backup starts or ends.
-func (b *BaseBackup) position(rows []Row) (p wal.Position, err error) {
-	if len(rows) != 1 || len(rows[0]) == 0 {
-		fields := 0
-		if len(rows) > 0 {
-			fields = len(rows[0])
-		}
-		return p, fmt.Errorf("server returned unexpected response to BASE_BACKUP command; got %d rows and %d fields, expected %d rows and %d fields",
-			len(rows), fields, 1, 2)
+func position(rows []Row) (p wal.Position, err error) {
+	if len(rows) != 1 || len(rows[0]) < 2 {
+		return p, fmt.Errorf("server returned unexpected response to BASE_BACKUP command; got %s, expected 1 rows and 2 fields", shape(rows))
 	}
 	if p.LSN, err = wal.ParseLSN(rows[0].text(0)); err != nil {
 		return p, fmt.Errorf("server returned unexpected response to BASE_BACKUP command: %w", err)
 	}
-	p.Timeline = b.o.Timeline // before 9.3 the column was absent
-	if len(rows[0]) > 1 {
-		if p.Timeline, err = parseTimeline(rows[0].text(1)); err != nil {
-			return p, fmt.Errorf("server returned unexpected response to BASE_BACKUP command: %w", err)
-		}
+	if p.Timeline, err = parseTimeline(rows[0].text(1)); err != nil {
+		return p, fmt.Errorf("server returned unexpected response to BASE_BACKUP command: %w", err)
 	}
 	return p, nil
 }
@@ -160,12 +154,20 @@ func (b *BaseBackup) tablespaces(rows []Row) error {
 	return nil
 }
 
+// archiveNames returns the names of all archives in the order they come.
 func archiveNames(tablespaces []backup.Tablespace) []string {
 	var names []string
 	for _, t := range tablespaces {
-		names = append(names, fmt.Sprintf("%d.tar", t.OID))
+		names = append(names, archiveName(t.OID))
 	}
-	return append(names, "base.tar")
+	return append(names, archiveName(0))
+}
+
+func archiveName(oid uint32) string {
+	if oid == 0 {
+		return "base.tar"
+	}
+	return fmt.Sprintf("%d.tar", oid)
 }
 
 // Next returns the next member.
@@ -204,12 +206,17 @@ func (b *BaseBackup) Next(ctx context.Context) (backup.Member, io.Reader, error)
 			return backup.Member{}, nil, err
 		}
 		if a.manifest {
+			b.hasManifest = true
 			return backup.Member{Kind: backup.Manifest, Path: "backup_manifest", Size: -1, Mode: 0o600}, &pieceReader{src: b.stream}, nil
 		}
 		oid, suffix, err := b.belongsTo(a.name)
 		if err != nil {
 			return backup.Member{}, nil, err
 		}
+		if b.came[archiveName(oid)] {
+			return backup.Member{}, nil, fmt.Errorf("server sent archive \"%s\" twice", a.name)
+		}
+		b.came[archiveName(oid)] = true
 		if b.o.Raw {
 			m := backup.Member{Tablespace: oid, Path: a.name, Kind: backup.Archive, Size: -1}
 			return m, &pieceReader{src: b.stream, ended: b.countArchive}, nil
@@ -288,18 +295,34 @@ func (b *BaseBackup) finish() error {
 	if len(rows) == 0 {
 		return errors.New("no write-ahead log end position returned from server")
 	}
-	if b.end, err = b.position(rows); err != nil {
+	if b.end, err = position(rows); err != nil {
 		return err
 	}
 	err = b.conn.expect(b.ctx, 'C')
 	switch {
 	case sqlState(err) == "XX001": // ERRCODE_DATA_CORRUPTED
 		b.bad = backup.ErrPageChecksums
-		return nil
+		return b.missing()
 	case err != nil:
 		return fmt.Errorf("final receive failed: %w", err)
 	}
+	if err := b.missing(); err != nil {
+		return err
+	}
 	return b.conn.expect(b.ctx, 'Z')
+}
+
+// missing returns an error if something that was announced did not come.
+func (b *BaseBackup) missing() error {
+	for _, name := range archiveNames(b.start.Tablespaces) {
+		if !b.came[name] {
+			return fmt.Errorf("server ended the backup without archive \"%s\"", name)
+		}
+	}
+	if b.o.Command.Manifest != "" && !b.hasManifest {
+		return errors.New("server ended the backup without the manifest")
+	}
+	return nil
 }
 
 // nextInCopy returns the next message of a COPY. It shows the server's error

@@ -84,6 +84,9 @@ func begun() []byte {
 	)
 }
 
+// everything is what begun promises, empty, and a manifest.
+var everything = joined(copyData('n', "16384.tar\x00/tbs\x00"), copyData('d', tarEnd), copyData('n', "base.tar\x00\x00"), copyData('d', tarEnd), copyData('m', ""))
+
 func ended() []byte {
 	return joined(answer([]any{"0/2000120", "1"}), complete("BASE_BACKUP"), ready)
 }
@@ -184,6 +187,14 @@ func TestBaseBackupRefusals(t *testing.T) {
 			"backup failed: ERROR:  the standby was promoted during online backup"},
 		{"error at the very end", 180006, joined(begun(), copyOut, copyDone, answer([]any{"0/3", "1"}), errorSaid("55000", "late")),
 			"final receive failed: ERROR:  late"},
+		{"a tablespace does not come", 180006, joined(begun(), copyOut, copyData('n', "base.tar\x00\x00"), copyData('m', ""), copyDone, ended()),
+			`server ended the backup without archive "16384.tar"`},
+		{"the main directory does not come", 180006, joined(begun(), copyOut, copyData('n', "16384.tar\x00\x00"), copyDone, ended()),
+			`server ended the backup without archive "base.tar"`},
+		{"the manifest does not come", 180006, joined(begun(), copyOut, copyData('n', "16384.tar\x00\x00"), copyData('n', "base.tar\x00\x00"), copyDone, ended()),
+			"server ended the backup without the manifest"},
+		{"an archive comes twice", 180006, joined(begun(), copyOut, everything[:len(everything)-len(copyData('m', ""))], copyData('n', "base.tar\x00\x00"), copyDone, ended()),
+			`server sent archive "base.tar" twice`},
 		{"no COPY", 140023, joined(begun(), answer()), "could not get COPY data stream: unexpected message of type \"T\" from server"},
 		{"length below zero", 180006, []byte{'T', 0, 0, 0, 1}, "could not initiate base backup: invalid message length from server: type \"T\", length 1"},
 	} {
@@ -197,7 +208,7 @@ func TestBaseBackupRefusals(t *testing.T) {
 }
 
 func TestPageChecksumsAreToldAtTheEnd(t *testing.T) {
-	src := source(t, 180006, bytes.NewReader(joined(begun(), copyOut, copyDone, answer([]any{"0/3", "1"}), errorSaid("XX001", "checksum verification failure during base backup"), ready)))
+	src := source(t, 180006, bytes.NewReader(joined(begun(), copyOut, everything, copyDone, answer([]any{"0/3", "1"}), errorSaid("XX001", "checksum verification failure during base backup"), ready)))
 	if _, err := readAll(t.Context(), src); err != nil {
 		t.Fatal(err)
 	}

@@ -44,20 +44,6 @@ func ReceiveWAL(ctx context.Context, c *Conn, keeper wal.Keeper, o ReceiveOption
 	if err := c.checkStreaming(); err != nil {
 		return err
 	}
-	if o.SystemID != "" {
-		system, err := c.IdentifySystem(ctx)
-		switch {
-		case err != nil:
-			return err
-		case system.ID != o.SystemID:
-			return &usererr.Error{
-				Err:    errors.New("system identifier does not match between base backup and streaming connection"),
-				Detail: fmt.Sprintf("The backup is of the cluster %s, the stream would be of %s.", o.SystemID, system.ID),
-			}
-		case o.Start.Timeline > system.Position.Timeline:
-			return fmt.Errorf("starting timeline %d is not present in the server", o.Start.Timeline)
-		}
-	}
 	r := &receiver{conn: c, keeper: keeper, o: o, timeline: o.Start.Timeline}
 	r.pos = wal.SegmentAt(o.Start, o.Segment).Start(o.Segment)
 	r.flushed = r.pos
@@ -65,6 +51,9 @@ func ReceiveWAL(ctx context.Context, c *Conn, keeper wal.Keeper, o ReceiveOption
 	defer close(r.next)
 	go r.read()
 	c.wait = r.wait
+	if err := r.checkSystem(ctx); err != nil {
+		return err
+	}
 	for {
 		done, err := r.receiveTimeline(ctx)
 		if err != nil {
@@ -83,10 +72,10 @@ type receiver struct {
 	o      ReceiveOptions
 
 	timeline wal.Timeline
-	pos      wal.LSN // of the next byte
-	flushed  wal.LSN // up to here the slot may let go
-	stop     wal.LSN // zero as long as it is not known
-	ended    bool    // we told the server that we want no more
+	pos      wal.LSN      // of the next byte
+	flushed  wal.LSN      // up to here the slot may let go
+	stop     wal.Position // zero as long as it is not known
+	ended    bool         // we told the server that we want no more
 	segment  wal.SegmentWriter
 
 	blocks  chan block    // what was read from the connection
@@ -95,8 +84,28 @@ type receiver struct {
 
 	streaming bool      // statuses may be sent
 	reported  time.Time // when the last status was sent
-	heard     time.Time // when the server last said something
-	asked     bool      // since then we asked for a sign of life
+	silent    time.Time // since when the server has been waited for
+	asked     time.Time // when it was then asked for a sign of life; zero if it was not
+}
+
+// checkSystem refuses another cluster, and one that has not come to the timeline yet.
+func (r *receiver) checkSystem(ctx context.Context) error {
+	if r.o.SystemID == "" {
+		return nil
+	}
+	system, err := r.conn.IdentifySystem(ctx)
+	switch {
+	case err != nil:
+		return err
+	case system.ID != r.o.SystemID:
+		return &usererr.Error{
+			Err:    errors.New("system identifier does not match between base backup and streaming connection"),
+			Detail: fmt.Sprintf("The backup is of the cluster %s, the stream would be of %s.", r.o.SystemID, system.ID),
+		}
+	case r.timeline > system.Position.Timeline:
+		return fmt.Errorf("starting timeline %d is not present in the server", r.timeline)
+	}
+	return nil
 }
 
 // receiveTimeline streams up to the stop point or to the end of the timeline,
@@ -118,8 +127,9 @@ func (r *receiver) receiveTimeline(ctx context.Context) (done bool, err error) {
 	}
 	switch kind {
 	case 'W':
-		if err := r.stream(ctx); err != nil {
-			return false, err
+		closed, err := r.stream(ctx)
+		if closed || err != nil {
+			return closed, err
 		}
 		kind = 0
 	case 'T': // the timeline ended where we begin
@@ -153,47 +163,50 @@ func (r *receiver) fetchHistory(ctx context.Context) error {
 	return r.keeper.History(name, rows[0][1])
 }
 
-// stream reads the COPY that carries the log, up to its end.
-func (r *receiver) stream(ctx context.Context) error {
-	r.ended, r.streaming, r.asked = false, true, false
+// stream reads the COPY that carries the log, up to its end. It returns whether
+// the server, shutting down, closed the connection behind all that was wanted.
+func (r *receiver) stream(ctx context.Context) (closed bool, err error) {
+	r.ended, r.streaming = false, true
 	defer func() { r.streaming = false }()
-	r.heard = time.Now()
 	if err := r.report(false); err != nil {
-		return err
+		return false, err
 	}
 	if err := r.checkStop(); err != nil {
-		return err
+		return false, err
 	}
 	for {
 		kind, err := r.conn.next(ctx)
-		if err != nil {
-			if sqlState(err) != "" {
-				err = fmt.Errorf("unexpected termination of replication stream: %w", err)
-			}
-			return err
+		switch {
+		case sqlState(err) != "":
+			return false, fmt.Errorf("unexpected termination of replication stream: %w", err)
+		case err != nil:
+			return false, err
 		}
 		switch kind {
 		case 'd':
 			if err := r.message(ctx); err != nil {
-				return err
+				return false, err
 			}
 		case 'c':
 			if err := r.leaveSegment(); err != nil {
-				return err
+				return false, err
 			}
 			if !r.ended {
 				r.ended = true
-				return r.conn.writeCopyDone()
+				return false, r.conn.writeCopyDone()
 			}
-			return nil
+			return false, nil
 		case 'C': // the server shuts down: it ends without CopyDone
-			return errors.New("replication stream was terminated before stop point")
+			if r.reached() {
+				return true, nil
+			}
+			return false, errors.New("replication stream was terminated before stop point")
 		default:
-			return errUnexpected(kind)
+			return false, errUnexpected(kind)
 		}
 		if r.o.StatusInterval > 0 && time.Since(r.reported) >= r.o.StatusInterval {
 			if err := r.report(false); err != nil {
-				return err
+				return false, err
 			}
 		}
 	}
@@ -220,10 +233,13 @@ func (r *receiver) message(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if k.Reply {
-			return r.report(false)
+		if !k.Reply {
+			return nil
 		}
-		return nil
+		if err := r.flush(); err != nil {
+			return err
+		}
+		return r.report(false)
 	}
 	return fmt.Errorf("unrecognized streaming header: \"%c\"", kind)
 }
@@ -241,7 +257,7 @@ func (r *receiver) data(ctx context.Context) error {
 	if at := protocol.ParseDataHeader(header); at != r.pos && !r.ended {
 		return &usererr.Error{
 			Err:  fmt.Errorf("got WAL data at %v, expected %v", at, r.pos),
-			Hint: "The stream has a gap or a repetition; nothing of it was kept. Take the backup again.",
+			Hint: "The stream has a gap or a repetition. Take the backup again.",
 		}
 	}
 	for c.left > 0 && !r.ended {
@@ -287,6 +303,20 @@ func (r *receiver) finishSegment() error {
 	return r.checkStop()
 }
 
+// flush lets the slot go of all that came: a server that shuts down waits for it.
+func (r *receiver) flush() error {
+	if r.o.Slot == "" || r.segment == nil {
+		return nil
+	}
+	if r.o.Durable {
+		if err := r.segment.Flush(); err != nil {
+			return err
+		}
+	}
+	r.flushed = r.pos
+	return nil
+}
+
 // leaveSegment closes the segment in hand, if any, before its end.
 func (r *receiver) leaveSegment() error {
 	segment := r.segment
@@ -298,7 +328,7 @@ func (r *receiver) leaveSegment() error {
 }
 
 // stopAt learns the stop point.
-func (r *receiver) stopAt(stop wal.LSN) error {
+func (r *receiver) stopAt(stop wal.Position) error {
 	r.stop = stop
 	if !r.streaming {
 		return nil
@@ -306,7 +336,9 @@ func (r *receiver) stopAt(stop wal.LSN) error {
 	return r.checkStop()
 }
 
-func (r *receiver) reached() bool { return r.stop != 0 && r.pos >= r.stop }
+func (r *receiver) reached() bool {
+	return r.stop.LSN != 0 && r.pos >= r.stop.LSN && r.timeline >= r.stop.Timeline
+}
 
 // checkStop ends the stream if the stop point is reached.
 func (r *receiver) checkStop() error {
@@ -394,10 +426,12 @@ func (r *receiver) wait(ctx context.Context) (block, error) {
 	if !r.reading {
 		r.next <- struct{}{}
 		r.reading = true
+		// Not when the server was last heard: our own disk may have taken the time since.
+		r.silent, r.asked = time.Now(), time.Time{}
 	}
 	select {
 	case end := <-r.o.Stop:
-		if err := r.stopAt(end.LSN); err != nil {
+		if err := r.stopAt(end); err != nil {
 			return block{}, err
 		}
 	default: // under load the loop below may never get to it
@@ -408,14 +442,13 @@ func (r *receiver) wait(ctx context.Context) (block, error) {
 		case b := <-r.blocks:
 			timer.Stop()
 			r.reading = false
-			r.heard, r.asked = time.Now(), false
 			return b, nil
 		case <-ctx.Done():
 			timer.Stop()
 			return block{}, context.Cause(ctx)
 		case end := <-r.o.Stop:
 			timer.Stop()
-			if err := r.stopAt(end.LSN); err != nil {
+			if err := r.stopAt(end); err != nil {
 				return block{}, err
 			}
 		case <-timer.C:
@@ -426,17 +459,25 @@ func (r *receiver) wait(ctx context.Context) (block, error) {
 	}
 }
 
+// talks says whether reports can be sent: during the COPY, until we end it.
+func (r *receiver) talks() bool { return r.streaming && !r.ended }
+
+// deadline is when something must be done about the server's silence: to ask
+// for a sign of life after half the time, to give up after the other half.
+func (r *receiver) deadline() time.Time {
+	switch {
+	case !r.talks():
+		return r.silent.Add(r.o.Timeout)
+	case r.asked.IsZero():
+		return r.silent.Add(r.o.Timeout / 2)
+	}
+	return r.asked.Add(r.o.Timeout / 2)
+}
+
 // untilNext is how long nothing needs to be done if the server says nothing.
 func (r *receiver) untilNext() time.Duration {
-	if !r.streaming {
-		return time.Hour
-	}
-	limit := r.o.Timeout
-	if !r.asked {
-		limit /= 2
-	}
-	until := time.Until(r.heard.Add(limit))
-	if r.o.StatusInterval > 0 && !r.ended {
+	until := time.Until(r.deadline())
+	if r.o.StatusInterval > 0 && r.talks() {
 		until = min(until, time.Until(r.reported.Add(r.o.StatusInterval)))
 	}
 	return max(until, 0)
@@ -444,19 +485,16 @@ func (r *receiver) untilNext() time.Duration {
 
 // alarm does what is due.
 func (r *receiver) alarm() error {
-	if !r.streaming {
-		return nil
-	}
-	silent := time.Since(r.heard)
 	switch {
-	case silent >= r.o.Timeout:
-		return usererr.Hinted("See whether the server and the network are up, then start again.",
-			"terminating WAL stream: nothing came from the server for %v", r.o.Timeout)
-	case silent >= r.o.Timeout/2 && !r.asked:
-		r.asked = true
+	case time.Now().Before(r.deadline()):
+		if r.talks() && time.Since(r.reported) >= r.o.StatusInterval {
+			return r.report(false)
+		}
+		return nil
+	case r.talks() && r.asked.IsZero():
+		r.asked = time.Now()
 		return r.report(true)
-	case r.o.StatusInterval > 0 && time.Since(r.reported) >= r.o.StatusInterval:
-		return r.report(false)
 	}
-	return nil
+	return usererr.Hinted("See whether the server and the network are up, then start again.",
+		"terminating WAL stream: nothing came from the server for %v", r.o.Timeout)
 }

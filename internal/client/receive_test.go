@@ -23,10 +23,12 @@ const mib = 1 << 20
 type shelf struct {
 	events  []string
 	content map[string][]byte
-	failAt  string // name of a segment whose Write fails
+	failAt  string        // name of a segment whose Write fails
+	slow    time.Duration // that Begin takes
 }
 
 func (s *shelf) Begin(name string, size int64) (wal.SegmentWriter, error) {
+	time.Sleep(s.slow) // in a bubble of fake time
 	s.events = append(s.events, "begin "+name)
 	if s.content == nil {
 		s.content = make(map[string][]byte)
@@ -55,7 +57,10 @@ func (s *shelved) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (s *shelved) Flush() error { return nil }
+func (s *shelved) Flush() error {
+	s.shelf.events = append(s.shelf.events, fmt.Sprintf("flush %s %d", s.name, len(s.shelf.content[s.name])))
+	return nil
+}
 
 func (s *shelved) Finish() error {
 	s.shelf.events = append(s.shelf.events, "finish "+s.name)
@@ -264,6 +269,70 @@ func TestReceiveRefusals(t *testing.T) {
 				t.Errorf("segments left open: %v", c.keeper.events)
 			}
 		})
+	}
+}
+
+func TestReceiveTellsASlowDiskFromASilentServer(t *testing.T) {
+	err := receiving(t, from(wal.Position{LSN: 2*mib + 10, Timeline: 1}), &shelf{slow: 10 * time.Minute}, func(s *server) {
+		s.started()
+		s.say(walData(2*mib, make([]byte, 5)), walData(2*mib+5, make([]byte, 5)))
+		for {
+			if kind, _ := s.heard(); kind == 'c' {
+				break
+			}
+		}
+		s.say(copyDone, streamEnd)
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func TestReceiveNoticesSilenceOutsideTheStream(t *testing.T) {
+	o := from()
+	o.SystemID = "7"
+	const want = "terminating WAL stream: nothing came from the server for 1m0s"
+	err := receiving(t, o, new(shelf), func(s *server) {
+		s.expectQuery("IDENTIFY_SYSTEM")
+		s.heard()
+	})
+	if err == nil || !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+func TestReceiveHasAllWhenTheServerShutsDown(t *testing.T) {
+	err := receiving(t, from(wal.Position{LSN: 2*mib + 10, Timeline: 1}), new(shelf), func(s *server) {
+		s.started()
+		s.say(walData(2*mib, make([]byte, 10)))
+		s.expect('c', "")
+		s.say(complete("COPY 0"))
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func TestReceiveFlushesWhenAskedToReply(t *testing.T) {
+	o := from(wal.Position{LSN: 2*mib + 10, Timeline: 1})
+	o.Durable = true
+	keeper := new(shelf)
+	err := receiving(t, o, keeper, func(s *server) {
+		s.started()
+		s.say(walData(2*mib, make([]byte, 5)), keepalive(1))
+		if _, flush, _ := s.status(); flush != 2*mib+5 {
+			t.Errorf("flushed up to %v", flush)
+		}
+		s.say(walData(2*mib+5, make([]byte, 5)))
+		s.expect('c', "")
+		s.say(copyDone, streamEnd)
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	want := []string{"begin " + third, "flush " + third + " 5", "abandon " + third + " 10"}
+	if diff := cmp.Diff(want, keeper.events); diff != "" {
+		t.Error(diff)
 	}
 }
 

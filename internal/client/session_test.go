@@ -114,7 +114,7 @@ func (s scene) play(ctx context.Context, k *session, main, beside *Conn, earlier
 		return got, ReceiveWAL(ctx, main, &got.log, log)
 	}
 	o := BaseBackupOptions{
-		Command: s.command, Timeline: got.system.Position.Timeline, Segment: got.segment,
+		Command: s.command, Segment: got.segment,
 		Decompress: unpackArchive, Progress: &got.progress,
 	}
 	if s.earlier != nil {
