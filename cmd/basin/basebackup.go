@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"basin/internal/getopt"
+	"basin/internal/localfs"
 	"basin/internal/seal"
 	"basin/internal/usererr"
 )
@@ -130,7 +131,7 @@ func (o *baseBackupOptions) checkWALDirectory(c call) error {
 	if !o.given["waldir"] {
 		return nil
 	}
-	o.WALDirectory = canonicalPath(o.WALDirectory)
+	o.WALDirectory = localfs.Canonical(o.WALDirectory)
 	switch {
 	case o.given["target"]:
 		return c.usage("WAL directory location cannot be specified along with a backup target")

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"basin/internal/getopt"
+	"basin/internal/localfs"
 	"basin/internal/seal"
 )
 
@@ -47,7 +48,7 @@ type baseBackupOptions struct {
 	// What is done with it.
 	NoClean    bool
 	NoSync     bool
-	SyncMethod syncMethod
+	SyncMethod localfs.SyncMethod
 	Progress   bool
 	Verbose    bool
 
@@ -76,14 +77,6 @@ const (
 	walStream walMethod = iota // over a second connection, while the backup runs
 	walFetch                   // by the server, at the end of the backup
 	walNone                    // not at all
-)
-
-// syncMethod is how files are made durable.
-type syncMethod uint8
-
-const (
-	syncFsync syncMethod = iota // one by one
-	syncFS                      // by file system
 )
 
 // passwordPrompt says when a password is asked for.
@@ -205,16 +198,9 @@ func (o *baseBackupOptions) setWALMethod(value string) error {
 	return nil
 }
 
-func (o *baseBackupOptions) setSyncMethod(value string) error {
-	switch value {
-	case "fsync":
-		o.SyncMethod = syncFsync
-	case "syncfs":
-		o.SyncMethod = syncFS
-	default:
-		return fmt.Errorf("unrecognized sync method: %s", value)
-	}
-	return nil
+func (o *baseBackupOptions) setSyncMethod(value string) (err error) {
+	o.SyncMethod, err = localfs.ParseSyncMethod(value)
+	return err
 }
 
 func (o *baseBackupOptions) setCompression(value string) error {
@@ -360,7 +346,7 @@ func parseTablespaceMapping(s string) (tablespaceMapping, error) {
 	case !path.IsAbs(m.New):
 		return tablespaceMapping{}, fmt.Errorf("new directory is not an absolute path in tablespace mapping: %s", m.New)
 	}
-	return tablespaceMapping{Old: canonicalPath(m.Old), New: canonicalPath(m.New)}, nil
+	return tablespaceMapping{Old: localfs.Canonical(m.Old), New: localfs.Canonical(m.New)}, nil
 }
 
 // isWindowsAbsolute says whether a server on Windows may mean an absolute path.
@@ -370,17 +356,6 @@ func isWindowsAbsolute(s string) bool {
 	isSeparator := func(i int) bool { return len(s) > i && (s[i] == '/' || s[i] == '\\') }
 	isLetter := s != "" && (s[0]|0x20) >= 'a' && (s[0]|0x20) <= 'z'
 	return isSeparator(0) || isLetter && len(s) > 1 && s[1] == ':' && isSeparator(2)
-}
-
-// canonicalPath returns the one spelling under which PostgreSQL compares paths:
-// without needless slashes, dots and parents. An empty path stays empty.
-//
-// Source: canonicalize_path in src/port/path.c, PostgreSQL 18.
-func canonicalPath(s string) string {
-	if s == "" {
-		return ""
-	}
-	return path.Clean(s)
 }
 
 // cSpaces are the bytes C's isspace knows.

@@ -7,12 +7,14 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"basin/internal/backup"
 	"basin/internal/client"
+	"basin/internal/connect"
 	"basin/internal/conninfo"
 	"basin/internal/localfs"
 	"basin/internal/plain"
@@ -29,7 +31,8 @@ type baseBackupRun struct {
 	o      baseBackupOptions
 
 	request  conninfo.Request
-	conn     *client.Session
+	session  *connect.Session // how the server was reached
+	conn     *client.Conn     // which has taken the session over
 	system   client.System
 	segment  int64 // size of the server's WAL segments, in bytes
 	dirMode  fs.FileMode
@@ -37,6 +40,7 @@ type baseBackupRun struct {
 
 	dir, walDir *localfs.Claim // nil if there is none
 	manifest    *os.File       // of the backup before; nil for a full one
+	raw         bool           // archives are not opened
 	place       backup.Sink
 	plain       *plain.Sink // the same in plain format; else nil
 	counts      backup.Progress
@@ -58,9 +62,13 @@ func runBaseBackup(ctx context.Context, r *report, o baseBackupOptions) error {
 		return b.keep()
 	}
 	r.error(signalFirst(ctx, err))
-	b.giveBack(errors.Is(err, backup.ErrPageChecksums))
 	if b.place != nil {
 		_ = b.place.Close() // what it has is not a backup
+	}
+	if errors.Is(err, backup.ErrPageChecksums) {
+		_ = b.keep() // directories open for reading
+	} else {
+		b.giveBack()
 	}
 	return reported{err}
 }
@@ -80,7 +88,7 @@ func (b *baseBackupRun) run(ctx context.Context) error {
 		defer b.manifest.Close() // it was only read
 	}
 	defer source.Close()
-	if b.place, err = b.sink(); err != nil {
+	if b.place, err = b.sink(ctx); err != nil {
 		return err
 	}
 	if b.o.Progress {
@@ -109,9 +117,10 @@ func (b *baseBackupRun) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if b.conn, err = b.dial(ctx, params, b.o.Password); err != nil {
+	if b.session, err = b.dial(ctx, params, b.o.Password); err != nil {
 		return err
 	}
+	b.conn = b.converse(b.session)
 	if err := b.checkVersion(); err != nil {
 		return err
 	}
@@ -131,16 +140,23 @@ func (b *baseBackupRun) connect(ctx context.Context) error {
 	return err
 }
 
-func (b *baseBackupRun) dial(ctx context.Context, params conninfo.Params, prompt passwordPrompt) (*client.Session, error) {
-	o := client.ConnectOptions{
+func (b *baseBackupRun) dial(ctx context.Context, params conninfo.Params, prompt passwordPrompt) (*connect.Session, error) {
+	o := connect.Options{
 		Params: params, System: conninfo.ThisSystem(), ForcePrompt: prompt == promptAlways,
 		Warn:   func(text string) { b.report.warning("%s", text) },
 		Notice: b.report.notice,
 	}
 	if prompt != promptNever {
-		o.Password = client.PromptPassword
+		o.Password = promptPassword
 	}
-	return client.Connect(ctx, o)
+	return connect.Connect(ctx, o)
+}
+
+// converse takes a session over; what the server says beside its answers is printed.
+func (b *baseBackupRun) converse(s *connect.Session) *client.Conn {
+	c := client.NewConn(s)
+	c.Notice = b.report.notice
+	return c
 }
 
 // checkVersion refuses what this server cannot do.
@@ -217,9 +233,10 @@ func (b *baseBackupRun) source() (backup.Source, error) {
 			command.CompressionDetail = &b.o.Compression.Detail
 		}
 	}
+	b.raw = b.o.Target != "" || b.storesArchives(command.Manifest != "")
 	options := client.BaseBackupOptions{
-		Command: command, Timeline: b.system.Position.Timeline, Segment: b.segment, Progress: &b.counts,
-		Raw: b.o.Target != "" || b.storesArchives(command.Manifest != ""),
+		Command: command, Segment: b.segment, Progress: &b.counts,
+		Raw: b.raw,
 		Decompress: func(r io.Reader, suffix string) (io.ReadCloser, error) {
 			return seal.NewReader(r, seal.BySuffix(suffix))
 		},
@@ -231,7 +248,7 @@ func (b *baseBackupRun) source() (backup.Source, error) {
 		}
 		options.Manifest = b.manifest
 	}
-	source := backup.Source(client.NewBaseBackup(b.conn.Conn, options))
+	source := backup.Source(client.NewBaseBackup(b.conn, options))
 	if b.o.WriteRecoveryConf {
 		return b.withRecovery(source)
 	}
@@ -249,7 +266,7 @@ func (b *baseBackupRun) withRecovery(source backup.Source) (backup.Source, error
 	if err != nil {
 		return nil, err
 	}
-	text, omitted := conninfo.RecoveryConf(b.conn.Params, conninfo.Recovery{
+	text, omitted := conninfo.RecoveryConf(b.session.Params, conninfo.Recovery{
 		Slot: b.o.Slot, Database: database, ServerVersion: b.conn.Version,
 	})
 	for _, keyword := range omitted {
@@ -262,30 +279,20 @@ func (b *baseBackupRun) withRecovery(source backup.Source) (backup.Source, error
 }
 
 // sink returns the place the backup goes to.
-func (b *baseBackupRun) sink() (backup.Sink, error) {
-	method := localfs.Fsync
-	if b.o.SyncMethod == syncFS {
-		method = localfs.Syncfs
-	}
-	warn := func(err error) { b.report.warning("%s", err) }
+func (b *baseBackupRun) sink(ctx context.Context) (backup.Sink, error) {
 	switch {
 	case b.o.Target != "":
 		return backup.Nowhere{}, nil
 	case b.o.Format == formatPlain:
-		o := plain.Options{
-			Dir: b.o.Directory, TablespaceMap: b.tablespaceMap(), WALDir: b.o.WALDirectory,
-			DirMode: b.dirMode, FileMode: b.fileMode, SyncMethod: method, NoSync: b.o.NoSync,
-			Progress: &b.counts, Warn: warn, Step: b.step,
-		}
-		b.plain = plain.NewSink(o)
+		b.plain = plain.NewSink(plain.Options{
+			Dir: b.dir, TablespaceMap: b.tablespaceMap(), WALDir: b.walDir,
+			DirMode: b.dirMode, FileMode: b.fileMode, Sync: b.syncer(), Progress: &b.counts,
+		})
 		return b.plain, nil
 	}
-	o := tarball.Options{
-		Dir: b.o.Directory, FileMode: b.fileMode, SyncMethod: method, NoSync: b.o.NoSync,
-		Progress: &b.counts, Warn: warn, Step: b.step,
-	}
+	o := tarball.Options{Dir: b.dir, FileMode: b.fileMode, Sync: b.syncer(), Progress: &b.counts}
 	if b.toOutput() {
-		o.Dir, o.Output = "", os.Stdout
+		o.Output = openOutput(ctx)
 	}
 	spec, err := b.tarCompression()
 	if err != nil {
@@ -295,11 +302,19 @@ func (b *baseBackupRun) sink() (backup.Sink, error) {
 	return tarball.NewSink(o), nil
 }
 
+// syncer returns how the backup is made durable.
+func (b *baseBackupRun) syncer() localfs.Syncer {
+	return localfs.Syncer{
+		Method: b.o.SyncMethod, Off: b.o.NoSync, Step: b.step,
+		Warn: func(err error) { b.report.warning("%s", err) },
+	}
+}
+
 // tarCompression returns how archives that are written here are compressed: as
 // the client was asked to, or, where an archive of the server had to be opened,
 // again as the server did.
 func (b *baseBackupRun) tarCompression() (seal.Spec, error) {
-	if b.serverCompresses() {
+	if b.serverCompresses() && !b.raw {
 		return b.o.Compression.Spec()
 	}
 	return b.o.Compression.Client, nil
@@ -360,10 +375,11 @@ func (b *baseBackupRun) verbose(format string, args ...any) {
 // Source: StartLogStreamer in src/bin/pg_basebackup/pg_basebackup.c, PostgreSQL 18.
 func (b *baseBackupRun) streamLog(ctx context.Context, start backup.Start, stop <-chan wal.Position) (err error) {
 	b.verbose("starting background WAL receiver")
-	conn, err := b.dial(ctx, b.conn.Params, promptNever)
+	session, err := b.dial(ctx, b.session.Pinned(), promptNever) // the log of another server would be of no use
 	if err != nil {
 		return err
 	}
+	conn := b.converse(session)
 	defer conn.Close()
 	slot := b.o.Slot
 	if slot == "" && !b.o.NoSlot {
@@ -380,86 +396,94 @@ func (b *baseBackupRun) streamLog(ctx context.Context, start backup.Start, stop 
 			b.verbose("created replication slot \"%s\"", slot)
 		}
 	}
-	keeper, closeKeeper, err := b.keeper()
+	keeper, err := b.keeper()
 	if err != nil {
 		return err
 	}
-	err = client.ReceiveWAL(ctx, conn.Conn, keeper, client.ReceiveOptions{
+	defer func() { err = errors.Join(err, keeper.Close()) }()
+	err = client.ReceiveWAL(ctx, conn, keeper, client.ReceiveOptions{
 		SystemID: b.system.ID, Start: start.Position, Segment: b.segment, Slot: slot,
 		Stop: stop, StatusInterval: b.o.StatusInterval,
 		Durable: b.o.Slot != "" && !b.o.NoSync, // a temporary slot does not outlive what it would have to be durable against
 	})
 	if err != nil {
-		return errors.Join(fmt.Errorf("background process terminated unexpectedly: %w", err), closeKeeper())
+		return fmt.Errorf("background process terminated unexpectedly: %w", err)
 	}
-	return closeKeeper()
+	return keeper.Commit()
+}
+
+// logKeeper is where the streamed log is kept.
+type logKeeper interface {
+	wal.Keeper
+	Commit() error // the log is whole
+	Close() error  // before Commit, it is not
 }
 
 // keeper returns where the streamed log is kept.
-func (b *baseBackupRun) keeper() (wal.Keeper, func() error, error) {
+func (b *baseBackupRun) keeper() (logKeeper, error) {
 	if b.o.Format == formatPlain {
-		l, err := plain.NewLog(plain.LogOptions{
-			Dir: b.o.Directory, WALDir: b.o.WALDirectory, ServerVersion: b.conn.Version,
-			DirMode: b.dirMode, FileMode: b.fileMode, NoSync: b.o.NoSync,
+		return plain.NewLog(plain.LogOptions{
+			Dir: b.dir, WALDir: b.walDir, ServerVersion: b.conn.Version,
+			DirMode: b.dirMode, FileMode: b.fileMode, Sync: b.syncer(),
 		})
-		if err != nil {
-			return nil, nil, err
-		}
-		return l, l.Close, nil
 	}
-	o := tarball.LogOptions{Dir: b.o.Directory, FileMode: b.fileMode, NoSync: b.o.NoSync}
+	o := tarball.LogOptions{Dir: b.dir, FileMode: b.fileMode, Sync: b.syncer()}
 	// Tools know pg_wal.tar by its name: only gzip ever added to it.
 	if spec := b.o.Compression.Client; spec.Algorithm == seal.Gzip || b.o.CompressWAL {
 		o.Compress, o.Suffix = compressor(spec)
 	}
-	l, err := tarball.NewLog(o)
-	if err != nil {
-		return nil, nil, err
-	}
-	return l, l.Close, nil
+	return tarball.NewLog(o)
 }
 
-// keep ends the claims of a backup that succeeded.
+// taken is a directory that was claimed, and what messages call it.
+type taken struct {
+	claim *localfs.Claim
+	what  string
+}
+
+// claims returns all directories that were claimed, in the order they were.
+func (b *baseBackupRun) claims() (all []taken) {
+	if b.dir != nil {
+		all = append(all, taken{b.dir, "data directory"})
+	}
+	if b.walDir != nil {
+		all = append(all, taken{b.walDir, "WAL directory"})
+	}
+	if b.plain != nil {
+		for _, c := range b.plain.Claims() {
+			all = append(all, taken{c, "tablespace directory"})
+		}
+	}
+	return all
+}
+
+// keep ends the claims of a backup that is wanted.
 func (b *baseBackupRun) keep() error {
 	var errs []error
-	for _, c := range []*localfs.Claim{b.dir, b.walDir} {
-		if c != nil {
-			errs = append(errs, c.Close())
-		}
+	for _, t := range b.claims() {
+		errs = append(errs, t.claim.Close())
 	}
 	return errors.Join(errs...)
 }
 
 // giveBack removes what a failed backup left, unless it is wanted all the same.
+// What was claimed last goes first: it may be inside what was claimed before it.
 //
 // Source: cleanup_directories_atexit in src/bin/pg_basebackup/pg_basebackup.c, PostgreSQL 18.
-func (b *baseBackupRun) giveBack(wanted bool) {
-	b.give(b.dir, "data directory", wanted)
-	b.give(b.walDir, "WAL directory", wanted)
-	if b.plain != nil {
-		for _, claim := range b.plain.Claims() {
-			b.give(claim, "tablespace directory", wanted)
+func (b *baseBackupRun) giveBack() {
+	for _, t := range slices.Backward(b.claims()) {
+		if b.o.NoClean {
+			b.report.info("%s \"%s\" not removed at user's request", t.what, t.claim.Path())
+			_ = t.claim.Close() // a directory open for reading
+			continue
 		}
-	}
-}
-
-func (b *baseBackupRun) give(c *localfs.Claim, what string, wanted bool) {
-	switch {
-	case c == nil:
-		return
-	case wanted:
-		_ = c.Close() // a directory open for reading
-		return
-	case b.o.NoClean:
-		b.report.info("%s \"%s\" not removed at user's request", what, c.Path())
-		_ = c.Close()
-		return
-	case c.Created():
-		b.report.info("removing %s \"%s\"", what, c.Path())
-	default:
-		b.report.info("removing contents of %s \"%s\"", what, c.Path())
-	}
-	if err := c.Remove(); err != nil {
-		b.report.error(err)
+		if t.claim.Created() {
+			b.report.info("removing %s \"%s\"", t.what, t.claim.Path())
+		} else {
+			b.report.info("removing contents of %s \"%s\"", t.what, t.claim.Path())
+		}
+		if err := t.claim.Remove(); err != nil {
+			b.report.error(err)
+		}
 	}
 }

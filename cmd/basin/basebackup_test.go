@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"basin/internal/getopt"
+	"basin/internal/localfs"
 	"basin/internal/seal"
 	"basin/internal/usererr"
 )
@@ -76,7 +77,7 @@ func TestParseBaseBackup(t *testing.T) {
 			}
 		}},
 		{"fsync", "-D d --sync-method=fsync", func(*baseBackupOptions) {}},
-		{"syncfs", "-D d --sync-method=syncfs", func(o *baseBackupOptions) { o.SyncMethod = syncFS }},
+		{"syncfs", "-D d --sync-method=syncfs", func(o *baseBackupOptions) { o.SyncMethod = localfs.Syncfs }},
 		{"manifest", "-D d --manifest-checksums=sha256 --manifest-force", func(o *baseBackupOptions) {
 			o.ManifestChecksums, o.ManifestForceEncode = "sha256", true
 		}},

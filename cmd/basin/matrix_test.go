@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"maps"
 	"os"
@@ -238,7 +239,7 @@ func (c matrixCase) arguments(s *matrixSource, work string) (args, env []string)
 	default:
 		args = append(args, "--manifest-checksums", c["manifest"])
 	}
-	args = append(args, map[string][]string{"temporary": nil, "named": {"-C", "-S", slotName}, "no": {"--no-slot"}}[c["slot"]]...)
+	args = append(args, map[string][]string{"temporary": nil, "named": {"-C", "-S", c.slot()}, "no": {"--no-slot"}}[c["slot"]]...)
 	args = append(args, map[string][]string{"fsync": nil, "syncfs": {"--sync-method=syncfs"}, "no": {"-N"}}[c["sync"]]...)
 	if c["recovery"] == "standby" {
 		args = append(args, "-R")
@@ -257,8 +258,11 @@ func (c matrixCase) arguments(s *matrixSource, work string) (args, env []string)
 	return args, env
 }
 
-// slotName is the name of the slot of those cases that have one.
-const slotName = "a_slot"
+// slot returns a name for a slot that no other case has.
+func (c matrixCase) slot() string {
+	sum := sha256.Sum256([]byte(c.String()))
+	return fmt.Sprintf("of_%x", sum[:8])
+}
 
 func testMatrixCase(t *testing.T, basin *program, s *matrixSource, c matrixCase) {
 	work := pgtest.TempDir(t)
@@ -274,12 +278,11 @@ func testMatrixCase(t *testing.T, basin *program, s *matrixSource, c matrixCase)
 	if e.status != exitSuccess || e.signal != 0 || !onlyNotices(e.stderr) {
 		t.Fatalf("%s", e)
 	}
-	slots := ""
-	if c["slot"] == "named" {
-		slots = slotName
-		t.Cleanup(func() { s.Exec(t, "SELECT pg_drop_replication_slot('"+slotName+"')") })
+	slot := fmt.Sprintf("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '%s'", c.slot())
+	if got := s.Query(t, slot); (got == "1") != (c["slot"] == "named") {
+		t.Errorf("%s slots have the name", got)
 	}
-	s.WaitFor(t, "SELECT coalesce(string_agg(slot_name, ' '), '') FROM pg_replication_slots", slots)
+	s.WaitFor(t, "SELECT count(*) FROM pg_replication_slots WHERE temporary", "0")
 	b := storedBackup{
 		major: s.Major, dir: filepath.Join(work, "backup"), tar: c["format"] == "tar",
 		manifest: c["manifest"] != "absent",
@@ -308,6 +311,10 @@ func testMatrixCase(t *testing.T, basin *program, s *matrixSource, c matrixCase)
 	checkLoad(t, restored, before)
 	checkStructure(t, restored)
 	restored.Stop(t, pgtest.Fast)
+	if c["slot"] == "named" { // by which a standby followed
+		s.WaitFor(t, "SELECT count(*) FROM pg_replication_slots WHERE active", "0")
+		s.Exec(t, "SELECT pg_drop_replication_slot('"+c.slot()+"')")
+	}
 }
 
 // onlyNotices tells whether all that was said is what servers tell about the

@@ -126,6 +126,8 @@ func (p *process) waitWithin(t testing.TB, limit time.Duration) ending {
 	select {
 	case <-p.done:
 	case <-time.After(limit):
+		_ = p.cmd.Process.Signal(syscall.SIGQUIT) // it tells what it is waiting for
+		<-p.done
 		t.Fatalf("%q: not done within %v; it said:\n%s", p.cmd.Args, limit, p.stderr.String())
 	}
 	if p.err != nil && !errors.As(p.err, new(*exec.ExitError)) {

@@ -127,3 +127,16 @@ func extract(t testing.TB, dir, name, to string) {
 		t.Fatalf("tar of %s: %v\n%s", found[0], err, out)
 	}
 }
+
+// copyManifest puts the manifest of a tar backup where that of a plain one is.
+func copyManifest(t testing.TB, from, to string) {
+	t.Helper()
+	manifest, err := os.ReadFile(filepath.Join(from, "backup_manifest"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(to, "backup_manifest"), manifest, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	pgtest.Own(t, to)
+}

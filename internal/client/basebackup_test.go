@@ -265,7 +265,7 @@ func FuzzBaseBackup(f *testing.F) {
 	})
 }
 
-func ExampleServerError() {
+func ExampleConn_Show() {
 	c := newConn(silent{Reader: bytes.NewReader(joined(errorSaid("28P01", "password authentication failed"), ready))})
 	_, err := c.Show(context.Background(), "x")
 	fmt.Println(err)

@@ -2,54 +2,29 @@
 // backup as a backup.Source, its log as a stream into a wal.Keeper, and the
 // replication slots that hold the log.
 //
-// It speaks on replication connections alone and runs no SQL. It writes no
-// file: what arrives goes to the sink or keeper it is given.
+// It speaks on a replication connection that package connect made, and runs no
+// SQL there. It opens no connection of its own and no file: what arrives goes
+// to the sink or keeper it is given.
 package client
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
+	"strconv"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
+	"basin/internal/connect"
 	"basin/internal/protocol"
 	"basin/internal/usererr"
 	"basin/internal/wal"
 )
 
-// ServerError is an error that the server sent. It reads as libpq prints it.
-type ServerError struct {
-	*pgconn.PgError
-}
-
-// Error returns severity and message, and below them detail and hint.
-//
-// Source: pqBuildErrorMessage3 in src/interfaces/libpq/fe-protocol3.c, PostgreSQL 18.
-func (e *ServerError) Error() string {
-	return noticeText(e.Severity, e.Message, e.PgError.Detail, e.PgError.Hint)
-}
-
-// Unwrap returns the parsed error, for its SQLSTATE.
-func (e *ServerError) Unwrap() error { return e.PgError }
-
-func noticeText(severity, message, detail, hint string) string {
-	var s strings.Builder
-	fmt.Fprintf(&s, "%s:  %s", severity, message)
-	if detail != "" {
-		s.WriteString("\nDETAIL:  " + detail)
-	}
-	if hint != "" {
-		s.WriteString("\nHINT:  " + hint)
-	}
-	return s.String()
-}
-
 // sqlState returns the SQLSTATE of an error that the server sent, or nothing.
 func sqlState(err error) string {
-	if e := (*ServerError)(nil); errors.As(err, &e) {
+	if e := (*connect.ServerError)(nil); errors.As(err, &e) {
 		return e.Code
 	}
 	return ""
@@ -59,7 +34,6 @@ func sqlState(err error) string {
 type System struct {
 	ID       string // of the cluster, a decimal number given by initdb
 	Position wal.Position
-	Database string // empty on a physical connection
 }
 
 // IdentifySystem asks the server which cluster it is and where its log stands.
@@ -81,9 +55,6 @@ func (c *Conn) IdentifySystem(ctx context.Context) (System, error) {
 	}
 	if s.Position.LSN, err = wal.ParseLSN(row.text(2)); err != nil {
 		return System{}, fmt.Errorf("could not parse write-ahead log location \"%s\"", row.text(2))
-	}
-	if len(row) > 3 {
-		s.Database = row.text(3)
 	}
 	return s, nil
 }
@@ -122,8 +93,8 @@ func (c *Conn) GroupAccess(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	var mode uint32
-	if _, err := fmt.Sscanf(s, "%o", &mode); err != nil {
+	mode, err := strconv.ParseUint(s, 8, 32)
+	if err != nil {
 		return false, fmt.Errorf("group access flag could not be parsed: %s", s)
 	}
 	return mode&0o750 == 0o750, nil
@@ -162,6 +133,9 @@ const (
 )
 
 // CheckVersion says whether a base backup of this server can be taken.
+//
+// Source: BaseBackup in src/bin/pg_basebackup/pg_basebackup.c, PostgreSQL 18,
+// whose oldest server is 9.1.
 func (c *Conn) CheckVersion() error {
 	switch {
 	case c.Version < minVersion:
@@ -182,8 +156,8 @@ func shape(rows []Row) string {
 }
 
 func parseTimeline(s string) (wal.Timeline, error) {
-	var t uint32
-	if _, err := fmt.Sscanf(s, "%d", &t); err != nil || t == 0 {
+	t, err := strconv.ParseUint(s, 10, 32)
+	if err != nil || t == 0 {
 		return 0, fmt.Errorf("invalid timeline \"%s\"", s)
 	}
 	return wal.Timeline(t), nil
@@ -195,5 +169,5 @@ func decodeError(body []byte) error {
 	if err := e.Decode(body); err != nil {
 		return err
 	}
-	return &ServerError{pgconn.ErrorResponseToPgError(&e)}
+	return &connect.ServerError{PgError: pgconn.ErrorResponseToPgError(&e)}
 }

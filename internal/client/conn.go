@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"basin/internal/connect"
 )
 
 // Conn is a replication connection. One goroutine uses it at a time.
@@ -25,7 +27,14 @@ type Conn struct {
 	Notice func(text string)
 }
 
-// newConn takes over a connection that is authenticated and idle.
+// NewConn takes a session over. From then on the Conn is what is to be closed.
+func NewConn(s *connect.Session) *Conn {
+	c := newConn(s.Conn)
+	c.ServerVersion, c.Version, c.PID = s.ServerVersion, s.Version, s.PID
+	return c
+}
+
+// newConn returns a Conn that knows nothing of its server.
 func newConn(conn net.Conn) *Conn { return &Conn{wire: newWire(conn)} }
 
 // Close ends the connection. The server abandons what it was doing.
@@ -66,7 +75,7 @@ func (c *Conn) next(ctx context.Context) (kind byte, err error) {
 				return 0, err
 			}
 			if c.Notice != nil {
-				c.Notice(noticeText(n.Severity, n.Message, n.Detail, n.Hint))
+				c.Notice(connect.NoticeText(n.Severity, n.Message, n.Detail, n.Hint))
 			}
 		case 'S', 'A': // settings and notifications: nothing here depends on them
 		case 'E':
@@ -153,12 +162,14 @@ func (c *Conn) drain(ctx context.Context, cause error) error {
 	if sqlState(cause) == "" {
 		return cause
 	}
-	for {
+	// What ended ctx may be the error of a server too, on another connection.
+	for ctx.Err() == nil {
 		kind, err := c.next(ctx)
 		if kind == 'Z' || err != nil && sqlState(err) == "" {
-			return cause // the first error is the one that matters
+			break
 		}
 	}
+	return cause // the first error is the one that matters
 }
 
 // row reads the DataRow in hand.

@@ -3,10 +3,12 @@
 // each value comes from when it is not given.
 //
 // A value is looked for in the connection string, then in the service file,
-// then in the environment, and last in what libpq was compiled with. The
-// environment and the system are values here ([System]), and the only files
-// read are the service files and the password file. Nothing here opens a
-// connection, resolves a host name or touches a certificate.
+// then in the environment, and last in what libpq was compiled with. Parsing,
+// writing and checking are pure. What is not: [ThisSystem] asks the operating
+// system who and where we are, [Params.Complete] and [Request.StandbyDatabase]
+// read service files, and [System.Password] reads a password file. All of them
+// take the environment as a value ([System]). Nothing here opens a connection,
+// resolves a host name or touches a certificate.
 package conninfo
 
 import (
@@ -16,16 +18,12 @@ import (
 	"strings"
 )
 
-// Option is a connection parameter that libpq knows.
-type Option struct {
-	Keyword  string
-	Variable string // environment variable; empty if there is none
-	Default  string // compiled-in value; empty if there is none
-
-	// Since is the first release whose libpq knows the keyword, in the form
-	// of server_version_num (160000). Zero is any release that can send a
-	// base backup, 9.1 and later.
-	Since int
+// option is a connection parameter that libpq knows.
+type option struct {
+	keyword   string
+	variable  string // environment variable; empty if there is none
+	byDefault string // compiled in; empty if there is none
+	since     int    // first release that knows it, as server_version_num; zero for all from 10 on
 }
 
 // options is libpq's table in libpq's order, which is also the order in which
@@ -35,17 +33,17 @@ type Option struct {
 // is what this program can do.
 //
 // Source: PQconninfoOptions in src/interfaces/libpq/fe-connect.c, PostgreSQL 18.
-var options = []Option{
+var options = []option{
 	{"service", "PGSERVICE", "", 0},
 	{"user", "PGUSER", "", 0},
 	{"password", "PGPASSWORD", "", 0},
-	{"passfile", "PGPASSFILE", "", 100000},
+	{"passfile", "PGPASSFILE", "", 0},
 	{"channel_binding", "PGCHANNELBINDING", "prefer", 130000},
 	{"connect_timeout", "PGCONNECT_TIMEOUT", "", 0},
 	{"dbname", "PGDATABASE", "", 0},
 	{"host", "PGHOST", "", 0},
 	{"hostaddr", "PGHOSTADDR", "", 0},
-	{"port", "PGPORT", DefaultPort, 0},
+	{"port", "PGPORT", defaultPort, 0},
 	{"client_encoding", "PGCLIENTENCODING", "", 0},
 	{"options", "PGOPTIONS", "", 0},
 	{"application_name", "PGAPPNAME", "", 0},
@@ -57,7 +55,7 @@ var options = []Option{
 	{"tcp_user_timeout", "", "", 120000},
 	{"sslmode", "PGSSLMODE", "prefer", 0},
 	{"sslnegotiation", "PGSSLNEGOTIATION", "postgres", 170000},
-	{"sslcompression", "PGSSLCOMPRESSION", "0", 90200},
+	{"sslcompression", "PGSSLCOMPRESSION", "0", 0},
 	{"sslcert", "PGSSLCERT", "", 0},
 	{"sslkey", "PGSSLKEY", "", 0},
 	{"sslcertmode", "PGSSLCERTMODE", "allow", 160000},
@@ -77,7 +75,7 @@ var options = []Option{
 	{"gsslib", "PGGSSLIB", "", 0},
 	{"gssdelegation", "PGGSSDELEGATION", "0", 160000},
 	{"replication", "", "", 0},
-	{"target_session_attrs", "PGTARGETSESSIONATTRS", "any", 100000},
+	{"target_session_attrs", "PGTARGETSESSIONATTRS", "any", 0},
 	{"load_balance_hosts", "PGLOADBALANCEHOSTS", "disable", 160000},
 	{"scram_client_key", "", "", 180000},
 	{"scram_server_key", "", "", 180000},
@@ -88,16 +86,16 @@ var options = []Option{
 	{"sslkeylogfile", "", "", 180000},
 }
 
-// DefaultPort is the port used where none is given.
+// defaultPort is the port used where none is given.
 //
 // Source: DEF_PGPORT in src/include/pg_config.h, PostgreSQL 18.
-const DefaultPort = "5432"
+const defaultPort = "5432"
 
 // Options returns every parameter that libpq knows, in libpq's order.
-func Options() []Option { return slices.Clone(options) }
+func Options() []option { return slices.Clone(options) }
 
 func known(keyword string) bool {
-	return slices.ContainsFunc(options, func(o Option) bool { return o.Keyword == keyword })
+	return slices.ContainsFunc(options, func(o option) bool { return o.keyword == keyword })
 }
 
 // Params are the values of connection parameters, each keyword at most once.
@@ -138,7 +136,7 @@ func (p Params) Lookup(keyword string) (string, bool) {
 func (p Params) All() iter.Seq2[string, string] {
 	return func(yield func(string, string) bool) {
 		for _, o := range options {
-			if v, ok := p.values[o.Keyword]; ok && !yield(o.Keyword, v) {
+			if v, ok := p.values[o.keyword]; ok && !yield(o.keyword, v) {
 				return
 			}
 		}
@@ -152,21 +150,6 @@ func (p Params) Clone() Params {
 		c.set(k, v)
 	}
 	return c
-}
-
-// String returns a connection string that [Parse] reads back as p. It holds
-// the password, if there is one, in the clear.
-func (p Params) String() string {
-	var b strings.Builder
-	for k, v := range p.All() {
-		if b.Len() > 0 {
-			b.WriteByte(' ')
-		}
-		b.WriteString(k)
-		b.WriteByte('=')
-		b.WriteString(quote(v))
-	}
-	return b.String()
 }
 
 // quote writes a value as a connection string needs it: bare if it holds

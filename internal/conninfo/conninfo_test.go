@@ -124,9 +124,14 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		again, err := Parse(p.String())
+		var pairs []string
+		for keyword, value := range p.All() {
+			pairs = append(pairs, keyword+"="+quote(value))
+		}
+		written := strings.Join(pairs, " ")
+		again, err := Parse(written)
 		if err != nil {
-			t.Fatalf("%q, read from %q, cannot be read: %v", p.String(), s, err)
+			t.Fatalf("%q, read from %q, cannot be read: %v", written, s, err)
 		}
 		if !maps.Equal(p.values, again.values) {
 			t.Fatalf("%q is read as %v, and written again as %v", s, p.values, again.values)

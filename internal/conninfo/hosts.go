@@ -63,6 +63,16 @@ func (p Params) Hosts(s System) ([]Host, error) {
 	return hosts, nil
 }
 
+// WithHost returns p with one host in place of those that it names, and of
+// those that it would be completed with.
+func (p Params) WithHost(h Host) Params {
+	p = p.Clone()
+	p.set("host", h.Name)
+	p.set("hostaddr", h.Address)
+	p.set("port", strconv.Itoa(h.Port))
+	return p
+}
+
 // list splits a comma-separated value. No value has no elements.
 func (p Params) list(keyword string) []string {
 	if p.Value(keyword) == "" {
@@ -80,7 +90,7 @@ func at(list []string, i int) string {
 
 func parsePort(s string) (int, error) {
 	if s == "" {
-		s = DefaultPort
+		s = defaultPort
 	}
 	port, err := parseInt("port", s)
 	if err != nil {

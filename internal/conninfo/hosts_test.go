@@ -1,6 +1,7 @@
 package conninfo
 
 import (
+	"maps"
 	"slices"
 	"testing"
 )
@@ -38,6 +39,37 @@ func TestHosts(t *testing.T) {
 		}
 		if err != nil || !slices.Equal(got, c.want) {
 			t.Errorf("%q: got %v, %v, want %v", c.in, got, err, c.want)
+		}
+	}
+}
+
+func TestWithHost(t *testing.T) {
+	for _, c := range []struct {
+		reason string
+		in     string
+		host   Host
+	}{
+		{"one of several", "host=a,b,c port=1,2,3", Host{"b", "1.2.3.4", 2}},
+		{"by address alone", "hostaddr=1.2.3.4,::1", Host{"", "::1", 5432}},
+		{"a socket among hosts", "host=/sockets,b hostaddr=,1.2.3.4", Host{"/sockets", "", 5432}},
+		{"the default socket", "", Host{"/sockets", "", 5432}},
+		{"an address with a zone", "host=a", Host{"a", "fe80::1%eth0", 5432}},
+	} {
+		given, err := Parse(c.in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := maps.Clone(given.values)
+		s := System{User: "me", SocketDir: "/sockets", Getenv: environment(facts{"PGHOST": "x", "PGHOSTADDR": "9.9.9.9", "PGPORT": "9"})}
+		p, err := given.WithHost(c.host).Complete(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := p.Hosts(s); err != nil || !slices.Equal(got, []Host{c.host}) {
+			t.Errorf("%s: got %v, %v, want %v", c.reason, got, err, c.host)
+		}
+		if !maps.Equal(given.values, before) {
+			t.Errorf("%s: the original was changed to %v", c.reason, given.values)
 		}
 	}
 }

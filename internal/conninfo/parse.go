@@ -6,11 +6,11 @@ import (
 	"strings"
 )
 
-// IsConnString reports whether libpq takes s for a connection string where it
+// isConnString reports whether libpq takes s for a connection string where it
 // could also be a database name: it is a URI, or it holds an equals sign.
 //
 // Source: recognized_connection_string in src/interfaces/libpq/fe-connect.c, PostgreSQL 18.
-func IsConnString(s string) bool {
+func isConnString(s string) bool {
 	_, uri := cutURIPrefix(s)
 	return uri || strings.Contains(s, "=")
 }

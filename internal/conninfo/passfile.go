@@ -46,7 +46,7 @@ func (s System) Password(file string, l Login) (string, error) {
 		l.Host = "localhost"
 	}
 	if l.Port == "" {
-		l.Port = DefaultPort
+		l.Port = defaultPort
 	}
 	return findPassword(f, l), nil
 }

@@ -7,7 +7,7 @@ import "strings"
 type Recovery struct {
 	Slot          string // primary_slot_name; empty writes none
 	Database      string // dbname of primary_conninfo; empty writes none
-	ServerVersion int    // of the standby, as server_version_num: 180006
+	ServerVersion int    // of the standby, as server_version_num: 180006; from 10 on
 }
 
 // RecoveryConf returns the text that -R of pg_basebackup adds to a standby's
@@ -23,17 +23,17 @@ type Recovery struct {
 func RecoveryConf(p Params, r Recovery) (text string, omitted []string) {
 	var pairs []string
 	for _, o := range options {
-		v := p.Value(o.Keyword)
+		v := p.Value(o.keyword)
 		switch {
-		case v == "", o.Keyword == "replication", o.Keyword == "dbname", o.Keyword == "fallback_application_name":
+		case v == "", o.keyword == "replication", o.keyword == "dbname", o.keyword == "fallback_application_name":
 			continue
-		case r.ServerVersion < o.Since:
-			if v != o.Default {
-				omitted = append(omitted, o.Keyword)
+		case r.ServerVersion < o.since:
+			if v != o.byDefault {
+				omitted = append(omitted, o.keyword)
 			}
 			continue
 		}
-		pairs = append(pairs, o.Keyword+"="+quote(v))
+		pairs = append(pairs, o.keyword+"="+quote(v))
 	}
 	if r.Database != "" {
 		pairs = append(pairs, "dbname="+quote(r.Database))

@@ -34,9 +34,9 @@ func TestRecoveryConf(t *testing.T) {
 			[]string{"require_auth"},
 		},
 		{
-			"the standby has a recovery.conf", "user=u port=1", nil, Recovery{Slot: "s1", ServerVersion: 90624},
-			"standby_mode = 'on'\n" + `primary_conninfo = 'user=u port=1 sslmode=prefer sslcompression=0 krbsrvname=postgres'` + "\nprimary_slot_name = 's1'\n",
-			[]string{"passfile"},
+			"the standby has a recovery.conf", "user=u port=1", nil, Recovery{Slot: "s1", ServerVersion: 110022},
+			"standby_mode = 'on'\n" + `primary_conninfo = 'user=u passfile=''/home/me/.pgpass'' port=1 sslmode=prefer sslcompression=0 krbsrvname=postgres target_session_attrs=any'` + "\nprimary_slot_name = 's1'\n",
+			nil,
 		},
 	} {
 		given, err := Request{ConnString: c.in, Program: "pg_basebackup"}.Params()

@@ -26,7 +26,7 @@ func (r Request) Params() (Params, error) {
 	mode := "true"
 	if r.Database != "" {
 		mode = "database"
-		if IsConnString(r.Database) {
+		if isConnString(r.Database) {
 			given = r.Database
 			delete(p.values, "dbname")
 		} else {
@@ -61,7 +61,7 @@ func (r Request) Params() (Params, error) {
 // else of the environment. Empty if neither says, since a physical replication
 // connection has no database of its own.
 //
-// Source: GetDbnameFromConnectionOptions in src/bin/pg_basebackup/streamutil.c, PostgreSQL 18.
+// Source: GetDbnameFromConnectionOptions in src/fe_utils/recovery_gen.c, PostgreSQL 18.
 func (r Request) StandbyDatabase(s System) (string, error) {
 	given, err := Parse(r.ConnString)
 	if err != nil {

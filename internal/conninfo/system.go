@@ -24,6 +24,11 @@ type System struct {
 //
 // Debian's packages and the PostgreSQL sources disagree about the directories.
 // Debian's are taken where they exist.
+//
+// Source: DEFAULT_PGSOCKET_DIR in src/include/pg_config_manual.h, /tmp, and
+// Debian's patch of it, /var/run/postgresql; SYSCONFDIR of get_etc_path in
+// src/common/path.c; pg_fe_getauthname in src/interfaces/libpq/fe-auth.c and
+// pqGetHomeDirectory in src/interfaces/libpq/fe-connect.c; PostgreSQL 18.
 func ThisSystem() System {
 	s := System{
 		Getenv:    os.Getenv,
@@ -83,22 +88,22 @@ func (p Params) Complete(s System) (Params, error) {
 	}
 	_, sslModeGiven := p.Lookup("sslmode")
 	for _, o := range options {
-		if _, ok := p.Lookup(o.Keyword); ok {
+		if _, ok := p.Lookup(o.keyword); ok {
 			continue
 		}
-		value := o.Default
-		if o.Variable != "" {
-			if v := s.getenv(o.Variable); v != "" {
+		value := o.byDefault
+		if o.variable != "" {
+			if v := s.getenv(o.variable); v != "" {
 				value = v
-				sslModeGiven = sslModeGiven || o.Keyword == "sslmode"
+				sslModeGiven = sslModeGiven || o.keyword == "sslmode"
 			}
 		}
 		// PGREQUIRESSL is what PGSSLMODE was called before 8.0.
-		if o.Keyword == "sslmode" && !sslModeGiven && len(s.getenv("PGREQUIRESSL")) > 0 && s.getenv("PGREQUIRESSL")[0] == '1' {
+		if o.keyword == "sslmode" && !sslModeGiven && len(s.getenv("PGREQUIRESSL")) > 0 && s.getenv("PGREQUIRESSL")[0] == '1' {
 			value, sslModeGiven = "require", true
 		}
 		if value != "" {
-			p.set(o.Keyword, value)
+			p.set(o.keyword, value)
 		}
 	}
 	// Whoever trusts every public authority must look at the host name.

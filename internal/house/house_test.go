@@ -32,6 +32,7 @@ var floors = [][]string{
 	},
 	{ // mechanisms
 		"internal/backup",
+		"internal/connect",
 		"internal/localfs",
 		"internal/object",
 		"internal/protocol",
@@ -55,10 +56,10 @@ var floors = [][]string{
 
 // support are packages that only tests import, and that may import anything.
 var support = []string{
+	"internal/backup/sinktest",
 	"internal/house",
-	"internal/object/objecttest",
 	"internal/pgtest",
-	"internal/sinktest",
+	"internal/wal/keepertest",
 }
 
 // maxLines is the most lines a file may have. Well before, at 500, it is time to cut it.
@@ -91,6 +92,11 @@ func TestHouse(t *testing.T) {
 	}
 	for _, complaint := range inspect(module, sources) {
 		t.Error(complaint)
+	}
+	for _, dir := range support {
+		if !slices.ContainsFunc(sources, func(s source) bool { return s.dir() == dir }) {
+			t.Errorf("%s: is listed as test support, but is no package", dir)
+		}
 	}
 }
 
@@ -147,6 +153,8 @@ func checkImports(module string, s source) (complaints []string) {
 		dir, isOurs := strings.CutPrefix(name, module+"/")
 		first, _, _ := strings.Cut(name, "/")
 		switch below, listed := floorOf(dir); {
+		case name == "testing":
+			complain("what only tests use is listed as such in internal/house")
 		case !isOurs && floor == 1 && strings.Contains(first, "."):
 			complain("the first floor has the standard library alone")
 		case !isOurs:
@@ -290,10 +298,10 @@ func TestInspect(t *testing.T) {
 			"internal/object/s3/a.go": doc + "package s3\nimport \"m/internal/object\"\n",
 			"internal/object/a.go":    doc + "package object\n",
 			"internal/plain/a.go":     doc + "package plain\nimport \"m/internal/backup\"\n",
-			"internal/plain/a_test.go": "package plain_test\nimport (\"m/internal/client\"; \"m/internal/sinktest\"; \"os\")\n" +
+			"internal/plain/a_test.go": "package plain_test\nimport (\"m/internal/client\"; \"m/internal/backup/sinktest\"; \"os\")\n" +
 				"func TestMain() { os.Exit(0) }\n",
-			"internal/sinktest/a.go": doc + "package sinktest\nimport \"m/internal/plain\"\n",
-			"cmd/basin/a.go":         doc + "package main\nimport (\"os\"; \"m/internal/plain\")\nfunc main() { os.Exit(0) }\n",
+			"internal/backup/sinktest/a.go": doc + "package sinktest\nimport (\"m/internal/plain\"; \"testing\")\n",
+			"cmd/basin/a.go":                doc + "package main\nimport (\"os\"; \"m/internal/plain\")\nfunc main() { os.Exit(0) }\n",
 		}, ""},
 		{"first floor with a library", map[string]string{
 			"internal/wal/a.go": doc + "package wal\nimport \"github.com/x/y\"\n",
@@ -310,6 +318,9 @@ func TestInspect(t *testing.T) {
 		{"test support outside tests", map[string]string{
 			"cmd/basin/a.go": doc + "package main\nimport \"m/internal/pgtest\"\n",
 		}, "cmd/basin/a.go:3: imports m/internal/pgtest: it is for tests"},
+		{"test support that is not listed as such", map[string]string{
+			"internal/wal/waltest/a.go": doc + "package waltest\nimport \"testing\"\n",
+		}, "internal/wal/waltest/a.go:3: imports testing: what only tests use is listed as such in internal/house"},
 		{"unlisted", map[string]string{
 			"internal/util/a.go": doc + "package util\n",
 		}, "internal/util: has no floor; give it one in internal/house"},

@@ -7,22 +7,33 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"syscall"
 )
 
 // A Claim is a directory that was absent or empty when it was taken for output,
 // and that can be given back in that state.
 //
-// It holds the directory open, so that what it removes is in the directory that
-// was claimed even if the path leads somewhere else by then.
+// It holds the directory open, so that what is written to it and removed from it
+// is in the directory that was claimed even if the path leads somewhere else by
+// then. Whoever is handed a claim writes through its Root and leaves it open.
 type Claim struct {
 	path    string
 	root    *os.Root
+	made    []madeDir // the directories above it that were not there, outermost first
 	created bool
+}
+
+// madeDir is a directory that was not there before.
+type madeDir struct {
+	path string
+	info fs.FileInfo // by which it is known again
 }
 
 // ClaimDir takes the directory at path for output. An absent one is made with
 // the permissions of mode less the umask, as are the directories above it. A
 // directory that holds anything, be it lost+found or a dot file, is an error.
+// After an error nothing that was made is left.
 //
 // Source: verify_dir_is_empty_or_create in src/bin/pg_basebackup/pg_basebackup.c
 // and pg_check_dir in src/port/pgcheckdir.c, PostgreSQL 18.
@@ -30,9 +41,9 @@ func ClaimDir(path string, mode fs.FileMode) (*Claim, error) {
 	c := &Claim{path: path}
 	root, err := os.OpenRoot(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		c.created = true
-		root, err = makeDir(path, mode)
+		root, err = c.makeDir(mode)
 		if err != nil {
+			c.removeMade()
 			return nil, Errorf(err, path, `could not create directory "%s"`, path)
 		}
 	}
@@ -46,16 +57,59 @@ func ClaimDir(path string, mode fs.FileMode) (*Claim, error) {
 	return c, nil
 }
 
-// makeDir makes the directory at path, which must not be there, and opens it.
-func makeDir(path string, mode fs.FileMode) (*os.Root, error) {
-	clean := filepath.Clean(path) // mkdir takes a trailing slash for a link to follow
-	if err := os.MkdirAll(filepath.Dir(clean), mode); err != nil {
+// makeDir makes the directory, which must not be there, and opens it.
+func (c *Claim) makeDir(mode fs.FileMode) (*os.Root, error) {
+	clean := filepath.Clean(c.path) // mkdir takes a trailing slash for a link to follow
+	if err := c.makeParents(filepath.Dir(clean), mode); err != nil {
 		return nil, err
 	}
 	if err := os.Mkdir(clean, mode); err != nil {
 		return nil, err
 	}
+	c.created = true
 	return os.OpenRoot(clean)
+}
+
+// makeParents makes the directory at path and those above it, and remembers
+// those that were not there.
+//
+// Source: pg_mkdir_p in src/port/pgmkdirp.c, PostgreSQL 18.
+func (c *Claim) makeParents(path string, mode fs.FileMode) error {
+	info, err := os.Stat(path)
+	switch {
+	case err == nil && info.IsDir():
+		return nil
+	case err == nil:
+		return &fs.PathError{Op: "mkdir", Path: path, Err: syscall.ENOTDIR}
+	case !errors.Is(err, fs.ErrNotExist) || filepath.Dir(path) == path:
+		return err
+	}
+	if err := c.makeParents(filepath.Dir(path), mode); err != nil {
+		return err
+	}
+	if err := os.Mkdir(path, mode); err != nil {
+		if info, statErr := os.Stat(path); statErr == nil && info.IsDir() {
+			return nil // somebody else's, made at the same time
+		}
+		return err
+	}
+	info, err = os.Lstat(path)
+	if err != nil {
+		return err
+	}
+	c.made = append(c.made, madeDir{path, info})
+	return nil
+}
+
+// removeMade removes the directories above the claimed one that were made for
+// it. One that holds something by now is somebody else's too, and stays.
+func (c *Claim) removeMade() {
+	for _, m := range slices.Backward(c.made) {
+		now, err := os.Lstat(m.path)
+		if err != nil || !os.SameFile(m.info, now) || os.Remove(m.path) != nil {
+			return
+		}
+	}
 }
 
 // checkEmpty returns an error if the directory, which is called path in it,
@@ -84,15 +138,42 @@ func (c *Claim) Created() bool { return c.created }
 // Root returns the claimed directory, open until Close or Remove.
 func (c *Claim) Root() *os.Root { return c.root }
 
+// Same says whether both claims are of one directory, by whatever paths.
+func (c *Claim) Same(other *Claim) (bool, error) {
+	ours, err := c.root.Stat(".")
+	if err != nil {
+		return false, Errorf(err, c.path, `could not access directory "%s"`, c.path)
+	}
+	theirs, err := other.root.Stat(".")
+	if err != nil {
+		return false, Errorf(err, other.path, `could not access directory "%s"`, other.path)
+	}
+	return os.SameFile(ours, theirs), nil
+}
+
+// holders returns the directories that hold the names of the claimed directory
+// and of those that were made above it.
+func (c *Claim) holders() []string {
+	dirs := []string{filepath.Dir(filepath.Clean(c.path))}
+	for _, m := range slices.Backward(c.made) {
+		dirs = append(dirs, filepath.Dir(m.path))
+	}
+	return dirs
+}
+
 // Close ends the claim and leaves the directory as it is.
 func (c *Claim) Close() error { return c.root.Close() }
 
 // Remove gives the directory back as it was before the claim: its contents are
-// removed, and the directory too if the claim created it. Links are removed, not
-// followed. A directory that was moved away and replaced meanwhile loses its
-// contents, but its replacement stays.
+// removed, and if the claim created it, so are the directory and those made above
+// it that are empty. Links are removed, not followed. A directory that was moved
+// away and replaced meanwhile loses its contents, but its replacement stays. One
+// that somebody removed already is no error.
 //
-// Remove ends the claim; after Close it is an error.
+// Remove ends the claim; after Close it is an error. Nothing in the directory may
+// be open: a network file system would keep it under another name. Of several
+// claims the last is given back first, since the first may have made a directory
+// that is above them all.
 func (c *Claim) Remove() error {
 	err := c.remove()
 	return errors.Join(err, c.root.Close())
@@ -108,24 +189,31 @@ func (c *Claim) remove() error {
 	}
 	clean := filepath.Clean(c.path)
 	now, err := os.Lstat(clean)
-	if err != nil || !os.SameFile(claimed, now) {
-		return nil // gone, or not ours
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil || !os.SameFile(claimed, now):
+		return nil // not ours
+	default:
+		if err := os.Remove(clean); err != nil {
+			return Errorf(err, c.path, `could not remove directory "%s"`, c.path)
+		}
 	}
-	if err := os.Remove(clean); err != nil {
-		return Errorf(err, c.path, `could not remove directory "%s"`, c.path)
-	}
+	c.removeMade()
 	return nil
 }
 
 // empty removes all that is in the directory. It goes on past what it cannot remove.
 func (c *Claim) empty() error {
 	dir, err := c.root.Open(".")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // it was removed, which only an empty one can be
+	}
 	if err != nil {
 		return Errorf(err, c.path, `could not open directory "%s"`, c.path)
 	}
 	defer dir.Close()
 	names, err := dir.Readdirnames(-1)
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return Errorf(err, c.path, `could not read directory "%s"`, c.path)
 	}
 	var errs []error

@@ -26,10 +26,15 @@ type Writer struct {
 }
 
 // NewWriter returns a writer to f, which it owns. path is what errors call the
-// file. With writeBack, the disk is put to work as bytes come; choose it if the
-// file will be synced by itself.
-func NewWriter(f *os.File, path string, writeBack bool) *Writer {
-	return &Writer{file: f, path: path, writeBack: writeBack}
+// file.
+func NewWriter(f *os.File, path string) *Writer {
+	return &Writer{file: f, path: path}
+}
+
+// NewWriter returns a writer to f as the function of that name does. If s is to
+// sync the file by itself, the disk is put to work as bytes come.
+func (s Syncer) NewWriter(f *os.File, path string) *Writer {
+	return &Writer{file: f, path: path, writeBack: !s.Off && !s.byFileSystem()}
 }
 
 // Write writes p to the file.
@@ -50,7 +55,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 func (w *Writer) Written() int64 { return w.written }
 
 // Sync makes what was written durable.
-func (w *Writer) Sync() error { return SyncOpen(w.file, w.path) }
+func (w *Writer) Sync() error { return syncOpen(w.file, w.path) }
 
 // Close closes the file, which is written but not durable. Closed once already,
 // it does nothing.

@@ -18,6 +18,15 @@ import (
 	"basin/internal/usererr"
 )
 
+// Permissions of directories and files if nothing else was asked for.
+//
+// Source: PG_DIR_MODE_OWNER and PG_FILE_MODE_OWNER in
+// src/include/common/file_perm.h, PostgreSQL 18.
+const (
+	DirModeOwner  fs.FileMode = 0o700
+	FileModeOwner fs.FileMode = 0o600
+)
+
 // Reason returns the cause of err as PostgreSQL prints it for %m: the operating
 // system's words alone, without the call and the path that Go puts in front,
 // and with the capital that strerror gives them.

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"basin/internal/usererr"
 )
 
@@ -161,6 +163,99 @@ func TestClaimRemovesOnlyWhatWasClaimed(t *testing.T) {
 	}
 }
 
+func TestClaimGivesBackWhatItMade(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		there []string
+		path  string
+		later []string // made after the claim, by somebody else
+		want  []string // what is left
+	}{
+		{"parents", nil, "x/y/z", nil, nil},
+		{"not those that were there", []string{"x/"}, "x/y/z", nil, []string{"x"}},
+		{"not those that others use by now", nil, "x/y/z", []string{"x/file"}, []string{"x", "x/file"}},
+		{"not the parents of what was there", []string{"x/y/"}, "x/y", nil, []string{"x", "x/y"}},
+		{"link among the parents", []string{"a/", "x -> a"}, "x/y/z", nil, []string{"a", "x"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			build(t, dir, c.there...)
+			claim, err := ClaimDir(filepath.Join(dir, c.path), 0o700)
+			if err != nil {
+				t.Fatal(err)
+			}
+			build(t, dir, c.later...)
+			if err := claim.Remove(); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(c.want, tree(t, dir)); diff != "" {
+				t.Errorf("left (-want +got):\n%s", diff)
+			}
+		})
+	}
+	t.Run("parents of what cannot be made", func(t *testing.T) {
+		dir := t.TempDir()
+		path := filepath.Join(dir, "x/y", strings.Repeat("z", 300))
+		if _, err := ClaimDir(path, 0o700); err == nil || len(tree(t, dir)) > 0 {
+			t.Errorf("left: %v, %v", tree(t, dir), err)
+		}
+	})
+	t.Run("one inside the other, outer first", func(t *testing.T) {
+		dir := t.TempDir()
+		outer, outerErr := ClaimDir(filepath.Join(dir, "x"), 0o700)
+		inner, innerErr := ClaimDir(filepath.Join(dir, "x/y/z"), 0o700)
+		if err := errors.Join(outerErr, innerErr); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(outer.Remove(), inner.Remove()); err != nil || len(tree(t, dir)) > 0 {
+			t.Errorf("left: %v, %v", tree(t, dir), err)
+		}
+	})
+}
+
+// tree returns the paths of all that is in dir.
+func tree(t *testing.T, dir string) (paths []string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		if path != dir {
+			paths = append(paths, strings.TrimPrefix(path, dir+"/"))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return paths
+}
+
+func TestSameDirectory(t *testing.T) {
+	dir := t.TempDir()
+	build(t, dir, "a/", "b/", "link -> a")
+	claims := map[string]*Claim{}
+	for _, name := range []string{"a", "b", "link"} {
+		claims[name] = take(t, filepath.Join(dir, name))
+	}
+	for _, c := range []struct {
+		a, b string
+		want bool
+	}{{"a", "a", true}, {"a", "link", true}, {"a", "b", false}} {
+		if got, err := claims[c.a].Same(claims[c.b]); got != c.want || err != nil {
+			t.Errorf("%s and %s: %t, %v", c.a, c.b, got, err)
+		}
+	}
+}
+
+// take claims a directory until the end of the test.
+func take(t testing.TB, path string) *Claim {
+	t.Helper()
+	c, err := ClaimDir(path, 0o700)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() }) // it may have been removed
+	return c
+}
+
 func TestClosedClaimStays(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x")
 	claim, err := ClaimDir(path, 0o700)
@@ -229,7 +324,7 @@ func TestWriter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := NewWriter(f, path, true)
+	w := Syncer{}.NewWriter(f, path)
 	content := bytes.Repeat([]byte("basin---"), writeBackStride/8/3)
 	for range 7 {
 		if _, err := w.Write(content); err != nil {
@@ -248,7 +343,7 @@ func TestWriter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w = NewWriter(full, "/dev/full", false)
+	w = NewWriter(full, "/dev/full")
 	defer w.Close()
 	if _, err := w.Write([]byte("x")); err == nil || err.Error() != `could not write to file "/dev/full": No space left on device` {
 		t.Errorf("error is %v", err)

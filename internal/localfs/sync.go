@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -21,7 +20,7 @@ type SyncMethod uint8
 // The ways to make files durable.
 const (
 	Fsync  SyncMethod = iota // every file and directory by itself
-	Syncfs                   // the file systems they are on, with all that is on them
+	Syncfs                   // the file systems they are on, with all that is on them; Fsync where the system cannot
 )
 
 // ParseSyncMethod reads the value of --sync-method.
@@ -44,61 +43,65 @@ func ParseSyncMethod(s string) (SyncMethod, error) {
 // disk; a few of them share one commit of the file system's journal.
 const syncWorkers = 8
 
-// Syncer makes trees of files durable. The zero value syncs file by file.
+// Syncer makes what was written to claimed directories last. The zero value
+// syncs file by file.
 type Syncer struct {
 	Method SyncMethod
 	Off    bool // sync nothing: leave it to the system when files become durable
 	// Warn, if not nil, is told of what could not be opened and is therefore not
 	// synced. It is called from one goroutine at a time.
 	Warn func(error)
+	// Step, if not nil, is told each step of Finish, as pg_basebackup --verbose words it.
+	Step func(string)
 }
 
-// DataDir makes a data directory durable: all that is in it, in pg_wal if that
-// is a link, and in every directory linked from pg_tblspc. Other links are not
-// followed. What cannot be opened is a warning; what cannot be synced, an error.
+// Temporary returns what a file is called that Finish will give the name.
+func Temporary(name string) string { return name + ".tmp" }
+
+// Finish makes the directories durable, all that is in them and their own names,
+// and then, as the last change of all, gives the file called Temporary(name) in
+// the first of them the name. An empty name is given to nothing. Until Finish has
+// returned nil, the name may be missing after a crash; if ctx ends before the
+// file is renamed, it is not.
 //
-// Source: sync_pgdata in src/common/file_utils.c, PostgreSQL 18.
-func (s Syncer) DataDir(ctx context.Context, dir string) error {
-	if s.Off {
-		return nil
-	}
-	trees := []string{dir}
-	wal := filepath.Join(dir, "pg_wal")
-	info, err := os.Lstat(wal)
-	if err != nil {
-		s.warn(Errorf(err, wal, `could not stat file "%s"`, wal))
-	} else if info.Mode()&fs.ModeSymlink != 0 {
-		trees = append(trees, wal)
-	}
-	tblspc := filepath.Join(dir, "pg_tblspc")
-	entries, err := os.ReadDir(tblspc)
-	if err != nil {
-		s.warn(Errorf(err, tblspc, `could not open directory "%s"`, tblspc))
-	}
-	for _, e := range entries {
-		if e.Type()&fs.ModeSymlink != 0 {
-			trees = append(trees, filepath.Join(tblspc, e.Name()))
+// Source: BaseBackup in src/bin/pg_basebackup/pg_basebackup.c, PostgreSQL 18.
+func (s Syncer) Finish(ctx context.Context, name string, first *Claim, others ...*Claim) error {
+	claims := append([]*Claim{first}, others...)
+	if !s.Off {
+		s.step("syncing data to disk ...")
+		if err := s.trees(ctx, claims); err != nil {
+			return err
+		}
+		if err := s.names(claims); err != nil {
+			return err
 		}
 	}
-	return s.Trees(ctx, trees...)
+	if err := ctx.Err(); err != nil || name == "" {
+		return err
+	}
+	s.step("renaming " + Temporary(name) + " to " + name)
+	return s.rename(first, Temporary(name), name)
 }
 
-// Trees makes the directories and all that is in them durable. The directories
-// themselves may be links; links in them are not followed.
+// trees makes all that is in the directories durable. Links are not followed.
 //
 // Source: sync_dir_recurse in src/common/file_utils.c, PostgreSQL 18.
-func (s Syncer) Trees(ctx context.Context, dirs ...string) error {
-	if s.Off {
-		return nil
-	}
+func (s Syncer) trees(ctx context.Context, claims []*Claim) error {
 	var mu sync.Mutex
 	warn := func(err error) {
 		mu.Lock()
 		defer mu.Unlock()
 		s.warn(err)
 	}
-	if s.Method == Syncfs {
+	dirs := make([]string, len(claims))
+	for i, c := range claims {
+		dirs[i] = c.Path()
+	}
+	if s.byFileSystem() {
 		for _, dir := range dirs {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
 			if err := syncFileSystem(dir, warn); err != nil {
 				return err
 			}
@@ -107,41 +110,63 @@ func (s Syncer) Trees(ctx context.Context, dirs ...string) error {
 	}
 	// Twice over the same files: first all are handed to the disk, so that the
 	// first fsync does not wait for a disk that knows of one file.
-	if err := walk(dirs, warn, func(path string, dir bool) error {
-		if !dir {
-			startWriteBack(path)
-		}
-		return ctx.Err()
-	}); err != nil {
+	err := walk(dirs, visitor{
+		file: func(path string) error { startWriteBack(path); return ctx.Err() },
+		dir:  func(string) error { return ctx.Err() },
+		warn: warn,
+	})
+	if err != nil {
 		return err
 	}
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(syncWorkers)
-	err := walk(dirs, func(error) {}, func(path string, dir bool) error {
-		group.Go(func() error { return syncPath(path, dir, warn) })
-		return ctx.Err()
-	})
-	return errors.Join(group.Wait(), ignoreCanceled(ctx, err))
+	return syncAll(ctx, dirs, warn)
 }
 
-// Names makes the names of the directories durable in the directories they are
-// in, which a sync of the directories themselves does not. One that may not be
-// opened is passed over.
-func (s Syncer) Names(dirs ...string) error {
-	if s.Off || s.Method == Syncfs {
+// syncAll syncs the files in the directories, and the directories. What warn is
+// told is what could not be opened; directories that cannot be read are not.
+func syncAll(ctx context.Context, dirs []string, warn func(error)) error {
+	group, working := errgroup.WithContext(ctx)
+	group.SetLimit(syncWorkers)
+	start := func(sync func(string, func(error)) error) func(string) error {
+		return func(path string) error {
+			group.Go(func() error {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				return sync(path, warn)
+			})
+			return working.Err()
+		}
+	}
+	walkErr := walk(dirs, visitor{file: start(syncFile), dir: start(syncDir), warn: func(error) {}})
+	if err := group.Wait(); err != nil {
+		return err // which also is why the walk ended early
+	}
+	// No worker failed, but ctx may have ended, for whatever cause, and the walk with it.
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return walkErr
+}
+
+// names makes the names of the directories durable in the directories they are
+// in, up to the first that was there before. A sync of the directories themselves
+// does not do that.
+func (s Syncer) names(claims []*Claim) error {
+	if s.byFileSystem() {
 		return nil // names are durable with the file system they are on
 	}
-	for _, dir := range dirs {
-		if err := syncPath(filepath.Dir(filepath.Clean(dir)), true, s.warn); err != nil {
-			return err
+	for _, c := range claims {
+		for _, dir := range c.holders() {
+			if err := syncDir(dir, s.warn); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-// WritesBack says whether files are best put on their way to the disk while they
-// are written, since each will be synced.
-func (s Syncer) WritesBack() bool { return !s.Off && s.Method == Fsync }
+// byFileSystem says whether one call is enough for all that is on a file system.
+func (s Syncer) byFileSystem() bool { return haveSyncfs && s.Method == Syncfs }
 
 func (s Syncer) warn(err error) {
 	if s.Warn != nil {
@@ -149,82 +174,99 @@ func (s Syncer) warn(err error) {
 	}
 }
 
-// ignoreCanceled drops the error of a walk that stopped because a worker failed:
-// the worker's own error says why.
-func ignoreCanceled(ctx context.Context, err error) error {
-	if cause := context.Cause(ctx); errors.Is(err, context.Canceled) && !errors.Is(cause, context.Canceled) {
-		return nil
+func (s Syncer) step(text string) {
+	if s.Step != nil {
+		s.Step(text)
 	}
-	return err
 }
 
-// walk calls visit for every file under the directories, and for each directory
-// after what is in it. A directory that cannot be read is a warning.
-func walk(dirs []string, warn func(error), visit func(path string, dir bool) error) error {
+// visitor is told what a walk comes by. An error of file or dir ends the walk.
+type visitor struct {
+	file, dir func(path string) error
+	warn      func(error) // of a directory that cannot be read
+}
+
+// walk visits every file under the directories, and each directory after what is
+// in it.
+func walk(dirs []string, v visitor) error {
 	for _, dir := range dirs {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
-			warn(Errorf(err, dir, `could not open directory "%s"`, dir))
+			v.warn(Errorf(err, dir, `could not open directory "%s"`, dir))
 			continue
 		}
 		for _, e := range entries {
 			path := filepath.Join(dir, e.Name())
 			switch {
 			case e.IsDir():
-				err = walk([]string{path}, warn, visit)
+				err = walk([]string{path}, v)
 			case e.Type().IsRegular():
-				err = visit(path, false)
+				err = v.file(path)
 			}
 			if err != nil {
 				return err
 			}
 		}
-		if err := visit(dir, true); err != nil {
+		if err := v.dir(dir); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// SyncFile makes the contents of the file at path durable; its name is durable
-// only once its directory is.
-func SyncFile(path string) error {
-	return syncPath(path, false, nil)
-}
-
-// SyncDir makes the names in the directory at path durable.
-func SyncDir(path string) error {
-	return syncPath(path, true, nil)
-}
-
-// syncPath makes one file or directory durable. What cannot be opened is told
-// to warn, or is an error if that is nil. A file that may not be opened at all is
-// passed over, as is a directory on a file system that cannot sync one.
+// syncFile makes the contents of a file durable, its name not. What cannot be
+// opened is told to warn.
 //
 // Source: fsync_fname in src/common/file_utils.c, PostgreSQL 18.
-func syncPath(path string, dir bool, warn func(error)) error {
-	flag := os.O_RDWR // some systems refuse fsync of what is open for reading
-	if dir {
-		flag = os.O_RDONLY
-	}
-	f, err := os.OpenFile(path, flag, 0)
+func syncFile(path string, warn func(error)) error {
+	f, err := openToSync(func(flag int) (*os.File, error) { return os.OpenFile(path, flag, 0) })
 	if err != nil {
-		err := Errorf(err, path, `could not open file "%s"`, path)
-		switch {
-		case warn == nil:
-			return err
-		case errors.Is(err, syscall.EACCES):
-			return nil
-		}
-		warn(err)
+		warn(Errorf(err, path, `could not open file "%s"`, path))
 		return nil
 	}
 	defer f.Close()
-	return SyncOpen(f, path)
+	return syncOpen(f, path)
 }
 
-// SyncOpen makes an open file or directory durable. path is what errors call it.
-func SyncOpen(f *os.File, path string) error {
+// openToSync opens a file for writing, because some systems refuse to sync what
+// is open for reading. Its owner may have no right to write it, as with the keys
+// and scripts that users keep in a data directory: then reading has to do.
+func openToSync(open func(flag int) (*os.File, error)) (*os.File, error) {
+	f, err := open(os.O_RDWR)
+	if errors.Is(err, syscall.EACCES) {
+		return open(os.O_RDONLY)
+	}
+	return f, err
+}
+
+// syncDir makes the names in a directory durable. What cannot be opened is told
+// to warn, unless it is another user's, which is not ours to read.
+//
+// Source: fsync_fname in src/common/file_utils.c, PostgreSQL 18.
+func syncDir(path string, warn func(error)) error {
+	f, err := os.Open(path)
+	if err != nil {
+		if !errors.Is(err, syscall.EACCES) {
+			warn(Errorf(err, path, `could not open file "%s"`, path))
+		}
+		return nil
+	}
+	defer f.Close()
+	return syncOpen(f, path)
+}
+
+// SyncRoot makes the names in an open directory durable. path is what errors call it.
+func SyncRoot(dir *os.Root, path string) error {
+	f, err := dir.Open(".")
+	if err != nil {
+		return Errorf(err, path, `could not open file "%s"`, path)
+	}
+	defer f.Close()
+	return syncOpen(f, path)
+}
+
+// syncOpen makes an open file or directory durable. path is what errors call it.
+func syncOpen(f *os.File, path string) error {
 	err := f.Sync()
 	if errors.Is(err, syscall.EBADF) || errors.Is(err, syscall.EINVAL) {
 		if info, statErr := f.Stat(); statErr == nil && info.IsDir() {
@@ -237,33 +279,26 @@ func SyncOpen(f *os.File, path string) error {
 	return nil
 }
 
-// Rename gives the file called from in dir the name to. Both names are of the
-// directory itself; path is what errors call the directory. Once Rename has
-// returned nil the name is there after a crash, with the whole file under it.
+// rename gives the file called from in the claimed directory the name to. Once it
+// has returned nil the name is there after a crash, with the whole file under it.
 //
 // Source: durable_rename in src/common/file_utils.c, PostgreSQL 18.
-func (s Syncer) Rename(dir *os.Root, path, from, to string) error {
+func (s Syncer) rename(c *Claim, from, to string) error {
+	fromPath, toPath := filepath.Join(c.path, from), filepath.Join(c.path, to)
 	if !s.Off {
-		if err := syncIn(dir, path, from, os.O_RDWR); err != nil {
+		f, err := openToSync(func(flag int) (*os.File, error) { return c.root.OpenFile(from, flag, 0) })
+		if err != nil {
+			return Errorf(err, fromPath, `could not open file "%s"`, fromPath)
+		}
+		if err := errors.Join(syncOpen(f, fromPath), f.Close()); err != nil {
 			return err
 		}
 	}
-	if err := dir.Rename(from, to); err != nil {
-		from, to = filepath.Join(path, from), filepath.Join(path, to)
-		return Errorf(err, from, `could not rename file "%s" to "%s"`, from, to)
+	if err := c.root.Rename(from, to); err != nil {
+		return Errorf(err, fromPath, `could not rename file "%s" to "%s"`, fromPath, toPath)
 	}
 	if s.Off {
 		return nil
 	}
-	return syncIn(dir, path, ".", os.O_RDONLY)
-}
-
-func syncIn(dir *os.Root, path, name string, flag int) error {
-	path = filepath.Join(path, name)
-	f, err := dir.OpenFile(name, flag, 0)
-	if err != nil {
-		return Errorf(err, path, `could not open file "%s"`, path)
-	}
-	defer f.Close()
-	return SyncOpen(f, path)
+	return SyncRoot(c.root, c.path)
 }

@@ -30,8 +30,9 @@ func FuzzPut(f *testing.F) {
 		if err := os.WriteFile(secret, []byte("secret"), 0o600); err != nil {
 			t.Fatal(err)
 		}
+		data := claim(t, dir)
 		for _, absolute := range []string{"", outside + "/"} {
-			s := NewSink(Options{Dir: dir, NoSync: true})
+			s := NewSink(Options{Dir: data, Sync: unsynced})
 			if err := s.Begin(t.Context(), backup.Start{}); err != nil {
 				t.Fatal(err)
 			}

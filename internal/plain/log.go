@@ -8,24 +8,18 @@ import (
 	"path/filepath"
 
 	"basin/internal/localfs"
+	"basin/internal/protocol"
 	"basin/internal/wal"
 )
 
-// versionWithSummaries is the server_version_num from which on pg_wal has a
-// directory for summaries.
-//
-// Source: MINIMUM_VERSION_FOR_WAL_SUMMARIES in
-// src/bin/pg_basebackup/pg_basebackup.c, PostgreSQL 18.
-const versionWithSummaries = 170000
-
 // LogOptions are the options of a Log. Dir is required; the rest may be zero.
 type LogOptions struct {
-	Dir           string      // the data directory
-	WALDir        string      // what pg_wal is a link to; empty: pg_wal is a directory
-	ServerVersion int         // as server_version_num; from 170000 on there are summaries
-	DirMode       fs.FileMode // zero is 0700
-	FileMode      fs.FileMode // zero is 0600
-	NoSync        bool        // as for the Sink: segments are not going to be synced
+	Dir           *localfs.Claim // the data directory
+	WALDir        *localfs.Claim // what pg_wal is a link to; nil: pg_wal is a directory
+	ServerVersion int            // as server_version_num; from 170000 on there are summaries
+	DirMode       fs.FileMode    // zero is 0700
+	FileMode      fs.FileMode    // zero is 0600
+	Sync          localfs.Syncer // as for the Sink, which makes the log durable
 }
 
 // Log keeps the log that is streamed beside a backup in the pg_wal of the data
@@ -41,60 +35,60 @@ type LogOptions struct {
 type Log struct {
 	root   *os.Root
 	path   string
+	own    bool // root is not a claim's
 	mode   fs.FileMode
-	noSync bool
+	sync   localfs.Syncer
+	closed bool
 }
 
 // NewLog opens pg_wal and makes the directories in it. The Sink of the same data
 // directory must have begun.
 func NewLog(o LogOptions) (*Log, error) {
 	if o.DirMode == 0 {
-		o.DirMode = dirModeOwner
+		o.DirMode = localfs.DirModeOwner
 	}
 	if o.FileMode == 0 {
-		o.FileMode = fileModeOwner
+		o.FileMode = localfs.FileModeOwner
 	}
-	l := &Log{path: o.WALDir, mode: o.FileMode, noSync: o.NoSync}
-	if l.path == "" {
-		l.path = filepath.Join(o.Dir, "pg_wal")
-	}
-	var err error
-	if l.root, err = openLog(o); err != nil {
+	l := &Log{mode: o.FileMode, sync: o.Sync}
+	if err := l.open(o); err != nil {
 		return nil, localfs.Errorf(err, l.path, `could not open directory "%s"`, l.path)
 	}
 	subdirs := []string{"archive_status"}
-	if o.ServerVersion >= versionWithSummaries {
+	if o.ServerVersion >= protocol.VersionIncremental {
 		subdirs = append(subdirs, "summaries")
 	}
 	for _, name := range subdirs {
 		if err := l.root.Mkdir(name, o.DirMode); err != nil && !errors.Is(err, fs.ErrExist) {
 			path := filepath.Join(l.path, name)
-			return nil, errors.Join(localfs.Errorf(err, path, `could not create directory "%s"`, path), l.root.Close())
+			return nil, errors.Join(localfs.Errorf(err, path, `could not create directory "%s"`, path), l.Close())
 		}
 	}
 	return l, nil
 }
 
-// openLog opens the directory of the log. Inside the data directory it is
-// reached through that, so that a pg_wal linked elsewhere by the server is refused.
-func openLog(o LogOptions) (*os.Root, error) {
-	if o.WALDir != "" {
-		return os.OpenRoot(o.WALDir)
+// open opens the directory of the log. Inside the data directory it is reached
+// through that, so that a pg_wal linked elsewhere by the server is refused.
+func (l *Log) open(o LogOptions) (err error) {
+	if o.WALDir != nil {
+		l.root, l.path = o.WALDir.Root(), o.WALDir.Path()
+		return nil
 	}
-	data, err := os.OpenRoot(o.Dir)
-	if err != nil {
-		return nil, err
-	}
-	defer data.Close()
+	data := o.Dir.Root()
+	l.path, l.own = filepath.Join(o.Dir.Path(), "pg_wal"), true
 	if err := data.Mkdir("pg_wal", o.DirMode); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, err
+		return err
 	}
-	return data.OpenRoot("pg_wal")
+	l.root, err = data.OpenRoot("pg_wal")
+	return err
 }
 
 // Begin makes the file of a segment, size bytes long, or takes one of that size
 // that is there.
 func (l *Log) Begin(name string, size int64) (wal.SegmentWriter, error) {
+	if l.closed {
+		return nil, fs.ErrClosed
+	}
 	path := filepath.Join(l.path, name)
 	f, err := l.root.OpenFile(name, os.O_WRONLY|os.O_CREATE, l.mode)
 	if err != nil {
@@ -103,7 +97,7 @@ func (l *Log) Begin(name string, size int64) (wal.SegmentWriter, error) {
 	if err := l.fit(f, path, size); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &segment{log: l, name: name, size: size, w: localfs.NewWriter(f, path, !l.noSync)}, nil
+	return &segment{log: l, name: name, size: size, w: l.sync.NewWriter(f, path)}, nil
 }
 
 // fit makes a new file as long as a segment.
@@ -124,7 +118,10 @@ func (l *Log) fit(f *os.File, path string, size int64) error {
 // History writes the history file of a timeline and marks it as archived. One
 // that is there is replaced.
 func (l *Log) History(name string, content []byte) error {
-	temp := name + ".tmp"
+	if l.closed {
+		return fs.ErrClosed
+	}
+	temp := localfs.Temporary(name)
 	if err := l.write(temp, content); err != nil {
 		return err
 	}
@@ -148,8 +145,24 @@ func (l *Log) HasHistory(name string) (bool, error) {
 	return true, nil
 }
 
-// Close closes the directory. It may be called more than once.
-func (l *Log) Close() error { return l.root.Close() }
+// Commit says that the log is whole, which needs nothing here: it is made durable
+// with the backup.
+func (l *Log) Commit() error {
+	if l.closed {
+		return fs.ErrClosed
+	}
+	return nil
+}
+
+// Close lets go of the directory. It may be called more than once.
+func (l *Log) Close() error {
+	if l.closed || !l.own {
+		l.closed = true
+		return nil
+	}
+	l.closed = true
+	return l.root.Close()
+}
 
 // markDone says that a file is in the archive.
 func (l *Log) markDone(name string) error {
@@ -162,7 +175,7 @@ func (l *Log) write(name string, content []byte) error {
 	if err != nil {
 		return localfs.Errorf(err, path, `could not create file "%s"`, path)
 	}
-	w := localfs.NewWriter(f, path, false)
+	w := localfs.NewWriter(f, path)
 	if _, err := w.Write(content); err != nil {
 		return errors.Join(err, w.Close())
 	}
@@ -175,6 +188,8 @@ type segment struct {
 	name string
 	size int64 // in bytes
 	w    *localfs.Writer
+
+	named bool // the name is durable
 }
 
 func (s *segment) Write(p []byte) (int, error) {
@@ -184,7 +199,14 @@ func (s *segment) Write(p []byte) (int, error) {
 	return s.w.Write(p)
 }
 
-func (s *segment) Flush() error { return s.w.Sync() }
+// Flush makes the segment durable as far as it goes, the first time with its name.
+func (s *segment) Flush() error {
+	if err := s.w.Sync(); err != nil || s.named {
+		return err
+	}
+	s.named = true
+	return localfs.SyncRoot(s.log.root, s.log.path)
+}
 
 // Finish marks the segment as archived.
 func (s *segment) Finish() error {

@@ -1,7 +1,6 @@
 package plain
 
 import (
-	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -11,108 +10,61 @@ import (
 	"basin/internal/backup"
 	"basin/internal/backup/sinktest"
 	"basin/internal/wal"
+	"basin/internal/wal/keepertest"
 )
 
-const (
-	segment1 = "000000010000000000000001"
-	segment2 = "000000010000000000000002"
-)
+const segment1 = "000000010000000000000001"
 
 var _ wal.Keeper = (*Log)(nil)
 
-func TestLog(t *testing.T) {
-	content := bytes.Repeat([]byte("x"), wal.MinSegmentSize)
+func TestLogKeepsItsPromises(t *testing.T) {
 	for _, c := range []struct {
 		name      string
 		elsewhere bool
-		version   int
-		summaries bool
+		options   LogOptions
+		dirs      []string // beside those of marks
 	}{
-		{"in the data directory", false, 180000, true},
-		{"behind a link", true, 180000, true},
-		{"of a server without summaries", false, 160000, false},
+		{"in the data directory", false, LogOptions{ServerVersion: 180000}, []string{"summaries"}},
+		{"behind a link", true, LogOptions{ServerVersion: 180000}, []string{"summaries"}},
+		{"of a server without summaries", false, LogOptions{ServerVersion: 160000, Sync: unsynced}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			dir, place := t.TempDir(), ""
-			if c.elsewhere {
-				place = t.TempDir()
-			}
-			s := NewSink(Options{Dir: dir, WALDir: place})
-			defer s.Close()
-			if err := s.Begin(t.Context(), backup.Start{}); err != nil {
-				t.Fatal(err)
-			}
-			l, err := NewLog(LogOptions{Dir: dir, WALDir: place, ServerVersion: c.version})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer l.Close()
-			keep(t, l, content)
-
-			want := map[string]string{
-				segment1:         string(content),
-				segment2:         "begun" + strings.Repeat("\x00", wal.MinSegmentSize-len("begun")),
-				"archive_status": "", "archive_status/" + segment1 + ".done": "",
-				"00000002.history": "1\t0/3000000\tno reason\n", "archive_status/00000002.history.done": "",
-			}
-			if c.summaries {
-				want["summaries"] = ""
-			}
-			path, err := filepath.EvalSymlinks(filepath.Join(dir, "pg_wal"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := sinktest.ReadTree(t, 0, path)
-			for key, e := range got {
-				name := key.Path
-				if content, ok := want[name]; !ok || content != e.Content {
-					t.Errorf("%s is there with %d bytes", name, len(e.Content))
+			keepertest.Suite{Open: func(t *testing.T, dir string) keepertest.Subject {
+				o, place := c.options, filepath.Join(dir, "pg_wal")
+				o.Dir = claim(t, dir)
+				if c.elsewhere {
+					place = filepath.Join(dir, "log")
+					o.WALDir = claim(t, place)
 				}
-				if e.Kind == backup.File && e.Mode != 0o600 || e.Kind == backup.Dir && e.Mode != 0o700 {
-					t.Errorf("%s has mode %o", name, e.Mode)
+				l, err := NewLog(o)
+				if err != nil {
+					t.Fatal(err)
 				}
-			}
-			if len(got) != len(want) {
-				t.Errorf("%d files, want %d", len(got), len(want))
-			}
+				return keepertest.Subject{Keeper: l, Read: func(t *testing.T) map[string]string { return readLog(t, place, c.dirs) }}
+			}}.Run(t)
 		})
 	}
 }
 
-// keep gives a keeper a complete segment, a history and a segment that is begun.
-func keep(t *testing.T, k wal.Keeper, content []byte) {
+// readLog returns the files of a pg_wal, which has the directories.
+func readLog(t *testing.T, path string, dirs []string) map[string]string {
 	t.Helper()
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
+	entries := sinktest.ReadTree(t, 0, path)
+	for _, dir := range append(dirs, "archive_status") {
+		key := sinktest.Key{Path: dir}
+		if e := entries[key]; e.Kind != backup.Dir || e.Mode != 0o700 {
+			t.Errorf("%s is %+v", dir, e)
 		}
+		delete(entries, key)
 	}
-	w, err := k.Begin(segment1, int64(len(content)))
-	must(err)
-	for _, piece := range [][]byte{content[:1000], content[1000:]} {
-		_, err := w.Write(piece)
-		must(err)
-		must(w.Flush())
+	files := map[string]string{}
+	for key, e := range entries {
+		if e.Kind != backup.File || e.Mode != 0o600 {
+			t.Errorf("%s has kind %d and mode %o", key.Path, e.Kind, e.Mode)
+		}
+		files[key.Path] = e.Content
 	}
-	if _, err := w.Write([]byte("x")); err == nil {
-		t.Error("a segment takes more than its size")
-	}
-	must(w.Finish())
-	for range 2 {
-		must(k.History("00000002.history", []byte("1\t0/3000000\tno reason\n")))
-	}
-	if has, err := k.HasHistory("00000002.history"); !has || err != nil {
-		t.Errorf("history is not kept: %v", err)
-	}
-	if has, err := k.HasHistory("00000003.history"); has || err != nil {
-		t.Errorf("history out of nothing: %v", err)
-	}
-	w, err = k.Begin(segment2, int64(len(content)))
-	must(err)
-	_, err = w.Write([]byte("begun"))
-	must(err)
-	must(w.Abandon())
+	return files
 }
 
 func TestLogFindsAFile(t *testing.T) {
@@ -127,7 +79,7 @@ func TestLogFindsAFile(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
-			l, err := NewLog(LogOptions{Dir: dir})
+			l, err := NewLog(LogOptions{Dir: claim(t, dir)})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -158,10 +110,11 @@ func TestLogFindsAFile(t *testing.T) {
 
 func TestLogDoesNotFollowAPlantedLink(t *testing.T) {
 	dir, outside := t.TempDir(), t.TempDir()
+	data := claim(t, dir)
 	if err := os.Symlink(outside, filepath.Join(dir, "pg_wal")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := NewLog(LogOptions{Dir: dir}); err == nil {
+	if _, err := NewLog(LogOptions{Dir: data}); err == nil {
 		t.Error("followed")
 	}
 	if names, err := os.ReadDir(outside); err != nil || len(names) > 0 {

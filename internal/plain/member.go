@@ -16,35 +16,39 @@ import (
 )
 
 // putFile writes a regular file. One that is there already is overwritten.
-func (s *Sink) putFile(ctx context.Context, t place, rel, full string, m backup.Member, r io.Reader) error {
-	dir, base, err := s.open(t, rel)
+func (s *Sink) putFile(ctx context.Context, at spot, m backup.Member, r io.Reader) error {
+	in, err := s.enter(at)
 	if err != nil {
-		return localfs.Errorf(err, full, `could not create file "%s"`, full)
+		return localfs.Errorf(err, at.full, `could not create file "%s"`, at.full)
 	}
-	return s.write(ctx, dir, base, full, m, r)
+	if r == nil && m.Size > 0 {
+		return fmt.Errorf("member %q comes without its %d bytes", m.Path, m.Size)
+	}
+	return s.write(ctx, in, m, r)
 }
 
 // putManifest writes the manifest under the name it has until Commit.
 func (s *Sink) putManifest(ctx context.Context, m backup.Member, r io.Reader) error {
 	m.Path, m.Mode = manifestName, s.options.FileMode
-	full := filepath.Join(s.options.Dir, manifestTemp)
-	if err := s.write(ctx, s.root, manifestTemp, full, m, r); err != nil {
+	temp := localfs.Temporary(manifestName)
+	at := spot{s.options.Dir.Root(), temp, filepath.Join(s.options.Dir.Path(), temp)}
+	if err := s.write(ctx, at, m, r); err != nil {
 		return err
 	}
 	s.manifest = true
 	return nil
 }
 
-// write makes the file called base in dir, with the permissions of m and the bytes of r.
-func (s *Sink) write(ctx context.Context, dir *os.Root, base, full string, m backup.Member, r io.Reader) error {
-	f, err := dir.OpenFile(base, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, s.options.FileMode)
+// write makes a file, with the permissions of m and the bytes of r.
+func (s *Sink) write(ctx context.Context, at spot, m backup.Member, r io.Reader) error {
+	f, err := at.root.OpenFile(at.rel, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, s.options.FileMode)
 	if err != nil {
-		return localfs.Errorf(err, full, `could not create file "%s"`, full)
+		return localfs.Errorf(err, at.full, `could not create file "%s"`, at.full)
 	}
-	w := localfs.NewWriter(f, full, s.syncer().WritesBack())
+	w := s.options.Sync.NewWriter(f, at.full)
 	defer w.Close() // after an error; otherwise closed below
 	if err := f.Chmod(m.Mode); err != nil {
-		return localfs.Errorf(err, full, `could not set permissions on file "%s"`, full)
+		return localfs.Errorf(err, at.full, `could not set permissions on file "%s"`, at.full)
 	}
 	if r != nil {
 		if err := localfs.Copy(ctx, w, r, m.Path, m.Size); err != nil {
@@ -56,17 +60,17 @@ func (s *Sink) write(ctx context.Context, dir *os.Root, base, full string, m bac
 
 // putDir makes a directory. Some may be there: the log's, which is kept at the
 // same time, and those of tablespaces inside the data directory.
-func (s *Sink) putDir(t place, rel, full string, m backup.Member) error {
-	dir, base, err := s.open(t, rel)
+func (s *Sink) putDir(at spot, m backup.Member) error {
+	in, err := s.enter(at)
 	if err != nil {
-		return localfs.Errorf(err, full, `could not create directory "%s"`, full)
+		return localfs.Errorf(err, at.full, `could not create directory "%s"`, at.full)
 	}
-	err = dir.Mkdir(base, s.options.DirMode)
-	if err != nil && !(errors.Is(err, fs.ErrExist) && mayExist(rel)) {
-		return localfs.Errorf(err, full, `could not create directory "%s"`, full)
+	err = in.root.Mkdir(in.rel, s.options.DirMode)
+	if err != nil && !(errors.Is(err, fs.ErrExist) && mayExist(at.rel)) {
+		return localfs.Errorf(err, at.full, `could not create directory "%s"`, at.full)
 	}
-	if err := dir.Chmod(base, m.Mode); err != nil {
-		return localfs.Errorf(err, full, `could not set permissions on directory "%s"`, full)
+	if err := in.root.Chmod(in.rel, m.Mode); err != nil {
+		return localfs.Errorf(err, at.full, `could not set permissions on directory "%s"`, at.full)
 	}
 	return nil
 }
@@ -77,7 +81,7 @@ func (s *Sink) putDir(t place, rel, full string, m backup.Member) error {
 // PostgreSQL 18.
 func mayExist(rel string) bool {
 	switch path.Base(rel) {
-	case ".", "pg_wal", "pg_xlog", "archive_status", "summaries", "pg_tblspc":
+	case ".", "pg_wal", "archive_status", "summaries", "pg_tblspc":
 		return true
 	}
 	first, rest := cutFirst(rel)
@@ -86,20 +90,20 @@ func mayExist(rel string) bool {
 
 // putSymlink makes a link. Those of tablespaces lead to where the tablespace is
 // here; any other keeps its target, unless that is mapped too.
-func (s *Sink) putSymlink(t place, rel, full string, m backup.Member) error {
-	target, ok := s.links[rel]
+func (s *Sink) putSymlink(at spot, m backup.Member) error {
+	target, ok := s.links[at.rel]
 	if !ok || m.Tablespace != 0 {
 		target = s.mapped(m.Target)
 		if !filepath.IsAbs(target) && !backup.LocalPath(path.Clean(target)) {
 			return fmt.Errorf(`tar member has unsafe link target: "%s"`, m.Target)
 		}
 	}
-	dir, base, err := s.open(t, rel)
+	in, err := s.enter(at)
 	if err == nil {
-		err = dir.Symlink(target, base)
+		err = in.root.Symlink(target, in.rel)
 	}
 	if err != nil {
-		return localfs.Errorf(err, full, `could not create symbolic link from "%s" to "%s"`, full, target)
+		return localfs.Errorf(err, at.full, `could not create symbolic link from "%s" to "%s"`, at.full, target)
 	}
 	return nil
 }

@@ -23,36 +23,21 @@ import (
 	"basin/internal/wal"
 )
 
-// Permissions of what the server does not send, if nothing else was asked for.
-//
-// Source: PG_DIR_MODE_OWNER and PG_FILE_MODE_OWNER in
-// src/include/common/file_perm.h, PostgreSQL 18.
-const (
-	dirModeOwner  = 0o700
-	fileModeOwner = 0o600
-)
-
-// A manifest gets its name last of all: what has it is a whole backup.
-const (
-	manifestName = "backup_manifest"
-	manifestTemp = "backup_manifest.tmp"
-)
+// manifestName is given last of all: what has it is a whole backup.
+const manifestName = "backup_manifest"
 
 // Options of a Sink. Dir is required; the rest may be zero.
 type Options struct {
-	Dir           string            // the data directory, which is there and empty
+	Dir           *localfs.Claim    // the data directory
 	TablespaceMap map[string]string // other places for tablespaces, by the canonical path the server has them at
-	WALDir        string            // absolute path of the directory, there and empty, that pg_wal is made a link to; empty: none
+	WALDir        *localfs.Claim    // what pg_wal is made a link to, by its path, which is absolute; nil: none
 
 	DirMode  fs.FileMode // of directories the backup does not hold; zero is 0700
 	FileMode fs.FileMode // of files the backup does not hold; zero is 0600
 
-	SyncMethod localfs.SyncMethod
-	NoSync     bool // leave it to the system when files become durable
+	Sync localfs.Syncer // makes the backup durable
 
 	Progress *backup.Progress // if not nil, is told the path of each member
-	Warn     func(error)      // if not nil, is told what could not be opened to be synced
-	Step     func(string)     // if not nil, is told each step of Commit, as pg_basebackup --verbose words it
 }
 
 // Sink writes a backup as a data directory. It is a backup.Sink.
@@ -60,12 +45,13 @@ type Options struct {
 // All writing goes through an os.Root for the data directory, each tablespace
 // and a pg_wal elsewhere, so that a link sent by the server leads nowhere else.
 // After an error the sink takes nothing more. Close before Commit leaves all
-// files that came, the manifest among them only as backup_manifest.tmp.
+// files that came, the manifest among them only as backup_manifest.tmp. The
+// claims, those of tablespaces too, are not the sink's to end.
 type Sink struct {
 	options Options
-	root    *os.Root // the data directory
-	wal     *os.Root // WALDir, or nil
-	claims  []*localfs.Claim
+	open    bool             // has begun, and is not closed
+	claims  []*localfs.Claim // of tablespaces
+	inPlace []*os.Root       // of tablespaces inside the data directory
 	places  map[uint32]place // by OID; zero is the data directory
 	links   map[string]string
 
@@ -82,49 +68,48 @@ type place struct {
 	path string
 }
 
+// spot is where a member belongs.
+type spot struct {
+	root *os.Root
+	rel  string // within root
+	full string // for messages
+}
+
 // location is a directory within a place.
 type location struct {
 	root *os.Root // of the place
 	dir  string
 }
 
-// errClosed is what a sink says that was closed or has committed.
-var errClosed = errors.New("backup sink is closed")
-
 // NewSink returns a sink that has touched nothing yet.
 func NewSink(o Options) *Sink {
 	if o.DirMode == 0 {
-		o.DirMode = dirModeOwner
+		o.DirMode = localfs.DirModeOwner
 	}
 	if o.FileMode == 0 {
-		o.FileMode = fileModeOwner
+		o.FileMode = localfs.FileModeOwner
 	}
 	return &Sink{options: o, places: map[uint32]place{}, links: map[string]string{}}
 }
 
-// Begin opens the data directory, links pg_wal to WALDir, and claims a directory
-// for every tablespace: it must be absent or empty. One whose location is
-// relative is made inside the data directory.
+// Begin links pg_wal to WALDir, and claims a directory for every tablespace: it
+// must be absent or empty, and no other part of the backup may be there. One whose
+// location is relative is made inside the data directory.
 func (s *Sink) Begin(_ context.Context, start backup.Start) error {
-	err := s.begin(start)
-	s.failed = err
-	return err
+	s.open = true
+	s.failed = s.begin(start)
+	return s.failed
 }
 
 func (s *Sink) begin(start backup.Start) error {
-	o := s.options
-	root, err := os.OpenRoot(o.Dir)
-	if err != nil {
-		return localfs.Errorf(err, o.Dir, `could not access directory "%s"`, o.Dir)
-	}
-	s.root = root
-	s.places[0] = place{root, o.Dir}
-	if o.WALDir != "" {
-		link := filepath.Join(o.Dir, "pg_wal")
-		if s.wal, err = os.OpenRoot(o.WALDir); err != nil {
-			return localfs.Errorf(err, o.WALDir, `could not access directory "%s"`, o.WALDir)
+	dir, err := s.options.Dir, error(nil)
+	s.places[0] = place{dir.Root(), dir.Path()}
+	if wal := s.options.WALDir; wal != nil {
+		if err := s.checkApart(wal); err != nil {
+			return err
 		}
-		if err := root.Symlink(o.WALDir, "pg_wal"); err != nil {
+		link := filepath.Join(dir.Path(), "pg_wal")
+		if err := dir.Root().Symlink(wal.Path(), "pg_wal"); err != nil {
 			return localfs.Errorf(err, link, `could not create symbolic link "%s"`, link)
 		}
 	}
@@ -147,14 +132,12 @@ func (s *Sink) begin(start backup.Start) error {
 // claim takes the directory of a tablespace outside the data directory.
 func (s *Sink) claim(t backup.Tablespace) error {
 	dir := s.mapped(t.Location)
-	for _, c := range s.claims {
-		if c.Path() == dir {
-			return fmt.Errorf(`directory "%s" is the place of two tablespaces`, dir)
-		}
-	}
 	c, err := localfs.ClaimDir(dir, s.options.DirMode)
 	if err != nil {
 		return err
+	}
+	if err := s.checkApart(c); err != nil {
+		return errors.Join(err, c.Close())
 	}
 	s.claims = append(s.claims, c)
 	s.places[t.OID] = place{c.Root(), dir}
@@ -162,17 +145,44 @@ func (s *Sink) claim(t backup.Tablespace) error {
 	return nil
 }
 
+// checkApart returns an error if a part of the backup is in the directory of c
+// already, be it by another path.
+func (s *Sink) checkApart(c *localfs.Claim) error {
+	for _, taken := range s.claimed() {
+		if taken == c {
+			continue
+		}
+		switch same, err := c.Same(taken); {
+		case err != nil:
+			return err
+		case same:
+			return fmt.Errorf(`directory "%s" is to hold two parts of the backup`, c.Path())
+		}
+	}
+	return nil
+}
+
+// claimed returns every directory the sink writes to, the data directory first.
+func (s *Sink) claimed() []*localfs.Claim {
+	claims := []*localfs.Claim{s.options.Dir}
+	if s.options.WALDir != nil {
+		claims = append(claims, s.options.WALDir)
+	}
+	return append(claims, s.claims...)
+}
+
 // makeInPlace makes the directory of a tablespace inside the data directory.
 func (s *Sink) makeInPlace(oid uint32) error {
 	rel := linkName(oid)
-	dir := filepath.Join(s.options.Dir, rel)
-	if err := s.root.MkdirAll(rel, s.options.DirMode); err != nil {
+	dir := filepath.Join(s.options.Dir.Path(), rel)
+	if err := s.options.Dir.Root().MkdirAll(rel, s.options.DirMode); err != nil {
 		return localfs.Errorf(err, dir, `could not create directory "%s"`, dir)
 	}
-	root, err := s.root.OpenRoot(rel)
+	root, err := s.options.Dir.Root().OpenRoot(rel)
 	if err != nil {
 		return localfs.Errorf(err, dir, `could not access directory "%s"`, dir)
 	}
+	s.inPlace = append(s.inPlace, root)
 	s.places[oid] = place{root, dir}
 	return nil
 }
@@ -188,7 +198,8 @@ func (s *Sink) mapped(target string) string {
 }
 
 // Claims returns the directories outside the data directory and WALDir that the
-// sink claimed for tablespaces. Until Close they can be given back.
+// sink claimed for tablespaces, in the order it did. Whoever called Begin ends
+// them, whatever came of it, after Close of the sink.
 func (s *Sink) Claims() []*localfs.Claim { return slices.Clone(s.claims) }
 
 // Put writes one member under its tablespace. Its directory must have come
@@ -199,12 +210,11 @@ func (s *Sink) Put(ctx context.Context, m backup.Member, r io.Reader) error {
 	if s.failed != nil {
 		return s.failed
 	}
-	if s.root == nil {
-		return errClosed
+	if !s.open {
+		return fs.ErrClosed
 	}
-	err := s.put(ctx, m, r)
-	s.failed = err
-	return err
+	s.failed = s.put(ctx, m, r)
+	return s.failed
 }
 
 func (s *Sink) put(ctx context.Context, m backup.Member, r io.Reader) error {
@@ -221,61 +231,59 @@ func (s *Sink) put(ctx context.Context, m backup.Member, r io.Reader) error {
 	if !backup.LocalPath(name) {
 		return fmt.Errorf(`tar member has unsafe path name: "%s"`, m.Path)
 	}
-	t, rel, err := s.resolve(m.Tablespace, name)
+	at, err := s.resolve(m.Tablespace, name)
 	if err != nil {
 		return err
 	}
-	full := t.path + "/" + rel
 	if s.options.Progress != nil {
-		s.options.Progress.SetPath(full)
+		s.options.Progress.SetPath(at.full)
 	}
 	switch m.Kind {
 	case backup.File:
-		return s.putFile(ctx, t, rel, full, m, r)
+		return s.putFile(ctx, at, m, r)
 	case backup.Dir:
-		return s.putDir(t, rel, full, m)
+		return s.putDir(at, m)
 	case backup.Symlink:
-		return s.putSymlink(t, rel, full, m)
+		return s.putSymlink(at, m)
 	}
 	return fmt.Errorf("member %q is of a kind that a data directory cannot hold", m.Path)
 }
 
-// resolve returns the place that a member belongs to, and its path there.
-func (s *Sink) resolve(oid uint32, name string) (place, string, error) {
+// resolve returns where a member belongs.
+func (s *Sink) resolve(oid uint32, name string) (spot, error) {
 	t, ok := s.places[oid]
 	if !ok {
-		return place{}, "", fmt.Errorf("member %q is of tablespace %d, which was not announced", name, oid)
+		return spot{}, fmt.Errorf("member %q is of tablespace %d, which was not announced", name, oid)
 	}
-	if oid == 0 && s.wal != nil {
+	if wal := s.options.WALDir; oid == 0 && wal != nil {
 		switch first, rest := cutFirst(name); {
 		case first != "pg_wal":
 		case rest == "":
-			return place{s.wal, s.options.WALDir}, ".", nil
+			t, name = place{wal.Root(), wal.Path()}, "."
 		default:
-			return place{s.wal, s.options.WALDir}, rest, nil
+			t, name = place{wal.Root(), wal.Path()}, rest
 		}
 	}
-	return t, name, nil
+	return spot{t.root, name, t.path + "/" + name}, nil
 }
 
-// open returns the directory of rel and the last element of rel. A relation's
-// files come one after the other: the directory stays open for the next of them,
-// which then costs one openat.
-func (s *Sink) open(t place, rel string) (*os.Root, string, error) {
-	dir, base := path.Split(rel)
+// enter returns the same spot as a name in its directory. A relation's files come
+// one after the other: the directory stays open for the next of them, which then
+// costs one openat.
+func (s *Sink) enter(at spot) (spot, error) {
+	dir, base := path.Split(at.rel)
 	if dir == "" {
-		return t.root, base, nil
+		return at, nil
 	}
-	if s.parent != nil && s.parentOf == (location{t.root, dir}) {
-		return s.parent, base, nil
+	if s.parent == nil || s.parentOf != (location{at.root, dir}) {
+		parent, err := at.root.OpenRoot(path.Clean(dir))
+		if err != nil {
+			return spot{}, err
+		}
+		s.closeParent()
+		s.parent, s.parentOf = parent, location{at.root, dir}
 	}
-	parent, err := t.root.OpenRoot(path.Clean(dir))
-	if err != nil {
-		return nil, "", err
-	}
-	s.closeParent()
-	s.parent, s.parentOf = parent, location{t.root, dir}
-	return parent, base, nil
+	return spot{s.parent, base, at.full}, nil
 }
 
 func (s *Sink) closeParent() {
@@ -291,72 +299,36 @@ func (s *Sink) Commit(ctx context.Context, _ wal.Position) error {
 	if s.failed != nil {
 		return s.failed
 	}
-	if s.root == nil {
-		return errClosed
+	if !s.open {
+		return fs.ErrClosed
 	}
-	err := s.commit(ctx)
-	s.failed = err
-	return err
+	s.failed = s.commit(ctx)
+	return s.failed
 }
 
 func (s *Sink) commit(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if !s.options.NoSync {
-		s.step("syncing data to disk ...")
-	}
-	syncer := s.syncer()
-	if err := syncer.Trees(ctx, s.dirs()...); err != nil {
-		return err
-	}
-	if err := syncer.Names(s.dirs()...); err != nil {
-		return err
-	}
+	name := ""
 	if s.manifest {
-		s.step("renaming backup_manifest.tmp to backup_manifest")
-		if err := syncer.Rename(s.root, s.options.Dir, manifestTemp, manifestName); err != nil {
-			return err
-		}
+		name = manifestName
+	}
+	claims := s.claimed()
+	if err := s.options.Sync.Finish(ctx, name, claims[0], claims[1:]...); err != nil {
+		return err
 	}
 	return s.Close()
 }
 
-func (s *Sink) syncer() localfs.Syncer {
-	return localfs.Syncer{Method: s.options.SyncMethod, Off: s.options.NoSync, Warn: s.options.Warn}
-}
-
-// dirs returns every directory the sink wrote to.
-func (s *Sink) dirs() []string {
-	dirs := []string{s.options.Dir}
-	if s.wal != nil {
-		dirs = append(dirs, s.options.WALDir)
-	}
-	for _, c := range s.claims {
-		dirs = append(dirs, c.Path())
-	}
-	return dirs
-}
-
-func (s *Sink) step(text string) {
-	if s.options.Step != nil {
-		s.options.Step(text)
-	}
-}
-
 // Close closes what is open and removes nothing. It may be called more than once.
 func (s *Sink) Close() error {
-	if s.root == nil {
-		return nil
-	}
+	s.open = false
 	s.closeParent()
 	var errs []error
-	for _, t := range s.places {
-		errs = append(errs, t.root.Close())
+	for _, root := range s.inPlace {
+		errs = append(errs, root.Close())
 	}
-	if s.wal != nil {
-		errs = append(errs, s.wal.Close())
-	}
-	s.root = nil
+	s.inPlace = nil
 	return errors.Join(errs...)
 }

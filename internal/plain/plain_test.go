@@ -23,14 +23,14 @@ func TestSinkKeepsItsPromises(t *testing.T) {
 		options Options
 	}{
 		{"synced file by file", Options{}},
-		{"synced by file system", Options{SyncMethod: localfs.Syncfs}},
-		{"not synced", Options{NoSync: true}},
+		{"synced by file system", Options{Sync: localfs.Syncer{Method: localfs.Syncfs}}},
+		{"not synced", Options{Sync: unsynced}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			suite := sinktest.Suite{Order: true, Open: func(t *testing.T, dir string) sinktest.Subject {
 				o := c.options
-				o.Dir, o.Progress = dir, new(backup.Progress)
-				return subject(o)
+				o.Dir, o.Progress = claim(t, dir), new(backup.Progress)
+				return subject(t, o)
 			}}
 			suite.Run(t)
 		})
@@ -40,22 +40,22 @@ func TestSinkKeepsItsPromises(t *testing.T) {
 // TestSinkKeepsItsPromisesElsewhere has the log and the tablespace in other places.
 func TestSinkKeepsItsPromisesElsewhere(t *testing.T) {
 	suite := sinktest.Suite{Order: true, Open: func(t *testing.T, dir string) sinktest.Subject {
-		return subject(Options{Dir: dir, WALDir: t.TempDir(), NoSync: true})
+		return subject(t, Options{Dir: claim(t, dir), WALDir: claim(t, t.TempDir()), Sync: unsynced})
 	}}
 	suite.Run(t)
 }
 
 // subject is a sink and how to read a data directory back as members.
-func subject(o Options) sinktest.Subject {
-	sink := NewSink(o)
+func subject(t *testing.T, o Options) sinktest.Subject {
+	sink, dir := newSink(t, o), o.Dir.Path()
 	return sinktest.Subject{
 		Sink: sink,
 		Finished: func() bool {
-			_, err := os.Lstat(filepath.Join(o.Dir, "backup_manifest"))
+			_, err := os.Lstat(filepath.Join(dir, "backup_manifest"))
 			return err == nil
 		},
 		Read: func(t *testing.T) map[sinktest.Key]sinktest.Entry {
-			entries := sinktest.ReadTree(t, 0, o.Dir)
+			entries := sinktest.ReadTree(t, 0, dir)
 			for k, e := range entries {
 				if rest, ok := strings.CutPrefix(k.Path, "pg_tblspc/16385/"); ok {
 					delete(entries, k)
@@ -65,10 +65,13 @@ func subject(o Options) sinktest.Subject {
 			for _, dir := range claimed(sink) {
 				entries = sinktest.Join(entries, sinktest.ReadTree(t, sinktest.OIDElsewhere, dir))
 			}
-			wal := sinktest.Key{Path: "pg_wal"}
-			if e, ok := entries[wal]; ok && e.Kind == backup.Symlink && e.Content == o.WALDir {
-				entries[wal] = sinktest.Entry{Kind: backup.Dir, Mode: mode(t, o.WALDir)}
-				for k, e := range sinktest.ReadTree(t, 0, o.WALDir) {
+			if o.WALDir == nil {
+				return entries
+			}
+			wal, place := sinktest.Key{Path: "pg_wal"}, o.WALDir.Path()
+			if e, ok := entries[wal]; ok && e.Kind == backup.Symlink && e.Content == place {
+				entries[wal] = sinktest.Entry{Kind: backup.Dir, Mode: mode(t, place)}
+				for k, e := range sinktest.ReadTree(t, 0, place) {
 					k.Path = "pg_wal/" + k.Path
 					entries[k] = e
 				}
@@ -76,6 +79,39 @@ func subject(o Options) sinktest.Subject {
 			return entries
 		},
 	}
+}
+
+var unsynced = localfs.Syncer{Off: true}
+
+// claim takes a directory until the end of the test.
+func claim(t testing.TB, dir string) *localfs.Claim {
+	t.Helper()
+	c, err := localfs.ClaimDir(dir, 0o700)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// newSink returns a sink that is closed at the end of the test, and its claims
+// after it.
+func newSink(t testing.TB, o Options) *Sink {
+	s := NewSink(o)
+	t.Cleanup(func() {
+		err := s.Close()
+		for _, c := range s.Claims() {
+			err = errors.Join(err, c.Close())
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	return s
 }
 
 func mode(t *testing.T, path string) fs.FileMode {
@@ -120,8 +156,7 @@ func TestSinkRefuses(t *testing.T) {
 		{"name too long", nil, backup.Member{Path: strings.Repeat("x", 256)}, "File name too long"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := NewSink(Options{Dir: t.TempDir(), NoSync: true})
-			defer s.Close()
+			s := newSink(t, Options{Dir: claim(t, t.TempDir()), Sync: unsynced})
 			if err := s.Begin(t.Context(), backup.Start{}); err != nil {
 				t.Fatal(err)
 			}
@@ -172,8 +207,7 @@ func TestTablespaces(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
-			s := NewSink(Options{Dir: dir, TablespaceMap: c.mapping, NoSync: true})
-			defer s.Close()
+			s := newSink(t, Options{Dir: claim(t, dir), TablespaceMap: c.mapping, Sync: unsynced})
 			err := s.Begin(t.Context(), backup.Start{Tablespaces: []backup.Tablespace{{OID: 16384, Location: c.location}}})
 			if c.message != "" {
 				if err == nil || err.Error() != c.message {
@@ -200,21 +234,50 @@ func TestTablespaces(t *testing.T) {
 			}
 		})
 	}
-	t.Run("two in one place", func(t *testing.T) {
-		s := NewSink(Options{Dir: t.TempDir(), TablespaceMap: map[string]string{"/a": there, "/b": there}})
-		defer s.Close()
-		err := s.Begin(t.Context(), backup.Start{Tablespaces: []backup.Tablespace{{OID: 1, Location: "/a"}, {OID: 2, Location: "/b"}}})
-		if err == nil {
-			t.Error("taken")
-		}
-	})
+}
+
+// TestPartsAreApart names directories by other paths than they were claimed by.
+func TestPartsAreApart(t *testing.T) {
+	for _, c := range []struct {
+		reason string
+		wal    string // below the directory of the test, where link leads to data
+		spaces []string
+		apart  bool
+	}{
+		{"all apart", "wal", []string{"a", "b"}, true},
+		{"a tablespace inside the data directory", "", []string{"data/a"}, true},
+		{"a tablespace inside another", "", []string{"a", "a/b"}, true},
+		{"two tablespaces", "", []string{"a", "a"}, false},
+		{"two tablespaces by two paths", "", []string{"data/a", "link/a"}, false},
+		{"a tablespace and the data directory", "", []string{"link"}, false},
+		{"a tablespace and the log", "wal", []string{"link/../wal"}, false},
+		{"the log and the data directory", "link", nil, false},
+	} {
+		t.Run(c.reason, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := os.Symlink("data", filepath.Join(dir, "link")); err != nil {
+				t.Fatal(err)
+			}
+			o := Options{Dir: claim(t, dir+"/data"), Sync: unsynced}
+			if c.wal != "" {
+				o.WALDir = claim(t, dir+"/"+c.wal)
+			}
+			var start backup.Start
+			for i, space := range c.spaces {
+				start.Tablespaces = append(start.Tablespaces, backup.Tablespace{OID: uint32(i + 1), Location: dir + "/" + space})
+			}
+			err := newSink(t, o).Begin(t.Context(), start)
+			if c.apart != (err == nil) {
+				t.Errorf("error is %v", err)
+			}
+		})
+	}
 }
 
 func TestModesOfWhatTheServerDoesNotSend(t *testing.T) {
 	defer syscall.Umask(syscall.Umask(0o027))
 	dir, place := t.TempDir(), filepath.Join(t.TempDir(), "ts")
-	s := NewSink(Options{Dir: dir, DirMode: 0o750, FileMode: 0o640})
-	defer s.Close()
+	s := newSink(t, Options{Dir: claim(t, dir), DirMode: 0o750, FileMode: 0o640})
 	start := backup.Start{Tablespaces: []backup.Tablespace{{OID: 1, Location: place}, {OID: 2, Location: "pg_tblspc/2"}}}
 	if err := s.Begin(t.Context(), start); err != nil {
 		t.Fatal(err)
@@ -246,8 +309,8 @@ func TestStepsOfCommit(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var got string
-			s := NewSink(Options{Dir: t.TempDir(), NoSync: c.noSync, Step: func(step string) { got += step + "|" }})
-			defer s.Close()
+			sync := localfs.Syncer{Off: c.noSync, Step: func(step string) { got += step + "|" }}
+			s := newSink(t, Options{Dir: claim(t, t.TempDir()), Sync: sync})
 			err := errors.Join(
 				s.Begin(t.Context(), backup.Start{}),
 				s.Put(t.Context(), backup.Member{Kind: backup.Manifest, Size: -1}, strings.NewReader("{}")),
@@ -300,8 +363,7 @@ func BenchmarkPut(b *testing.B) {
 				b.Fatal(err)
 			}
 			defer os.RemoveAll(dir)
-			s := NewSink(Options{Dir: dir})
-			defer s.Close()
+			s := newSink(b, Options{Dir: claim(b, dir)})
 			if err := s.Begin(b.Context(), backup.Start{}); err != nil {
 				b.Fatal(err)
 			}

@@ -20,12 +20,12 @@ const (
 	VersionDirectoryMode = 110000 // SHOW data_directory_mode
 )
 
-// QuoteString returns s as a string literal of the replication grammar, in
+// quoteString returns s as a string literal of the replication grammar, in
 // which a quote is doubled and nothing else is special.
-func QuoteString(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
+func quoteString(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
 
-// QuoteIdentifier returns s as a quoted identifier of the replication grammar.
-func QuoteIdentifier(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }
+// quoteIdentifier returns s as a quoted identifier of the replication grammar.
+func quoteIdentifier(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }
 
 // BaseBackup is the BASE_BACKUP command. The zero value asks for a full backup
 // without manifest and log, with a spread checkpoint, and waits for archiving.
@@ -129,7 +129,7 @@ func (o *options) separator() string {
 	return " "
 }
 
-func (o *options) text(name, value string)       { o.plain(name + " " + QuoteString(value)) }
+func (o *options) text(name, value string)       { o.plain(name + " " + quoteString(value)) }
 func (o *options) number(name string, value int) { o.plain(fmt.Sprintf("%s %d", name, value)) }
 
 // either writes an option in the form of the list, or as an old word.
@@ -146,7 +146,7 @@ func (o *options) either(list func(), word string) {
 //
 // Source: CreateReplicationSlot in src/bin/pg_basebackup/streamutil.c, PostgreSQL 18.
 func CreatePhysicalSlot(version int, name string, temporary, reserve bool) string {
-	s := "CREATE_REPLICATION_SLOT " + QuoteIdentifier(name)
+	s := "CREATE_REPLICATION_SLOT " + quoteIdentifier(name)
 	if temporary {
 		s += " TEMPORARY"
 	}
@@ -166,7 +166,7 @@ func CreatePhysicalSlot(version int, name string, temporary, reserve bool) strin
 func StartReplication(slot string, from wal.Position) string {
 	s := "START_REPLICATION"
 	if slot != "" {
-		s += " SLOT " + QuoteIdentifier(slot)
+		s += " SLOT " + quoteIdentifier(slot)
 	}
 	return fmt.Sprintf("%s %v TIMELINE %d", s, from.LSN, from.Timeline)
 }

@@ -95,12 +95,12 @@ func TestOtherCommands(t *testing.T) {
 
 		{TimelineHistory(2), `TIMELINE_HISTORY 2`},
 
-		{QuoteString(``), `''`},
-		{QuoteString(`it's`), `'it''s'`},
-		{QuoteString(`a"b\c`), `'a"b\c'`},
-		{QuoteIdentifier(``), `""`},
-		{QuoteIdentifier(`a"b`), `"a""b"`},
-		{QuoteIdentifier(`it's \`), `"it's \"`},
+		{quoteString(``), `''`},
+		{quoteString(`it's`), `'it''s'`},
+		{quoteString(`a"b\c`), `'a"b\c'`},
+		{quoteIdentifier(``), `""`},
+		{quoteIdentifier(`a"b`), `"a""b"`},
+		{quoteIdentifier(`it's \`), `"it's \"`},
 	} {
 		if c.got != c.want {
 			t.Errorf("\n got %s\nwant %s", c.got, c.want)
@@ -112,7 +112,7 @@ func FuzzQuote(f *testing.F) {
 	f.Add("it's")
 	f.Add(`a"b`)
 	f.Fuzz(func(t *testing.T, s string) {
-		for quote, quoted := range map[string]string{"'": QuoteString(s), `"`: QuoteIdentifier(s)} {
+		for quote, quoted := range map[string]string{"'": quoteString(s), `"`: quoteIdentifier(s)} {
 			inside := strings.TrimSuffix(strings.TrimPrefix(quoted, quote), quote)
 			if len(inside) != len(quoted)-2 || strings.Contains(strings.ReplaceAll(inside, quote+quote, ""), quote) {
 				t.Errorf("%q ends before its end", quoted)

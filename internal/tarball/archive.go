@@ -7,19 +7,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"sync/atomic"
 	"time"
 
 	"basin/internal/backup"
 	"basin/internal/localfs"
-)
-
-// Owner of members that no server sent. PostgreSQL knows no reason for these
-// numbers either, but has always used them.
-//
-// Source: astreamer_inject_file in src/fe_utils/astreamer_inject.c, PostgreSQL 18.
-const (
-	injectedUID = 0o4000
-	injectedGID = 0o2000
 )
 
 // gatherSize is how many bytes of headers and small files become one write.
@@ -84,7 +76,7 @@ func (a *archive) addManifest(ctx context.Context, m backup.Member, r io.Reader,
 	}
 	return a.add(ctx, backup.Member{
 		Path: manifestName, Kind: backup.File, Size: m.Size, Mode: mode,
-		UID: injectedUID, GID: injectedGID, ModTime: time.Now(),
+		UID: backup.InjectedUID, GID: backup.InjectedGID, ModTime: time.Now(),
 	}, r)
 }
 
@@ -187,18 +179,19 @@ func (a *archive) close() error {
 // abandon closes the archive as it is. The compressor is closed for what it
 // holds, but writes no end to the stream: what is there cannot be taken for whole.
 func (a *archive) abandon() {
-	a.gate.shut = true
+	a.gate.shut.Store(true)
 	_ = a.close() // an error here is of what was given up
 }
 
-// gate is the way to the output. Once shut, it swallows what comes.
+// gate is the way to the output. Once shut, it swallows what comes. A compressor
+// writes to it from a goroutine of its own.
 type gate struct {
 	w    io.WriteCloser
-	shut bool
+	shut atomic.Bool
 }
 
 func (g *gate) Write(p []byte) (int, error) {
-	if g.shut {
+	if g.shut.Load() {
 		return len(p), nil
 	}
 	return g.w.Write(p)

@@ -18,11 +18,11 @@ import (
 
 // LogOptions are the options of a Log. Dir is required; the rest may be zero.
 type LogOptions struct {
-	Dir      string // the directory the archive is made in
+	Dir      *localfs.Claim // the directory the archive is made in
 	Compress func(io.Writer) (io.WriteCloser, error)
-	Suffix   string      // after .tar, for what Compress makes of it
-	FileMode fs.FileMode // of the archive and its members; zero is 0600
-	NoSync   bool        // leave it to the system when the archive becomes durable
+	Suffix   string         // after .tar, for what Compress makes of it
+	FileMode fs.FileMode    // of the archive and its members; zero is 0600
+	Sync     localfs.Syncer // as for the Sink, which makes the archive durable
 }
 
 // Log keeps the log that is streamed beside a backup in pg_wal.tar. It is a
@@ -30,35 +30,38 @@ type LogOptions struct {
 //
 // Every segment is a member of full size, the last one with zeros for what is
 // not there yet. Complete segments and history files are followed by the mark
-// that they are archived.
+// that they are archived. Only Commit ends the archive: one that is closed
+// before stops where the stream did, so that it cannot be taken for whole.
 //
 // Source: the tar methods of src/bin/pg_basebackup/walmethods.c, PostgreSQL 18.
 type Log struct {
 	archive *archive
 	file    *localfs.Writer
+	dir     *localfs.Claim
 	mode    fs.FileMode
-	noSync  bool
 	kept    map[string]bool // history files
 	open    *segment        // the one being written, or nil
+	named   bool            // the name is durable
+	owed    int64           // bytes that the last member is short of, to be zeros
 	failed  error
 }
 
 // NewLog makes the archive.
 func NewLog(o LogOptions) (*Log, error) {
 	if o.FileMode == 0 {
-		o.FileMode = fileModeOwner
+		o.FileMode = localfs.FileModeOwner
 	}
-	path := filepath.Join(o.Dir, "pg_wal.tar"+o.Suffix)
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, o.FileMode)
+	name := "pg_wal.tar" + o.Suffix
+	path := filepath.Join(o.Dir.Path(), name)
+	f, err := o.Dir.Root().OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, o.FileMode)
 	if err != nil {
 		return nil, localfs.Errorf(err, path, `could not create file "%s"`, path)
 	}
-	l := &Log{
-		file: localfs.NewWriter(f, path, !o.NoSync),
-		mode: o.FileMode, noSync: o.NoSync, kept: map[string]bool{},
+	l := &Log{file: o.Sync.NewWriter(f, path), dir: o.Dir, mode: o.FileMode, kept: map[string]bool{}}
+	if l.archive, err = newArchive(l.file, o.Compress); err != nil {
+		return nil, err
 	}
-	l.archive, err = newArchive(&syncCloser{l.file, o.NoSync}, o.Compress)
-	return l, err
+	return l, nil
 }
 
 // Begin starts the member of a segment.
@@ -73,17 +76,19 @@ func (l *Log) Begin(name string, size int64) (wal.SegmentWriter, error) {
 	return l.open, nil
 }
 
-// ready says whether a member may begin.
+// ready makes the archive so that a member may begin.
 func (l *Log) ready() error {
 	switch {
 	case l.failed != nil:
 		return l.failed
 	case l.archive == nil:
-		return errClosed
+		return fs.ErrClosed
 	case l.open != nil:
 		return fmt.Errorf("segment %s is not finished", l.open.name)
 	}
-	return nil
+	l.failed = l.archive.zeros(int(l.owed))
+	l.owed = 0
+	return l.failed
 }
 
 func (l *Log) member(name string, size int64) backup.Member {
@@ -115,39 +120,26 @@ func (l *Log) markDone(name string) error {
 	return l.failed
 }
 
-// Close ends the archive and makes it durable; its name becomes so when the Sink
-// of the same directory commits. A segment that is open is
-// abandoned. After an error of any other method the archive is left as it is. It
-// may be called more than once.
-func (l *Log) Close() error {
-	if l.archive == nil {
-		return nil
-	}
-	var err error
-	if l.open != nil {
-		err = l.open.Abandon()
+// Commit says that the log is whole, and ends the archive. It becomes durable when
+// the Sink of the same directory commits. A segment that is open is an error.
+func (l *Log) Commit() error {
+	if err := l.ready(); err != nil {
+		return err
 	}
 	a := l.archive
 	l.archive = nil
-	if l.failed != nil {
-		a.abandon()
-		return err
-	}
-	return a.finish()
+	l.failed = a.finish()
+	return l.failed
 }
 
-// syncCloser makes a file durable before it closes it.
-type syncCloser struct {
-	*localfs.Writer
-	noSync bool
-}
-
-func (s *syncCloser) Close() error {
-	var err error
-	if !s.noSync {
-		err = s.Sync()
+// Close before Commit leaves the archive as far as it came, without an end. It may
+// be called more than once.
+func (l *Log) Close() error {
+	if l.archive != nil {
+		l.archive.abandon()
+		l.archive = nil
 	}
-	return errors.Join(err, s.Writer.Close())
+	return nil
 }
 
 // segment is one that is being written. It is a wal.SegmentWriter.
@@ -171,13 +163,17 @@ func (s *segment) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// Flush makes the archive durable as far as it goes.
+// Flush makes the archive durable as far as it goes, the first time with its name.
 func (s *segment) Flush() error {
 	if s.log.failed == nil {
 		s.log.failed = s.log.archive.flush()
 	}
 	if s.log.failed == nil {
 		s.log.failed = s.log.file.Sync()
+	}
+	if s.log.failed == nil && !s.log.named {
+		s.log.named = true
+		s.log.failed = localfs.SyncRoot(s.log.dir.Root(), s.log.dir.Path())
 	}
 	return s.log.failed
 }
@@ -187,23 +183,20 @@ func (s *segment) Finish() error {
 	if s.left > 0 {
 		return errors.Join(fmt.Errorf("segment %s ends after %d of %d bytes", s.name, s.size-s.left, s.size), s.Abandon())
 	}
-	if err := s.end(); err != nil {
-		return err
+	s.log.open = nil
+	if s.log.failed != nil {
+		return s.log.failed
 	}
 	return s.log.markDone(s.name)
 }
 
-// Abandon fills the segment with zeros and leaves it without the mark: the
-// server it will be restored on goes on writing it.
-func (s *segment) Abandon() error { return s.end() }
-
-func (s *segment) end() error {
+// Abandon leaves the segment without the mark: the server it will be restored on
+// goes on writing it. What follows, be it the end of the archive, is preceded by
+// the zeros that it lacks.
+func (s *segment) Abandon() error {
 	if s.log.open == s {
 		s.log.open = nil
-	}
-	if s.log.failed == nil {
-		s.log.failed = s.log.archive.zeros(int(s.left))
-		s.left = 0
+		s.log.owed, s.left = s.left, 0
 	}
 	return s.log.failed
 }

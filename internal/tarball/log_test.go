@@ -2,13 +2,14 @@ package tarball
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"path/filepath"
-	"strings"
 	"testing"
 
-	"basin/internal/backup/sinktest"
+	"basin/internal/backup"
 	"basin/internal/wal"
+	"basin/internal/wal/keepertest"
 )
 
 var _ wal.Keeper = (*Log)(nil)
@@ -16,105 +17,96 @@ var _ wal.Keeper = (*Log)(nil)
 // framed is a compressor that cannot flush.
 type framed struct{ io.WriteCloser }
 
-func TestLog(t *testing.T) {
-	const complete, begun = "000000010000000000000001", "000000010000000000000002"
-	content := bytes.Repeat([]byte("x"), wal.MinSegmentSize)
+func TestLogKeepsItsPromises(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		options LogOptions
-		abandon bool // or left open
 	}{
-		{"plain tar", LogOptions{}, true},
-		{"segment left open", LogOptions{}, false},
-		{"not synced", LogOptions{NoSync: true}, true},
-		{"gzip that can flush", LogOptions{Compress: compressGzip, Suffix: ".gz"}, true},
+		{"plain tar", LogOptions{}},
+		{"not synced", LogOptions{Sync: unsynced}},
+		{"gzip that can flush", LogOptions{Compress: compressGzip, Suffix: ".gz"}},
+		{"gzip aside", LogOptions{Compress: compressAside, Suffix: ".gz"}},
 		{"gzip that cannot flush", LogOptions{Suffix: ".gz", Compress: func(w io.Writer) (io.WriteCloser, error) {
 			z, err := compressGzip(w)
 			return framed{z}, err
-		}}, true},
+		}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			must := func(err error) {
-				t.Helper()
+			keepertest.Suite{Open: func(t *testing.T, dir string) keepertest.Subject {
+				o := c.options
+				o.Dir = claim(t, dir)
+				l, err := NewLog(o)
 				if err != nil {
 					t.Fatal(err)
 				}
-			}
-			c.options.Dir = t.TempDir()
-			l, err := NewLog(c.options)
-			must(err)
-			w, err := l.Begin(complete, wal.MinSegmentSize)
-			must(err)
-			if _, err := l.Begin(begun, wal.MinSegmentSize); err == nil {
-				t.Error("two segments at a time")
-			}
-			for _, piece := range [][]byte{content[:1000], content[1000:]} {
-				_, err := w.Write(piece)
-				must(err)
-				must(w.Flush())
-			}
-			if _, err := w.Write([]byte("x")); err == nil {
-				t.Error("a segment takes more than its size")
-			}
-			must(w.Finish())
-			for range 2 {
-				must(l.History("00000002.history", []byte("history")))
-			}
-			if has, err := l.HasHistory("00000002.history"); !has || err != nil {
-				t.Errorf("history is not kept: %v", err)
-			}
-			w, err = l.Begin(begun, wal.MinSegmentSize)
-			must(err)
-			_, err = w.Write([]byte("begun"))
-			must(err)
-			if c.abandon {
-				must(w.Abandon())
-			}
-			must(l.Close())
-			must(l.Close())
-
-			want := map[string]string{
-				complete: string(content), "archive_status/" + complete + ".done": "",
-				begun:              "begun" + strings.Repeat("\x00", wal.MinSegmentSize-len("begun")),
-				"00000002.history": "history", "archive_status/00000002.history.done": "",
-			}
-			raw, err := unpacked(filepath.Join(c.options.Dir, "pg_wal.tar"+c.options.Suffix), c.options.Compress != nil)
-			must(err)
-			got := readTar(t, 0, raw)
-			for name, content := range want {
-				e, ok := got[sinktest.Key{Path: name}]
-				if !ok || e.Content != content || e.Mode != 0o600 {
-					t.Errorf("%s: there %t, %d bytes, mode %o", name, ok, len(e.Content), e.Mode)
-				}
-			}
-			if len(got) != len(want) {
-				t.Errorf("%d members, want %d", len(got), len(want))
-			}
+				return keepertest.Subject{Keeper: l, Read: func(t *testing.T) map[string]string {
+					raw, err := unpacked(filepath.Join(dir, "pg_wal.tar"+o.Suffix), o.Compress != nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					files := map[string]string{}
+					for key, e := range readTar(t, 0, raw) {
+						if e.Kind != backup.File || e.Mode != 0o600 {
+							t.Errorf("%s has kind %d and mode %o", key.Path, e.Kind, e.Mode)
+						}
+						files[key.Path] = e.Content
+					}
+					return files
+				}}
+			}}.Run(t)
 		})
 	}
 }
 
-func TestSegmentThatEndsEarlyIsNotComplete(t *testing.T) {
-	dir := t.TempDir()
-	l, err := NewLog(LogOptions{Dir: dir})
+func TestOneSegmentAtATime(t *testing.T) {
+	l, err := NewLog(LogOptions{Dir: claim(t, t.TempDir())})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := l.Begin("000000010000000000000001", wal.MinSegmentSize)
-	if err != nil {
+	defer l.Close()
+	if _, err := l.Begin("000000010000000000000001", wal.MinSegmentSize); err != nil {
 		t.Fatal(err)
 	}
-	if w.Finish() == nil {
-		t.Error("complete without its bytes")
+	if _, err := l.Begin("000000010000000000000002", wal.MinSegmentSize); err == nil {
+		t.Error("another begins")
 	}
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
+	if l.Commit() == nil {
+		t.Error("a log with an open segment is whole")
 	}
-	raw, err := unpacked(filepath.Join(dir, "pg_wal.tar"), false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := readTar(t, 0, raw); len(got) != 1 {
-		t.Errorf("%d members, want the segment alone", len(got))
+}
+
+// TestLogThatIsNotWholeHasNoEnd gives up a log at every state.
+func TestLogThatIsNotWholeHasNoEnd(t *testing.T) {
+	for _, compress := range []func(io.Writer) (io.WriteCloser, error){nil, compressGzip, compressAside} {
+		for _, c := range []struct {
+			reason string
+			do     func(l *Log) error
+		}{
+			{"empty", func(*Log) error { return nil }},
+			{"within a segment", func(l *Log) error {
+				w, err := l.Begin("000000010000000000000001", wal.MinSegmentSize)
+				return errors.Join(err, w.Flush())
+			}},
+			{"segment abandoned", func(l *Log) error {
+				w, err := l.Begin("000000010000000000000001", wal.MinSegmentSize)
+				return errors.Join(err, w.Flush(), w.Abandon())
+			}},
+			{"between members", func(l *Log) error { return l.History("00000002.history", []byte("history")) }},
+		} {
+			t.Run(c.reason, func(t *testing.T) {
+				dir := t.TempDir()
+				l, err := NewLog(LogOptions{Dir: claim(t, dir), Compress: compress})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := errors.Join(c.do(l), l.Close()); err != nil {
+					t.Fatal(err)
+				}
+				raw, err := unpacked(filepath.Join(dir, "pg_wal.tar"), compress != nil)
+				if err == nil && bytes.HasSuffix(raw, make([]byte, backup.TarEnd)) {
+					t.Errorf("%d bytes with an end", len(raw))
+				}
+			})
+		}
 	}
 }

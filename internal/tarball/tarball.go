@@ -23,33 +23,22 @@ import (
 	"basin/internal/wal"
 )
 
-// fileModeOwner is the permissions of files if nothing else was asked for.
-//
-// Source: PG_FILE_MODE_OWNER in src/include/common/file_perm.h, PostgreSQL 18.
-const fileModeOwner = 0o600
-
-// A manifest gets its name last of all: what has it is a whole backup.
-const (
-	manifestName = "backup_manifest"
-	manifestTemp = "backup_manifest.tmp"
-)
+// manifestName is given last of all: what has it is a whole backup.
+const manifestName = "backup_manifest"
 
 // Options of a Sink. Either Dir or Output is required; the rest may be zero.
 type Options struct {
-	Dir    string    // the directory the archives are made in, which is there and empty
-	Output io.Writer // takes the only archive instead, the manifest as its last member
+	Dir    *localfs.Claim // the directory the archives are made in
+	Output io.Writer      // takes the only archive instead, the manifest as its last member
 
 	Compress func(io.Writer) (io.WriteCloser, error) // nil: no compression; Close ends the stream, not the writer below
 	Suffix   string                                  // after .tar, for what Compress makes of it, such as .gz
 
 	FileMode fs.FileMode // of the archives and the manifest; zero is 0600
 
-	SyncMethod localfs.SyncMethod
-	NoSync     bool // leave it to the system when files become durable
+	Sync localfs.Syncer // makes the backup durable, unless it goes to Output
 
 	Progress *backup.Progress // if not nil, is told the path of each archive
-	Warn     func(error)      // if not nil, is told what could not be opened to be synced
-	Step     func(string)     // if not nil, is told each step of Commit, as pg_basebackup --verbose words it
 }
 
 // Sink writes a backup as tar files. It is a backup.Sink.
@@ -60,7 +49,6 @@ type Options struct {
 // backup_manifest.tmp.
 type Sink struct {
 	options Options
-	root    *os.Root // Dir, or nil
 	names   map[uint32]string
 	order   []uint32        // of the archives, the data directory last
 	done    map[uint32]bool // archives that exist
@@ -73,19 +61,15 @@ type Sink struct {
 	failed   error
 }
 
-// errClosed is what a sink says that was closed or has committed.
-var errClosed = errors.New("backup sink is closed")
-
 // NewSink returns a sink that has touched nothing yet.
 func NewSink(o Options) *Sink {
 	if o.FileMode == 0 {
-		o.FileMode = fileModeOwner
+		o.FileMode = localfs.FileModeOwner
 	}
 	return &Sink{options: o, names: map[uint32]string{}, done: map[uint32]bool{}}
 }
 
-// Begin opens the directory and learns which archives there will be. More than
-// one cannot go to Output.
+// Begin learns which archives there will be. More than one cannot go to Output.
 func (s *Sink) Begin(_ context.Context, start backup.Start) error {
 	s.failed = s.begin(start)
 	return s.failed
@@ -104,14 +88,6 @@ func (s *Sink) begin(start backup.Start) error {
 	}
 	s.names[0] = "base.tar"
 	s.order = append(s.order, 0)
-	if s.options.Output != nil {
-		return nil
-	}
-	root, err := os.OpenRoot(s.options.Dir)
-	if err != nil {
-		return localfs.Errorf(err, s.options.Dir, `could not access directory "%s"`, s.options.Dir)
-	}
-	s.root = root
 	return nil
 }
 
@@ -122,7 +98,7 @@ func (s *Sink) Put(ctx context.Context, m backup.Member, r io.Reader) error {
 		return s.failed
 	}
 	if s.closed || len(s.order) == 0 {
-		return errClosed
+		return fs.ErrClosed
 	}
 	s.failed = s.put(ctx, m, r)
 	return s.failed
@@ -198,27 +174,28 @@ func (s *Sink) create(name string) (*archive, error) {
 
 // open makes a file in Dir.
 func (s *Sink) open(name string) (*localfs.Writer, error) {
-	path := filepath.Join(s.options.Dir, name)
+	path := filepath.Join(s.options.Dir.Path(), name)
 	if s.options.Progress != nil {
 		s.options.Progress.SetPath(path)
 	}
-	f, err := s.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, s.options.FileMode)
+	f, err := s.options.Dir.Root().OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, s.options.FileMode)
 	if err != nil {
 		return nil, localfs.Errorf(err, path, `could not create file "%s"`, path)
 	}
-	return localfs.NewWriter(f, path, s.syncer().WritesBack()), nil
+	return s.options.Sync.NewWriter(f, path), nil
 }
 
 // putArchive stores what the server made of a whole tablespace.
 func (s *Sink) putArchive(ctx context.Context, m backup.Member, r io.Reader) error {
-	if _, err := s.take(m.Tablespace); err != nil {
+	name, err := s.take(m.Tablespace)
+	if err != nil {
 		return err
 	}
 	if s.options.Output != nil {
 		s.sent = true
 		return localfs.Copy(ctx, &output{w: s.options.Output}, r, m.Path, m.Size)
 	}
-	if m.Path == "" || m.Path[0] == '.' || strings.ContainsAny(m.Path, `/\`) {
+	if !strings.HasPrefix(m.Path, name) { // what follows is the server's word for how it compressed
 		return fmt.Errorf(`invalid archive name: "%s"`, m.Path)
 	}
 	return s.store(ctx, m.Path, m, r)
@@ -241,7 +218,7 @@ func (s *Sink) store(ctx context.Context, name string, m backup.Member, r io.Rea
 func (s *Sink) putManifest(ctx context.Context, m backup.Member, r io.Reader) error {
 	s.manifest = true
 	if s.options.Output == nil {
-		return s.store(ctx, manifestTemp, m, r)
+		return s.store(ctx, localfs.Temporary(manifestName), m, r)
 	}
 	if s.sent {
 		return usererr.Hinted(
@@ -261,7 +238,7 @@ func (s *Sink) Commit(ctx context.Context, _ wal.Position) error {
 		return s.failed
 	}
 	if s.closed || len(s.order) == 0 {
-		return errClosed
+		return fs.ErrClosed
 	}
 	s.failed = s.commit(ctx)
 	return s.failed
@@ -282,49 +259,25 @@ func (s *Sink) commit(ctx context.Context) error {
 	if err := s.finish(); err != nil {
 		return err
 	}
-	if s.root == nil {
-		return s.Close()
-	}
-	if !s.options.NoSync {
-		s.step("syncing data to disk ...")
-	}
-	syncer := s.syncer()
-	if err := syncer.Trees(ctx, s.options.Dir); err != nil {
-		return err
-	}
-	if err := syncer.Names(s.options.Dir); err != nil {
-		return err
-	}
-	if s.manifest {
-		s.step("renaming backup_manifest.tmp to backup_manifest")
-		if err := syncer.Rename(s.root, s.options.Dir, manifestTemp, manifestName); err != nil {
+	if s.options.Output == nil {
+		name := ""
+		if s.manifest {
+			name = manifestName
+		}
+		if err := s.options.Sync.Finish(ctx, name, s.options.Dir); err != nil {
 			return err
 		}
 	}
 	return s.Close()
 }
 
-func (s *Sink) syncer() localfs.Syncer {
-	return localfs.Syncer{Method: s.options.SyncMethod, Off: s.options.NoSync, Warn: s.options.Warn}
-}
-
-func (s *Sink) step(text string) {
-	if s.options.Step != nil {
-		s.options.Step(text)
-	}
-}
-
-// Close closes what is open and removes nothing. It may be called more than once.
+// Close closes what is open and removes nothing. The claim is not its to end. It
+// may be called more than once.
 func (s *Sink) Close() error {
 	s.closed = true
 	if s.current != nil {
 		s.current.abandon()
 		s.current = nil
 	}
-	if s.root == nil {
-		return nil
-	}
-	err := s.root.Close()
-	s.root = nil
-	return err
+	return nil
 }

@@ -16,11 +16,35 @@ import (
 
 	"basin/internal/backup"
 	"basin/internal/backup/sinktest"
+	"basin/internal/localfs"
+	"basin/internal/seal"
 	"basin/internal/usererr"
 	"basin/internal/wal"
 )
 
 func compressGzip(w io.Writer) (io.WriteCloser, error) { return gzip.NewWriterLevel(w, 1) }
+
+// compressAside compresses in goroutines, several blocks of a member at once.
+func compressAside(w io.Writer) (io.WriteCloser, error) {
+	return seal.NewWriter(w, seal.Spec{Algorithm: seal.Gzip, Level: 1})
+}
+
+var unsynced = localfs.Syncer{Off: true}
+
+// claim takes a directory until the end of the test.
+func claim(t testing.TB, dir string) *localfs.Claim {
+	t.Helper()
+	c, err := localfs.ClaimDir(dir, 0o700)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
 
 func TestSinkKeepsItsPromises(t *testing.T) {
 	for _, c := range []struct {
@@ -29,12 +53,13 @@ func TestSinkKeepsItsPromises(t *testing.T) {
 	}{
 		{"plain tar", Options{}},
 		{"gzip", Options{Compress: compressGzip, Suffix: ".gz"}},
-		{"not synced", Options{NoSync: true}},
+		{"gzip aside", Options{Compress: compressAside, Suffix: ".gz", Sync: unsynced}},
+		{"not synced", Options{Sync: unsynced}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			suite := sinktest.Suite{Order: true, MaxName: 99, Open: func(t *testing.T, dir string) sinktest.Subject {
+			suite := sinktest.Suite{Order: true, Large: 2 << 20, MaxName: 99, Open: func(t *testing.T, dir string) sinktest.Subject {
 				o := c.options
-				o.Dir, o.Progress = dir, new(backup.Progress)
+				o.Dir, o.Progress = claim(t, dir), new(backup.Progress)
 				return sinktest.Subject{
 					Sink:     NewSink(o),
 					Finished: func() bool { return exists(filepath.Join(dir, "backup_manifest")) },
@@ -50,9 +75,9 @@ func TestSinkKeepsItsPromisesOnOutput(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		compress func(io.Writer) (io.WriteCloser, error)
-	}{{"plain tar", nil}, {"gzip", compressGzip}} {
+	}{{"plain tar", nil}, {"gzip", compressGzip}, {"gzip aside", compressAside}} {
 		t.Run(c.name, func(t *testing.T) {
-			suite := sinktest.Suite{Single: true, MaxName: 99, Open: func(t *testing.T, dir string) sinktest.Subject {
+			suite := sinktest.Suite{Single: true, Large: 2 << 20, MaxName: 99, Open: func(t *testing.T, dir string) sinktest.Subject {
 				name := filepath.Join(dir, "output")
 				out := &appender{name}
 				if err := os.WriteFile(name, nil, 0o600); err != nil {
@@ -172,7 +197,7 @@ func readTar(t *testing.T, oid uint32, raw []byte) map[sinktest.Key]sinktest.Ent
 
 func TestEveryTablespaceHasAnArchive(t *testing.T) {
 	dir := t.TempDir()
-	s := NewSink(Options{Dir: dir})
+	s := NewSink(Options{Dir: claim(t, dir)})
 	defer s.Close()
 	start := backup.Start{Tablespaces: []backup.Tablespace{{OID: 1, Location: "/a"}, {OID: 2, Location: "/b"}}}
 	err := errors.Join(
@@ -196,7 +221,7 @@ func TestEveryTablespaceHasAnArchive(t *testing.T) {
 
 func TestArchiveOfTheServerIsStoredAsItIs(t *testing.T) {
 	dir := t.TempDir()
-	s := NewSink(Options{Dir: dir})
+	s := NewSink(Options{Dir: claim(t, dir)})
 	defer s.Close()
 	start := backup.Start{Tablespaces: []backup.Tablespace{{OID: 1, Location: "/a"}}}
 	err := errors.Join(
@@ -236,6 +261,8 @@ func TestSinkRefuses(t *testing.T) {
 		{"archive twice", []backup.Member{archive("base.tar.gz"), archive("base.tar.gz")}, false, "member for base.tar after its end"},
 		{"unknown tablespace", []backup.Member{file(3)}, false, "tablespace 3 was not announced"},
 		{"archive elsewhere", []backup.Member{archive("../base.tar.gz")}, false, `invalid archive name: "../base.tar.gz"`},
+		{"archive of another tablespace", []backup.Member{archive("1.tar.gz")}, false, `invalid archive name: "1.tar.gz"`},
+		{"archive under the manifest's name", []backup.Member{archive("backup_manifest")}, false, `invalid archive name: "backup_manifest"`},
 		{"archive with a path", []backup.Member{archive("a/b")}, false, `invalid archive name: "a/b"`},
 		{"size not known", []backup.Member{{Path: "f", Kind: backup.File, Size: -1}}, false, `the size of member "f" is not known`},
 		{"archive on output", []backup.Member{archive("base.tar.gz")}, true, ""},
@@ -244,7 +271,7 @@ func TestSinkRefuses(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var out bytes.Buffer
-			o, start := Options{Dir: t.TempDir(), NoSync: true}, backup.Start{Tablespaces: []backup.Tablespace{{OID: 1, Location: "/a"}}}
+			o, start := Options{Dir: claim(t, t.TempDir()), Sync: unsynced}, backup.Start{Tablespaces: []backup.Tablespace{{OID: 1, Location: "/a"}}}
 			if c.output {
 				o, start = Options{Output: &out}, backup.Start{}
 			}

@@ -49,12 +49,16 @@ type Entry struct {
 // Suite is the tests of one kind of sink.
 type Suite struct {
 	// Open makes a subject that keeps its backup in dir, which is there and
-	// empty, with links to tablespaces as they are.
+	// empty, with links to tablespaces as they are. What it opens beside the sink
+	// it closes at the end of the test.
 	Open func(t *testing.T, dir string) Subject
 	// Single says that the sink takes the main directory only.
 	Single bool
 	// MaxName is the longest path that fits, in bytes; zero if any does.
 	MaxName int
+	// Large is the size in bytes of a member of which several pieces are worked on
+	// at once; zero if the sink does no such thing.
+	Large int
 	// Order, if true, says that the name backup_manifest in dir is the last thing to come.
 	Order bool
 }
@@ -138,15 +142,24 @@ func (s Suite) names(t *testing.T) {
 // digits returns a name of n bytes.
 func digits(n int) string { return fmt.Sprintf("%0*d", n, n) }
 
-// faults lets every fault happen at every member.
+// faults lets every fault happen at every member, and in the midst of a large one.
 func (s Suite) faults(t *testing.T) {
+	s.everyFault(t, s.script)
+	if s.Large > 0 {
+		s.everyFault(t, func(*testing.T) script {
+			return script{members: []member{file(0, "large", 0o600, s.Large), manifest()}, fault: noFault}
+		})
+	}
+}
+
+func (s Suite) everyFault(t *testing.T, begin func(*testing.T) script) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
-	before := openFiles()
-	count := len(s.script(t).members)
+	before := OpenFiles(t)
+	count := len(begin(t).members)
 	for fault := range faultCount {
 		for k := range count + 1 {
 			t.Run(fmt.Sprintf("%v at member %d", fault, k), func(t *testing.T) {
-				script := s.script(t)
+				script := begin(t)
 				if !script.strike(fault, k) {
 					return // a directory has no bytes to be wrong
 				}
@@ -154,7 +167,7 @@ func (s Suite) faults(t *testing.T) {
 			})
 		}
 	}
-	if after := openFiles(); after != before {
+	if after := OpenFiles(t); after != before {
 		t.Errorf("%d files are open, were %d", after, before)
 	}
 }
@@ -192,12 +205,19 @@ func (s Suite) fail(t *testing.T, script script) {
 // noRoom fills a small disk, or meets the limit on file sizes.
 func (s Suite) noRoom(t *testing.T) {
 	dir := t.TempDir()
-	before := openFiles()
-	fillable(t, dir, 128<<10)
+	before := OpenFiles(t)
+	t.Run("copy", func(t *testing.T) { s.fill(t, dir) })
+	if after := OpenFiles(t); after != before {
+		t.Errorf("%d files are open, were %d", after, before)
+	}
+}
+
+func (s Suite) fill(t *testing.T, dir string) {
+	Fillable(t, dir, 128<<10)
 	script := script{members: []member{file(0, "large", 0o600, 4<<20), manifest()}, fault: noFault}
 	subject := s.Open(t, dir)
 	err := backup.Copy(t.Context(), subject.Sink, script.source(), backup.Options{})
-	if !errors.Is(err, errNoSpace) && !errors.Is(err, errFileTooLarge) {
+	if !IsNoRoom(err) {
 		t.Errorf("error is %v", err)
 	}
 	if usererr.Hint(err) == "" {
@@ -208,9 +228,6 @@ func (s Suite) noRoom(t *testing.T) {
 	}
 	if subject.Finished() {
 		t.Error("there is a backup on a full disk")
-	}
-	if after := openFiles(); after != before {
-		t.Errorf("%d files are open, were %d", after, before)
 	}
 }
 

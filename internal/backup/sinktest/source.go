@@ -26,17 +26,18 @@ const (
 type fault uint8
 
 const (
-	nextFails   fault = iota // Next returns an error instead of the member
-	readerFails              // the reader fails half-way
-	readerShort              // the reader ends a byte early
-	readerLong               // the reader goes on for a byte
-	contextEnds              // the context is cancelled half-way; the source does not care
+	nextFails     fault = iota // Next returns an error instead of the member
+	readerFails                // the reader fails half-way
+	readerShort                // the reader ends a byte early
+	readerLong                 // the reader goes on for a byte
+	readerMissing              // there is no reader
+	contextEnds                // the context is cancelled half-way; the source does not care
 	faultCount
 	noFault = faultCount
 )
 
 func (f fault) String() string {
-	return [...]string{"next fails", "reader fails", "reader is short", "reader is long", "context ends", "nothing"}[f]
+	return [...]string{"next fails", "reader fails", "reader is short", "reader is long", "reader is missing", "context ends", "nothing"}[f]
 }
 
 // errFault is the error of the source.
@@ -122,7 +123,7 @@ func manifest() member {
 
 // strike sets the fault, unless it makes no difference at that member.
 func (s *script) strike(f fault, at int) bool {
-	if f == readerFails || f == readerShort || f == readerLong {
+	if f == readerFails || f == readerShort || f == readerLong || f == readerMissing {
 		if at == len(s.members) || s.members[at].content == "" {
 			return false
 		}
@@ -178,6 +179,9 @@ func (s *source) Next(context.Context) (backup.Member, io.Reader, error) {
 		if fault == contextEnds {
 			s.script.cancel()
 		}
+		return m.Member, nil, nil
+	}
+	if fault == readerMissing {
 		return m.Member, nil, nil
 	}
 	return m.Member, m.reader(&fault, k, s.script.cancel), nil

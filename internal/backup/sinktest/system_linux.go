@@ -2,6 +2,7 @@ package sinktest
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -11,20 +12,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	errNoSpace      = unix.ENOSPC
-	errFileTooLarge = unix.EFBIG
-)
+// IsNoRoom says whether err is of what Fillable limits.
+func IsNoRoom(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EFBIG) }
 
-// openFiles returns how many files the process has open.
-func openFiles() int {
-	entries, _ := os.ReadDir("/proc/self/fd")
+// OpenFiles returns how many files the process has open.
+func OpenFiles(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
 	return len(entries)
 }
 
-// fillable puts a file system of size bytes on dir; without the right to do that,
+// Fillable puts a file system of size bytes on dir; without the right to do that,
 // it limits every file the process writes to size bytes. Both end with the test.
-func fillable(t *testing.T, dir string, size uint64) {
+func Fillable(t *testing.T, dir string, size uint64) {
 	t.Helper()
 	if err := unix.Mount("sinktest", dir, "tmpfs", 0, fmt.Sprintf("size=%d", size)); err == nil {
 		t.Cleanup(func() {

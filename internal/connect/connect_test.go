@@ -1,4 +1,4 @@
-package client
+package connect
 
 import (
 	"context"
@@ -17,17 +17,17 @@ import (
 )
 
 // options reads a connection string.
-func options(t *testing.T, text string) ConnectOptions {
+func options(t *testing.T, text string) Options {
 	t.Helper()
 	p, err := conninfo.Request{ConnString: text, Program: "pg_basebackup"}.Params()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return ConnectOptions{Params: p, System: conninfo.System{User: "me"}}
+	return Options{Params: p, System: conninfo.System{User: "me"}}
 }
 
 // dial connects and closes again.
-func dial(t *testing.T, o ConnectOptions) (*Session, error) {
+func dial(t *testing.T, o Options) (*Session, error) {
 	t.Helper()
 	s, err := Connect(t.Context(), o)
 	if err == nil {
@@ -45,7 +45,7 @@ func TestConnect(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.PID != 4711 || s.Version != 180006 || s.ServerVersion != "18.6" || s.TLS != nil || s.Address != "127.0.0.1" || s.Host.Name != "localhost" {
+	if s.PID != 4711 || s.Version != 180006 || s.ServerVersion != "18.6" || s.reached.address != "127.0.0.1" || s.reached.host.Name != "localhost" {
 		t.Errorf("session is %+v", s)
 	}
 	got := d.startups[0]
@@ -165,11 +165,64 @@ func TestConnectNextHost(t *testing.T) {
 		s, err := dial(t, options(t, fmt.Sprintf("hostaddr=%s port=%s %s", strings.Join(addresses, ","), strings.Join(list, ","), c.more)))
 		switch {
 		case c.want == "" && err == nil:
-			t.Errorf("%s %s: reached port %d", c.hosts, c.more, s.Host.Port)
+			t.Errorf("%s %s: reached port %d", c.hosts, c.more, s.reached.host.Port)
 		case c.want != "" && err != nil:
 			t.Errorf("%s %s: %v", c.hosts, c.more, err)
-		case c.want != "" && strconv.Itoa(s.Host.Port) != ports[c.want]:
-			t.Errorf("%s %s: reached port %d, want %s", c.hosts, c.more, s.Host.Port, ports[c.want])
+		case c.want != "" && strconv.Itoa(s.reached.host.Port) != ports[c.want]:
+			t.Errorf("%s %s: reached port %d, want %s", c.hosts, c.more, s.reached.host.Port, ports[c.want])
+		}
+	}
+}
+
+// With hosts by chance a hundred further sessions would not all be with the
+// server of the first one, unless they were told to.
+func TestPinned(t *testing.T) {
+	here, there := new(doorman), new(doorman)
+	ports := here.tcp(t) + "," + there.tcp(t)
+	o := options(t, "host=localhost,localhost hostaddr=127.0.0.1,127.0.0.1 load_balance_hosts=random port="+ports)
+	s, err := dial(t, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pinned := s.Pinned()
+	if host, port := pinned.Value("host"), pinned.Value("port"); host != "localhost" || port != strconv.Itoa(s.reached.host.Port) {
+		t.Errorf("pinned to %s, port %s, of %+v", host, port, s.reached)
+	}
+	for range 100 {
+		further, err := dial(t, Options{Params: pinned, System: o.System})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if further.reached.host.Port != s.reached.host.Port {
+			t.Fatalf("reached %v, then %v", s.reached, further.reached)
+		}
+	}
+	if text, _ := conninfo.RecoveryConf(s.Params, conninfo.Recovery{ServerVersion: s.Version}); !strings.Contains(text, "port=''"+ports+"''") {
+		t.Errorf("a standby would be told %s, without all of the ports %s", text, ports)
+	}
+}
+
+func TestPinnedToAddress(t *testing.T) {
+	dir := new(doorman).unix(t)
+	port := new(doorman).tcp(t)
+	for _, c := range []struct{ reason, in, host, address string }{
+		{"of a name", "host=localhost port=" + port, "localhost", "127.0.0.1"},
+		{"given as one", "hostaddr=127.0.0.1 port=" + port, "", "127.0.0.1"},
+		{"a socket has none", "host=" + dir, dir, ""},
+		{"the host that did not answer is left out", "host=/none,localhost port=" + port, "localhost", "127.0.0.1"},
+	} {
+		o := options(t, c.in)
+		s, err := dial(t, o)
+		if err != nil {
+			t.Errorf("%s: %v", c.reason, err)
+			continue
+		}
+		pinned := s.Pinned()
+		if host, address := pinned.Value("host"), pinned.Value("hostaddr"); host != c.host || address != c.address {
+			t.Errorf("%s: pinned to host %q, address %q", c.reason, host, address)
+		}
+		if _, err := dial(t, Options{Params: pinned, System: o.System}); err != nil {
+			t.Errorf("%s: the second time: %v", c.reason, err)
 		}
 	}
 }
@@ -233,7 +286,7 @@ func TestConnectPassword(t *testing.T) {
 		case c.err == "" && err != nil:
 			t.Errorf("%s: %v", c.name, err)
 		case c.err == "28P01 by state":
-			if sqlState(err) != "28P01" {
+			if server := (*ServerError)(nil); !errors.As(err, &server) || server.Code != "28P01" {
 				t.Errorf("%s: %v", c.name, err)
 			}
 		case c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)):
@@ -245,7 +298,7 @@ func TestConnectPassword(t *testing.T) {
 		if err != nil || c.asked == 0 {
 			continue
 		}
-		if _, err := dial(t, ConnectOptions{Params: s.Params, System: o.System}); err != nil {
+		if _, err := dial(t, Options{Params: s.Params, System: o.System}); err != nil {
 			t.Errorf("%s: the second connection: %v", c.name, err)
 		}
 	}
@@ -296,13 +349,6 @@ func TestPGSERVICEOfTheProcess(t *testing.T) {
 	t.Setenv("PGSSLMODE", "nonsense")
 	if _, err := dial(t, options(t, "host=127.0.0.1 port="+port)); err != nil {
 		t.Errorf("the environment is given, not taken: %v", err)
-	}
-}
-
-func TestReadLine(t *testing.T) {
-	r := strings.NewReader("secret\r\nmore")
-	if got, err := readLine(r); got != "secret" || err != nil || r.Len() != 4 {
-		t.Errorf("got %q, %v, and %d bytes are left", got, err, r.Len())
 	}
 }
 

@@ -1,4 +1,4 @@
-package client
+package connect
 
 import (
 	"bytes"
@@ -81,6 +81,8 @@ func loadClientCertificate(p conninfo.Params, sys conninfo.System) (*tls.Certifi
 }
 
 // readKey reads a private key, which nobody but its owner may be able to read.
+//
+// Source: initialize_SSL in src/interfaces/libpq/fe-secure-openssl.c, PostgreSQL 18.
 func readKey(file, password string) ([]byte, error) {
 	info, err := os.Stat(file)
 	if errors.Is(err, os.ErrNotExist) {

@@ -1,4 +1,4 @@
-package client
+package connect
 
 import (
 	"context"
@@ -94,7 +94,7 @@ func (c *connector) authenticate(ctx context.Context, conn net.Conn, t target, s
 	}
 	if c.options.Notice != nil {
 		config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
-			c.options.Notice(noticeText(n.Severity, n.Message, n.Detail, n.Hint))
+			c.options.Notice(NoticeText(n.Severity, n.Message, n.Detail, n.Hint))
 		}
 	}
 	pg, err := pgconn.ConnectConfig(ctx, config)
@@ -102,7 +102,7 @@ func (c *connector) authenticate(ctx context.Context, conn net.Conn, t target, s
 		return pg, nil
 	}
 	then, err := watch.judge(err)
-	if fromFile != "" && watch.asked && sqlState(err) == "28P01" {
+	if server := (*ServerError)(nil); fromFile != "" && watch.asked && errors.As(err, &server) && server.Code == "28P01" {
 		err = fmt.Errorf("%w\npassword retrieved from file \"%s\"", err, fromFile)
 	}
 	return nil, &failure{t, then, err}

@@ -1,4 +1,4 @@
-package client
+package connect
 
 import (
 	"context"
@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"strconv"
 	"time"
 
@@ -17,7 +18,7 @@ import (
 
 // connector makes connections with one set of parameters.
 type connector struct {
-	options ConnectOptions
+	options Options
 	params  conninfo.Params // complete and checked
 	hosts   []conninfo.Host // in the order to try
 	attrs   string          // target_session_attrs
@@ -27,7 +28,7 @@ type connector struct {
 	shuffle bool
 }
 
-func newConnector(params conninfo.Params, o ConnectOptions) (*connector, error) {
+func newConnector(params conninfo.Params, o Options) (*connector, error) {
 	c := &connector{
 		options: o,
 		params:  params,
@@ -166,7 +167,7 @@ func (c *connector) resolve(ctx context.Context, h conninfo.Host) ([]string, err
 		}
 		return []string{""}, nil
 	case h.Address != "":
-		if net.ParseIP(h.Address) == nil {
+		if _, err := netip.ParseAddr(h.Address); err != nil {
 			return nil, fmt.Errorf("could not parse network address \"%s\"", h.Address)
 		}
 		return []string{h.Address}, nil

@@ -1,30 +1,37 @@
-package client
+// Package connect knows libpq's way to a server: which of several hosts, with
+// or without TLS, and who one says one is. It yields a connection that is
+// authenticated and idle, and what is known of its other end.
+//
+// It sends no command on that connection and knows none. One statement is its
+// own: servers before 14 are asked what target_session_attrs wants to know, on
+// an ordinary connection made for that. It reads the files that connection
+// parameters name, such as certificates, and writes none but the log of
+// secrets that sslkeylogfile asks for. It asks nobody for a password, and
+// prints nothing: the caller's functions do.
+package connect
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
-	"maps"
-	"os"
-	"strings"
+	"net"
+	"time"
 
 	"basin/internal/conninfo"
 	"basin/internal/usererr"
 
 	"github.com/jackc/pgx/v5/pgconn"
-	"golang.org/x/term"
 )
 
-// ConnectOptions say which server to connect to, and as whom.
-type ConnectOptions struct {
+// Options say which server to connect to, and as whom. The zero value connects
+// to nothing: somebody has to name a user.
+type Options struct {
 	// Params are the connection parameters as they were given, or those of an
 	// earlier Session. They need not be complete. Without the keyword
 	// replication the connection is an ordinary one.
 	Params conninfo.Params
 
-	// System completes the parameters. Usually conninfo.ThisSystem().
+	// System completes the parameters. Usually conninfo.ThisSystem.
 	System conninfo.System
 
 	// Password asks the user for a password. It is called when the server
@@ -38,26 +45,45 @@ type ConnectOptions struct {
 	// file that is left alone. Nil drops it.
 	Warn func(text string)
 
-	// Notice takes what the server says beside its answers, now and later, in
-	// the form in which libpq prints it. Nil drops it.
+	// Notice takes what the server says beside its answers until the session
+	// begins, in the form of NoticeText. Nil drops it.
 	Notice func(text string)
 }
 
 // Session is a connection that is authenticated and idle, and what is known of
 // it beyond that.
 type Session struct {
-	*Conn
+	Conn net.Conn // a *tls.Conn with TLS; no byte of what the server says next was read
 
-	Parameters map[string]string    // what the server reported of its settings
-	SecretKey  []byte               // to cancel with
-	TLS        *tls.ConnectionState // nil without TLS
-
-	Host    conninfo.Host // the one that was reached
-	Address string        // its IP address; empty over a socket
+	ServerVersion string // as the server gives it: 18.6, 15.20 (Debian …)
+	Version       int    // as server_version_num: 180006
+	PID           uint32 // of the server's process
 
 	// Params are complete, with the password if one was asked for. A further
-	// connection made with them asks for none.
+	// connection made with them asks for none, but may reach another server;
+	// see Pinned.
 	Params conninfo.Params
+
+	reached  target
+	settings map[string]string // those that the server reports
+}
+
+// Pinned returns Params with the one server that was reached in place of all
+// that were named: a further connection made with them goes to the same
+// address, even if its name stands for several or the choice is by chance.
+func (s *Session) Pinned() conninfo.Params {
+	host := s.reached.host
+	host.Address = s.reached.address
+	return s.Params.WithHost(host)
+}
+
+// Close ends the session and closes the connection. Who has taken the
+// connection over closes that instead.
+func (s *Session) Close() error {
+	// A server that reads no more must not keep us: its socket buffer may be full.
+	_ = s.Conn.SetWriteDeadline(time.Now().Add(time.Second))
+	_, _ = s.Conn.Write([]byte{'X', 0, 0, 0, 4}) // Terminate; the close below says the same
+	return s.Conn.Close()
 }
 
 // Connect makes one connection. It tries the hosts and their addresses in
@@ -66,7 +92,7 @@ type Session struct {
 //
 // Source: GetConnection in src/bin/pg_basebackup/streamutil.c and
 // PQconnectPoll in src/interfaces/libpq/fe-connect.c, PostgreSQL 18.
-func Connect(ctx context.Context, o ConnectOptions) (*Session, error) {
+func Connect(ctx context.Context, o Options) (*Session, error) {
 	params, err := o.Params.Complete(o.System)
 	if err != nil {
 		return nil, err
@@ -109,7 +135,7 @@ func Connect(ctx context.Context, o ConnectOptions) (*Session, error) {
 }
 
 // connectOnce tries every host with the parameters at hand.
-func connectOnce(ctx context.Context, params conninfo.Params, o ConnectOptions) (*Session, error) {
+func connectOnce(ctx context.Context, params conninfo.Params, o Options) (*Session, error) {
 	c, err := newConnector(params, o)
 	if err != nil {
 		return nil, err
@@ -119,8 +145,8 @@ func connectOnce(ctx context.Context, params conninfo.Params, o ConnectOptions) 
 	if err != nil {
 		return nil, err
 	}
-	if err := checkServer(s); err != nil {
-		s.Close()
+	if err := s.checkServer(); err != nil {
+		_ = s.Close() // the error is told; this one would add nothing
 		return nil, err
 	}
 	return s, nil
@@ -151,15 +177,14 @@ func checkSupported(p conninfo.Params) error {
 // server before it goes on.
 //
 // Source: GetConnection in src/bin/pg_basebackup/streamutil.c, PostgreSQL 18.
-func checkServer(s *Session) error {
-	switch v, ok := s.Parameters["integer_datetimes"]; {
+func (s *Session) checkServer() (err error) {
+	switch v, ok := s.settings["integer_datetimes"]; {
 	case !ok:
 		return errors.New("could not determine server setting for \"integer_datetimes\"")
 	case v != "on":
 		return errors.New("\"integer_datetimes\" compile flag does not match server")
 	}
-	var err error
-	s.ServerVersion = s.Parameters["server_version"]
+	s.ServerVersion = s.settings["server_version"]
 	s.Version, err = conninfo.ServerVersion(s.ServerVersion)
 	return err
 }
@@ -170,75 +195,5 @@ func (c *connector) session(pg *pgconn.PgConn, t target) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{
-		Conn:       newConn(h.Conn),
-		Parameters: maps.Clone(h.ParameterStatuses),
-		SecretKey:  h.SecretKey,
-		Host:       t.host,
-		Address:    t.address,
-		Params:     c.params,
-	}
-	s.PID = h.PID
-	s.Notice = c.options.Notice
-	if conn, ok := h.Conn.(*tls.Conn); ok {
-		state := conn.ConnectionState()
-		s.TLS = &state
-	}
-	return s, nil
-}
-
-// PromptPassword asks for a password on the terminal that the program was
-// started from. Where there is none the password is a line of standard input,
-// as scripts give it.
-//
-// Source: simple_prompt in src/common/sprompt.c, PostgreSQL 18.
-func PromptPassword(ctx context.Context) (string, error) {
-	in, out := os.Stdin, os.Stderr
-	if tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0); err == nil {
-		defer tty.Close()
-		in, out = tty, tty
-	}
-	if _, err := fmt.Fprint(out, "Password: "); err != nil {
-		return "", err
-	}
-	defer fmt.Fprintln(out)
-	if !term.IsTerminal(int(in.Fd())) {
-		return readLine(in)
-	}
-	before, err := term.GetState(int(in.Fd()))
-	if err != nil {
-		return "", err
-	}
-	type answer struct {
-		text []byte
-		err  error
-	}
-	// A terminal cannot be read with a deadline. Should the user not answer
-	// before ctx ends, the read is left behind and the terminal put right.
-	answers := make(chan answer, 1)
-	go func() {
-		text, err := term.ReadPassword(int(in.Fd()))
-		answers <- answer{text, err}
-	}()
-	select {
-	case a := <-answers:
-		return string(a.text), a.err
-	case <-ctx.Done():
-		return "", errors.Join(context.Cause(ctx), term.Restore(int(in.Fd()), before))
-	}
-}
-
-// readLine reads one line, byte by byte: what follows is not ours.
-func readLine(r io.Reader) (string, error) {
-	var line []byte
-	for {
-		var b [1]byte
-		switch _, err := io.ReadFull(r, b[:]); {
-		case errors.Is(err, io.EOF), err == nil && b[0] == '\n':
-			return strings.TrimSuffix(string(line), "\r"), nil
-		case err != nil:
-			return "", err
-		}
-		line = append(line, b[0])
-	}
+	return &Session{Conn: h.Conn, PID: h.PID, Params: c.params, reached: t, settings: h.ParameterStatuses}, nil
 }

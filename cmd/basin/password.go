@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/term"
+)
+
+// promptPassword asks for a password on the terminal that the program was
+// started from. Where there is none the password is a line of standard input,
+// as scripts give it.
+//
+// Source: simple_prompt in src/common/sprompt.c, PostgreSQL 18.
+func promptPassword(ctx context.Context) (string, error) {
+	in, out := os.Stdin, os.Stderr
+	if tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0); err == nil {
+		defer tty.Close()
+		in, out = tty, tty
+	}
+	if _, err := fmt.Fprint(out, "Password: "); err != nil {
+		return "", err
+	}
+	defer fmt.Fprintln(out)
+	if !term.IsTerminal(int(in.Fd())) {
+		return answerOr(ctx, func() (string, error) { return readLine(in) })
+	}
+	before, err := term.GetState(int(in.Fd()))
+	if err != nil {
+		return "", err
+	}
+	password, err := answerOr(ctx, func() (string, error) {
+		text, err := term.ReadPassword(int(in.Fd()))
+		return string(text), err
+	})
+	if ctx.Err() != nil { // the read that was left behind has put out the echo
+		err = errors.Join(err, term.Restore(int(in.Fd()), before))
+	}
+	return password, err
+}
+
+// answerOr returns what read does, or the cause of ctx's end if that comes
+// first. Neither a terminal nor standard input can be read with a deadline: a
+// read that is not answered is left behind.
+func answerOr(ctx context.Context, read func() (string, error)) (string, error) {
+	type answer struct {
+		text string
+		err  error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		text, err := read()
+		answers <- answer{text, err}
+	}()
+	select {
+	case a := <-answers:
+		return a.text, a.err
+	case <-ctx.Done():
+		return "", context.Cause(ctx)
+	}
+}
+
+// readLine reads one line, byte by byte: what follows is not ours.
+func readLine(r io.Reader) (string, error) {
+	var line []byte
+	for {
+		var b [1]byte
+		switch _, err := io.ReadFull(r, b[:]); {
+		case errors.Is(err, io.EOF), err == nil && b[0] == '\n':
+			return strings.TrimSuffix(string(line), "\r"), nil
+		case err != nil:
+			return "", err
+		}
+		line = append(line, b[0])
+	}
+}
