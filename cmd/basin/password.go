@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
 
@@ -22,25 +23,33 @@ func promptPassword(ctx context.Context) (string, error) {
 		defer tty.Close()
 		in, out = tty, tty
 	}
+	if term.IsTerminal(int(in.Fd())) {
+		show, err := hideTyping(int(in.Fd())) // before a fast typist is asked
+		if err != nil {
+			return "", err
+		}
+		defer show()
+	}
 	if _, err := fmt.Fprint(out, "Password: "); err != nil {
 		return "", err
 	}
 	defer fmt.Fprintln(out)
-	if !term.IsTerminal(int(in.Fd())) {
-		return answerOr(ctx, func() (string, error) { return readLine(in) })
-	}
-	before, err := term.GetState(int(in.Fd()))
+	return answerOr(ctx, func() (string, error) { return readLine(in) })
+}
+
+// hideTyping has a terminal show no more of what is typed, and forget what was
+// typed before, until show is called.
+func hideTyping(fd int) (show func(), err error) {
+	before, err := unix.IoctlGetTermios(fd, getTermios)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	password, err := answerOr(ctx, func() (string, error) {
-		text, err := term.ReadPassword(int(in.Fd()))
-		return string(text), err
-	})
-	if ctx.Err() != nil { // the read that was left behind has put out the echo
-		err = errors.Join(err, term.Restore(int(in.Fd()), before))
+	silent := *before
+	silent.Lflag &^= unix.ECHO
+	if err := unix.IoctlSetTermios(fd, setTermiosFlush, &silent); err != nil {
+		return nil, err
 	}
-	return password, err
+	return func() { _ = unix.IoctlSetTermios(fd, setTermiosFlush, before) }, nil // a terminal that is gone shows nothing
 }
 
 // answerOr returns what read does, or the cause of ctx's end if that comes

@@ -287,6 +287,7 @@ func (c *connector) open(ctx context.Context, t target, m method, startup map[st
 		return nil, &failure{t, stop, err}
 	}
 	var certificate clientCertificate
+	inClear := conn
 	if m != plainText {
 		secured, f := c.startTLS(ctx, conn, t, m, &certificate)
 		if f != nil {
@@ -298,6 +299,9 @@ func (c *connector) open(ctx context.Context, t target, m method, startup map[st
 	pg, f := c.authenticate(ctx, conn, t, startup)
 	if f != nil {
 		conn.Close()
+		if m == tlsIfServer && conn == inClear && f.then == nextMethod {
+			f.then = stop // plain text, the next method, was it already
+		}
 		return nil, f
 	}
 	if c.params.Value("sslcertmode") == "require" {
