@@ -48,6 +48,7 @@ func parseBaseBackup(c call) (baseBackupOptions, error) {
 //
 // Source: main in src/bin/pg_basebackup/pg_basebackup.c, PostgreSQL 18.
 func (o *baseBackupOptions) check(c call) error {
+	o.Directory = localfs.Canonical(o.Directory)
 	if o.Target == "client" {
 		o.Target, o.given["target"] = "", false
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -41,6 +42,7 @@ type baseBackupRun struct {
 	dir, walDir *localfs.Claim // nil if there is none
 	manifest    *os.File       // of the backup before; nil for a full one
 	raw         bool           // archives are not opened
+	createdSlot bool           // a permanent one, which outlives a failure
 	place       backup.Sink
 	plain       *plain.Sink // the same in plain format; else nil
 	counts      backup.Progress
@@ -292,7 +294,10 @@ func (b *baseBackupRun) sink(ctx context.Context) (backup.Sink, error) {
 	}
 	o := tarball.Options{Dir: b.dir, FileMode: b.fileMode, Sync: b.syncer(), Progress: &b.counts}
 	if b.toOutput() {
-		o.Output = openOutput(ctx)
+		var err error
+		if o.Output, err = openOutput(ctx); err != nil {
+			return nil, err
+		}
 	}
 	spec, err := b.tarCompression()
 	if err != nil {
@@ -375,32 +380,29 @@ func (b *baseBackupRun) verbose(format string, args ...any) {
 // Source: StartLogStreamer in src/bin/pg_basebackup/pg_basebackup.c, PostgreSQL 18.
 func (b *baseBackupRun) streamLog(ctx context.Context, start backup.Start, stop <-chan wal.Position) (err error) {
 	b.verbose("starting background WAL receiver")
-	session, err := b.dial(ctx, b.session.Pinned(), promptNever) // the log of another server would be of no use
+	// What follows has limits of its own; this is not to hang before.
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	limit := time.AfterFunc(client.DefaultTimeout, func() {
+		cancel(fmt.Errorf("could not start the WAL receiver: the server took more than %v", client.DefaultTimeout))
+	})
+	conn, slot, err := b.connectLog(ctx)
+	limit.Stop()
+	if conn != nil {
+		defer conn.Close()
+	}
 	if err != nil {
 		return err
-	}
-	conn := b.converse(session)
-	defer conn.Close()
-	slot := b.o.Slot
-	if slot == "" && !b.o.NoSlot {
-		slot = fmt.Sprintf("pg_basebackup_%d", conn.PID)
-	}
-	if slot != "" && (b.o.Slot == "" || b.o.CreateSlot) {
-		temporary := b.o.Slot == ""
-		if err := conn.CreatePhysicalSlot(ctx, slot, temporary, true); err != nil {
-			return err
-		}
-		if temporary {
-			b.verbose("created temporary replication slot \"%s\"", slot)
-		} else {
-			b.verbose("created replication slot \"%s\"", slot)
-		}
 	}
 	keeper, err := b.keeper()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, keeper.Close()) }()
+	defer func() {
+		if closed := keeper.Close(); err == nil {
+			err = closed
+		}
+	}()
 	err = client.ReceiveWAL(ctx, conn, keeper, client.ReceiveOptions{
 		SystemID: b.system.ID, Start: start.Position, Segment: b.segment, Slot: slot,
 		Stop: stop, StatusInterval: b.o.StatusInterval,
@@ -410,6 +412,35 @@ func (b *baseBackupRun) streamLog(ctx context.Context, start backup.Start, stop 
 		return fmt.Errorf("background process terminated unexpectedly: %w", err)
 	}
 	return keeper.Commit()
+}
+
+// connectLog opens the connection for the log and makes the slot that holds the
+// log back, if one is to be made. slot is empty if none is used.
+func (b *baseBackupRun) connectLog(ctx context.Context) (conn *client.Conn, slot string, err error) {
+	session, err := b.dial(ctx, b.session.Pinned(), promptNever) // the log of another server would be of no use
+	if err != nil {
+		return nil, "", err
+	}
+	conn = b.converse(session)
+	switch {
+	case b.o.Slot != "" && !b.o.CreateSlot:
+		return conn, b.o.Slot, nil
+	case b.o.Slot != "":
+		if err := conn.CreatePhysicalSlot(ctx, b.o.Slot, false, true); err != nil {
+			return conn, "", err
+		}
+		b.createdSlot = true
+		b.verbose("created replication slot \"%s\"", b.o.Slot)
+		return conn, b.o.Slot, nil
+	case b.o.NoSlot:
+		return conn, "", nil
+	}
+	slot = fmt.Sprintf("pg_basebackup_%d", conn.PID)
+	if err := conn.CreatePhysicalSlot(ctx, slot, true, true); err != nil {
+		return conn, "", err
+	}
+	b.verbose("created temporary replication slot \"%s\"", slot)
+	return conn, slot, nil
 }
 
 // logKeeper is where the streamed log is kept.
@@ -471,6 +502,9 @@ func (b *baseBackupRun) keep() error {
 //
 // Source: cleanup_directories_atexit in src/bin/pg_basebackup/pg_basebackup.c, PostgreSQL 18.
 func (b *baseBackupRun) giveBack() {
+	if b.createdSlot {
+		b.report.info("replication slot \"%s\" was created and holds back write-ahead log; use it without --create-slot, or drop it with pg_drop_replication_slot()", b.o.Slot)
+	}
 	for _, t := range slices.Backward(b.claims()) {
 		if b.o.NoClean {
 			b.report.info("%s \"%s\" not removed at user's request", t.what, t.claim.Path())

@@ -129,7 +129,7 @@ func TestStandbyPromotedDuringBackup(t *testing.T) {
 
 func TestUnusualNames(t *testing.T) {
 	basin := newProgram(t, "pg_basebackup")
-	s := pgtest.Start(t, pgtest.Config{Conf: map[string]string{"wal_keep_size": "1GB"}})
+	s := pgtest.Start(t, pgtest.Config{Conf: sideBySide()})
 	tablespace := filepath.Join(filepath.Dir(s.DataDir), "a space, a = and a \"quote\"")
 	if err := os.Mkdir(tablespace, 0o700); err != nil {
 		t.Fatal(err)
@@ -283,7 +283,7 @@ func TestSegmentSizes(t *testing.T) {
 func TestModes(t *testing.T) {
 	basin := newProgram(t, "pg_basebackup")
 	for _, group := range []bool{false, true} {
-		s := pgtest.Start(t, pgtest.Config{GroupAccess: group, Conf: map[string]string{"wal_keep_size": "1GB"}})
+		s := pgtest.Start(t, pgtest.Config{GroupAccess: group, Conf: sideBySide()})
 		dirMode, fileMode := fs.FileMode(0o700), fs.FileMode(0o600)
 		if group {
 			dirMode, fileMode = 0o750, 0o640

@@ -21,7 +21,7 @@ func newPasswordServer(t *testing.T) *pgtest.Server {
 	t.Helper()
 	s := pgtest.Start(t, pgtest.Config{
 		HBA:  []string{"host all,replication secretive 127.0.0.1/32 scram-sha-256"},
-		Conf: map[string]string{"wal_keep_size": "1GB"},
+		Conf: sideBySide(),
 	})
 	s.Exec(t, "CREATE ROLE secretive REPLICATION LOGIN PASSWORD 'it''s: secret'")
 	return s
@@ -192,7 +192,7 @@ func deafPort(t *testing.T) int {
 
 func TestSeveralHosts(t *testing.T) {
 	basin := newProgram(t, "pg_basebackup")
-	primary := pgtest.Start(t, pgtest.Config{Conf: map[string]string{"wal_keep_size": "1GB"}})
+	primary := pgtest.Start(t, pgtest.Config{Conf: sideBySide()})
 	standby := primary.Standby(t, nil)
 	primary.WaitReplay(t, standby)
 	deaf := deafPort(t)

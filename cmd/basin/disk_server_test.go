@@ -41,7 +41,7 @@ func smallDisk(t *testing.T, megabytes int) (dir string, ok bool) {
 
 func TestFullDisk(t *testing.T) {
 	basin := newProgram(t, "pg_basebackup")
-	s := pgtest.Start(t, pgtest.Config{Conf: map[string]string{"wal_keep_size": "1GB"}})
+	s := pgtest.Start(t, pgtest.Config{Conf: sideBySide()})
 	tablespace := s.Tablespace(t, "large")
 	s.Exec(t, "CREATE TABLE large TABLESPACE large AS SELECT g, repeat('x', 1000) FROM generate_series(1, 9000) g")
 	noSpace := []string{"No space left on device", "pg_basebackup: hint: ", "bytes free"}
@@ -137,7 +137,7 @@ func TestFullDisk(t *testing.T) {
 
 func TestUnusableDirectories(t *testing.T) {
 	basin := newProgram(t, "pg_basebackup")
-	s := pgtest.Start(t, pgtest.Config{Conf: map[string]string{"wal_keep_size": "1GB"}})
+	s := pgtest.Start(t, pgtest.Config{Conf: sideBySide()})
 	tablespace := s.Tablespace(t, "one")
 	for _, test := range []struct {
 		reason  string
@@ -192,7 +192,7 @@ func shell(dir, script string) *exec.Cmd {
 
 func TestDirectoryGoesAwayDuringBackup(t *testing.T) {
 	basin := newProgram(t, "pg_basebackup")
-	s := pgtest.Start(t, pgtest.Config{Conf: map[string]string{"wal_keep_size": "1GB"}})
+	s := pgtest.Start(t, pgtest.Config{Conf: sideBySide()})
 	for _, test := range []struct {
 		reason string
 		happen func(*heldBackup) error

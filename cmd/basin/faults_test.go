@@ -105,9 +105,7 @@ func (h *heldBackup) cleaned(t testing.TB) {
 
 func TestInterruptedBackup(t *testing.T) {
 	basin := newProgram(t, "pg_basebackup")
-	// Each backup makes a checkpoint, which would take the log from under another
-	// that has not made its slot yet.
-	s := pgtest.Start(t, pgtest.Config{Conf: map[string]string{"wal_keep_size": "1GB", "max_wal_senders": "50", "max_replication_slots": "50"}})
+	s := pgtest.Start(t, pgtest.Config{Conf: sideBySide()})
 	for _, test := range []struct {
 		reason string
 		signal syscall.Signal

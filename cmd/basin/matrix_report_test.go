@@ -52,7 +52,11 @@ func (r *matrixResults) write(t *testing.T) {
 	if os.Getenv("BASIN_MATRIX") != "full" {
 		return
 	}
-	if err := os.WriteFile(filepath.Join("..", "..", "docs", "matrix.md"), []byte(r.page(t)), 0o644); err != nil {
+	docs := filepath.Join("..", "..", "docs")
+	if err := os.MkdirAll(docs, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(docs, "matrix.md"), []byte(r.page(t)), 0o644); err != nil {
 		t.Error(err)
 	}
 }

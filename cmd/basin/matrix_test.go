@@ -275,6 +275,8 @@ func testMatrixCase(t *testing.T, basin *program, s *matrixSource, c matrixCase)
 	}
 	e := basin.run(t, env, args...)
 	load.Stop(t)
+	// The server goes on with what a client that went away has begun.
+	s.WaitFor(t, "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()", "0")
 	if e.status != exitSuccess || e.signal != 0 || !onlyNotices(e.stderr) {
 		t.Fatalf("%s", e)
 	}

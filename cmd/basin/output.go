@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"io/fs"
 	"os"
+
+	"golang.org/x/sys/unix"
 )
 
 // openOutput returns the standard output such that writes to it end with ctx.
@@ -14,14 +17,31 @@ import (
 // as that would hold for everybody who has it, nor always be opened again: after
 // sudo it belongs to another user. Other files do not stall: they are returned
 // as they are.
-func openOutput(ctx context.Context) io.Writer {
+//
+// A standard output that was closed is an error: Go puts the null device in its
+// place, where a backup would be said to succeed and be nowhere.
+func openOutput(ctx context.Context) (io.Writer, error) {
 	info, err := os.Stdout.Stat()
-	if err != nil || info.Mode()&(fs.ModeNamedPipe|fs.ModeSocket) == 0 {
-		return os.Stdout
+	if err != nil || wasClosed(os.Stdout, info) {
+		return nil, errors.New("could not write to file \"-\": Bad file descriptor")
+	}
+	if info.Mode()&(fs.ModeNamedPipe|fs.ModeSocket) == 0 {
+		return os.Stdout, nil
 	}
 	o := &stallingOutput{ctx: ctx, pieces: make(chan []byte), results: make(chan written, 1)}
 	go o.pass(os.Stdout)
-	return o
+	return o, nil
+}
+
+// wasClosed says whether f is the null device that Go opened where there was
+// nothing. Unlike one that a shell opens to write to, it can be read as well.
+func wasClosed(f *os.File, info fs.FileInfo) bool {
+	null, err := os.Stat(os.DevNull)
+	if err != nil || !os.SameFile(null, info) {
+		return false
+	}
+	flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
+	return err == nil && flags&unix.O_ACCMODE == unix.O_RDWR
 }
 
 // stallingOutput writes in a goroutine of its own, which is left behind in its

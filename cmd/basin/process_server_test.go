@@ -255,6 +255,13 @@ func present(t testing.TB, path string) {
 	}
 }
 
+// sideBySide is the settings of a server that many backups are taken of at once.
+// Each makes a checkpoint, which would take the log from under another that has
+// not made its slot yet.
+func sideBySide() map[string]string {
+	return map[string]string{"wal_keep_size": "1GB", "max_wal_senders": "100", "max_replication_slots": "100"}
+}
+
 // tool runs one of PostgreSQL's own programs and fails the test if that fails.
 func tool(t testing.TB, major int, name string, args ...string) {
 	t.Helper()

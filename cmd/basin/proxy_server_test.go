@@ -100,7 +100,7 @@ func only(number int32, w wire) func(int32) wire {
 
 func TestBadNetwork(t *testing.T) {
 	basin := newProgram(t, "pg_basebackup")
-	s := pgtest.Start(t, pgtest.Config{Conf: map[string]string{"wal_keep_size": "1GB"}})
+	s := pgtest.Start(t, pgtest.Config{Conf: sideBySide()})
 	for _, test := range []struct {
 		reason string
 		wires  func(int32) wire

@@ -46,6 +46,13 @@ type Sink interface {
 	Close() error
 }
 
+// Salvager is a sink that can end in good order what came to it, without making
+// it a backup: for a source that ends with ErrPageChecksums. What a dying disk
+// gave may be the last there is of it.
+type Salvager interface {
+	Salvage(ctx context.Context) error
+}
+
 // ErrPageChecksums is what a source ends with when all members came, but the
 // server found pages among them whose checksums are wrong.
 var ErrPageChecksums = errors.New("checksum error occurred")

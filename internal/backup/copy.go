@@ -2,6 +2,7 @@ package backup
 
 import (
 	"context"
+	"errors"
 	"io"
 
 	"golang.org/x/sync/errgroup"
@@ -25,7 +26,8 @@ type Options struct {
 // Copy takes one backup from src to dst and returns nil once dst holds it for good.
 // The caller closes both.
 //
-// With ErrPageChecksums all members are in dst but not committed.
+// With ErrPageChecksums all members and the log are in dst, which has salvaged
+// but not committed them.
 func Copy(ctx context.Context, dst Sink, src Source, o Options) error {
 	start, err := src.Begin(ctx)
 	if err != nil {
@@ -38,6 +40,7 @@ func Copy(ctx context.Context, dst Sink, src Source, o Options) error {
 		return err
 	}
 	var end wal.Position
+	var damaged error
 	stop := make(chan wal.Position, 1)
 	group, groupCtx := errgroup.WithContext(ctx)
 	if o.Log != nil {
@@ -49,7 +52,9 @@ func Copy(ctx context.Context, dst Sink, src Source, o Options) error {
 			return err
 		}
 		end, err = src.End(groupCtx)
-		if err != nil {
+		if errors.Is(err, ErrPageChecksums) {
+			damaged = err
+		} else if err != nil {
 			return err
 		}
 		if o.Ended != nil {
@@ -64,7 +69,15 @@ func Copy(ctx context.Context, dst Sink, src Source, o Options) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return dst.Commit(ctx, end)
+	if damaged == nil {
+		return dst.Commit(ctx, end)
+	}
+	if s, ok := dst.(Salvager); ok {
+		if err := s.Salvage(ctx); err != nil {
+			return errors.Join(damaged, err)
+		}
+	}
+	return damaged
 }
 
 func copyMembers(ctx context.Context, dst Sink, src Source) error {

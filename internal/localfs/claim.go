@@ -164,6 +164,23 @@ func (c *Claim) holders() []string {
 // Close ends the claim and leaves the directory as it is.
 func (c *Claim) Close() error { return c.root.Close() }
 
+// checkPlace returns an error if the path no longer leads to the directory that
+// was claimed: what is done by path would be done to another.
+func (c *Claim) checkPlace() error {
+	claimed, err := c.root.Stat(".")
+	if err != nil {
+		return Errorf(err, c.path, `could not access directory "%s"`, c.path)
+	}
+	now, err := os.Stat(c.path)
+	if err != nil {
+		return Errorf(err, c.path, `could not access directory "%s"`, c.path)
+	}
+	if !os.SameFile(claimed, now) {
+		return fmt.Errorf(`directory "%s" was replaced while it was written to`, c.path)
+	}
+	return nil
+}
+
 // Remove gives the directory back as it was before the claim: its contents are
 // removed, and if the claim created it, so are the directory and those made above
 // it that are empty. Links are removed, not followed. A directory that was moved

@@ -56,6 +56,9 @@ func capitalized(text string) string {
 // error carries a hint that names it.
 func Errorf(cause error, path, format string, args ...any) error {
 	err := &worded{text: fmt.Sprintf(format, args...) + ": " + Reason(cause), cause: cause}
+	if path == "" {
+		return err // no place that a hint could be about
+	}
 	if hint := hintFor(cause, path); hint != "" {
 		return &usererr.Error{Err: err, Hint: hint}
 	}

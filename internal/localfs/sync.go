@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -67,6 +68,11 @@ func Temporary(name string) string { return name + ".tmp" }
 // Source: BaseBackup in src/bin/pg_basebackup/pg_basebackup.c, PostgreSQL 18.
 func (s Syncer) Finish(ctx context.Context, name string, first *Claim, others ...*Claim) error {
 	claims := append([]*Claim{first}, others...)
+	for _, c := range claims {
+		if err := c.checkPlace(); err != nil {
+			return err
+		}
+	}
 	if !s.Off {
 		s.step("syncing data to disk ...")
 		if err := s.trees(ctx, claims); err != nil {
@@ -220,6 +226,9 @@ func walk(dirs []string, v visitor) error {
 // Source: fsync_fname in src/common/file_utils.c, PostgreSQL 18.
 func syncFile(path string, warn func(error)) error {
 	f, err := openToSync(func(flag int) (*os.File, error) { return os.OpenFile(path, flag, 0) })
+	if errors.Is(err, fs.ErrNotExist) { // it was there when the directory was read
+		return Errorf(err, path, `could not open file "%s"`, path)
+	}
 	if err != nil {
 		warn(Errorf(err, path, `could not open file "%s"`, path))
 		return nil

@@ -175,6 +175,12 @@ func TestWhatCannotBeOpenedToSync(t *testing.T) {
 	} {
 		var warned []error
 		err := sync(filepath.Join(dir, "absent"), func(err error) { warned = append(warned, err) })
+		if name == "file" { // whose name was read a moment ago
+			if !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s: %v", name, err)
+			}
+			continue
+		}
 		if err != nil || len(warned) != 1 || !errors.Is(warned[0], fs.ErrNotExist) {
 			t.Errorf("%s: %v, warned of %v", name, err, warned)
 		}

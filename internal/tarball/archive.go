@@ -8,10 +8,12 @@ import (
 	"io"
 	"io/fs"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"basin/internal/backup"
 	"basin/internal/localfs"
+	"basin/internal/usererr"
 )
 
 // gatherSize is how many bytes of headers and small files become one write.
@@ -203,7 +205,11 @@ type output struct{ w io.Writer }
 func (o *output) Write(p []byte) (int, error) {
 	n, err := o.w.Write(p)
 	if err != nil {
-		return n, localfs.Errorf(err, "", `could not write to file "%s"`, "stdout")
+		err = localfs.Errorf(err, "", `could not write to file "%s"`, "-")
+		if errors.Is(err, syscall.ENOSPC) {
+			err = &usererr.Error{Err: err, Hint: "What the standard output goes to is full; make room there, or send it elsewhere."}
+		}
+		return n, err
 	}
 	return n, nil
 }

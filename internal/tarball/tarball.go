@@ -271,6 +271,12 @@ func (s *Sink) commit(ctx context.Context) error {
 	return s.Close()
 }
 
+// Salvage is Commit without the last step: the manifest does not get its name.
+func (s *Sink) Salvage(ctx context.Context) error {
+	s.manifest = false
+	return s.Commit(ctx, wal.Position{})
+}
+
 // Close closes what is open and removes nothing. The claim is not its to end. It
 // may be called more than once.
 func (s *Sink) Close() error {

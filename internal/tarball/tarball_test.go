@@ -303,7 +303,7 @@ func TestSinkRefuses(t *testing.T) {
 		s := NewSink(Options{Output: full})
 		defer s.Close()
 		err = errors.Join(s.Begin(t.Context(), backup.Start{}), s.Commit(t.Context(), wal.Position{}))
-		if want := "could not write to file \"stdout\": No space left on device"; err == nil || err.Error() != want || usererr.Hint(err) == "" {
+		if want := "could not write to file \"-\": No space left on device"; err == nil || err.Error() != want || usererr.Hint(err) == "" {
 			t.Errorf("error is %v (%s), want %s", err, usererr.Hint(err), want)
 		}
 	})
