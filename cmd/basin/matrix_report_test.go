@@ -15,7 +15,7 @@ import (
 // matrixResults collects what came out of TestMatrix.
 type matrixResults struct {
 	mu   sync.Mutex
-	tals map[[4]string]*tally // by server, format, way to get the log, compression
+	kind map[[4]string]*tally // by server, format, way to get the log, compression
 	sum  tally
 }
 
@@ -30,17 +30,17 @@ func (n *tally) add(ok bool) {
 }
 
 func newMatrixResults() *matrixResults {
-	return &matrixResults{tals: make(map[[4]string]*tally)}
+	return &matrixResults{kind: make(map[[4]string]*tally)}
 }
 
 func (r *matrixResults) add(c matrixCase, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	key := [4]string{c["server"], c["format"], c["wal"], c["compression"]}
-	if r.tals[key] == nil {
-		r.tals[key] = &tally{}
+	if r.kind[key] == nil {
+		r.kind[key] = &tally{}
 	}
-	r.tals[key].add(ok)
+	r.kind[key].add(ok)
 	r.sum.add(ok)
 }
 
@@ -66,11 +66,15 @@ func (r *matrixResults) page(t *testing.T) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `# Backups of every kind
 
-Written by `+"`make matrix`"+`. A number is of backups that were taken of a server while it
-was written to, accepted by pg_verifybackup, started as a server (or a standby, then
-promoted), and found to hold the same rows, with indexes that pg_amcheck agrees with:
-%d of %d. What else can be chosen (checkpoint, manifest, -R, tablespaces, rate, slot,
---waldir, sync, connection) differs among them, and between them every pair of choices occurs.
+Written by `+"`make matrix`"+`. The numbers count backups that were taken of a server while it
+was written to, that pg_verifybackup accepted if they have a manifest, and that were
+started: as a server, or with -R as a standby, then promoted. They hold the same rows as
+the server does, and their tables and indexes agree (by pg_amcheck; before 14, by
+bt_index_check). %d of %d did.
+
+What else can be chosen differs among them: checkpoint, manifest, -R, tablespaces, rate,
+slot, --waldir, sync and connection. From 13 on every two choices that go together occur
+together. 10, 11 and 12 have four backups each.
 
 `, r.sum.good, r.sum.tried)
 	axes := matrixAxes()
@@ -81,9 +85,9 @@ promoted), and found to hold the same rows, with indexes that pg_amcheck agrees 
 		for _, format := range []string{"plain", "tar"} {
 			for _, wal := range []string{"stream", "fetch", "none"} {
 				row := fmt.Sprintf("| %s | %s | %s |", pgtest.Version(t, major), format, wal)
-				any := false
+				tried := false
 				for _, compression := range compressions {
-					n := r.tals[[4]string{fmt.Sprint(major), format, wal, compression}]
+					n := r.kind[[4]string{fmt.Sprint(major), format, wal, compression}]
 					switch {
 					case n == nil:
 						row += " |"
@@ -93,9 +97,9 @@ promoted), and found to hold the same rows, with indexes that pg_amcheck agrees 
 					default:
 						row += fmt.Sprintf(" **%d of %d** |", n.good, n.tried)
 					}
-					any = true
+					tried = true
 				}
-				if any {
+				if tried {
 					b.WriteString(row + "\n")
 				}
 			}

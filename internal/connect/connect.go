@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"time"
 
@@ -53,7 +54,12 @@ type Options struct {
 // Session is a connection that is authenticated and idle, and what is known of
 // it beyond that.
 type Session struct {
-	Conn net.Conn // a *tls.Conn with TLS; no byte of what the server says next was read
+	Conn net.Conn // a *tls.Conn with TLS; nothing the server says next was taken from it, but see Reader
+
+	// Reader reads from Conn, and is to be used in its place: where a write took
+	// long, a read of pgconn's is still waiting for what the server says next,
+	// and hands it over here.
+	Reader io.Reader
 
 	ServerVersion string // as the server gives it: 18.6, 15.20 (Debian …)
 	Version       int    // as server_version_num: 180006
@@ -189,11 +195,15 @@ func (s *Session) checkServer() (err error) {
 	return err
 }
 
+// readerKey is where a PgConn keeps what it reads with.
+const readerKey = "reader"
+
 // session takes the connection out of pgconn's hands.
 func (c *connector) session(pg *pgconn.PgConn, t target) (*Session, error) {
 	h, err := pg.Hijack()
 	if err != nil {
 		return nil, err
 	}
-	return &Session{Conn: h.Conn, PID: h.PID, Params: c.params, reached: t, settings: h.ParameterStatuses}, nil
+	reader, _ := h.CustomData[readerKey].(io.Reader)
+	return &Session{Conn: h.Conn, Reader: reader, PID: h.PID, Params: c.params, reached: t, settings: h.ParameterStatuses}, nil
 }

@@ -99,6 +99,7 @@ func (c *connector) authenticate(ctx context.Context, conn net.Conn, t target, s
 	}
 	pg, err := pgconn.ConnectConfig(ctx, config)
 	if err == nil {
+		pg.CustomData()[readerKey] = watch.r
 		return pg, nil
 	}
 	then, err := watch.judge(err)
