@@ -16,12 +16,9 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"time"
 
 	"basin/internal/conninfo"
 	"basin/internal/usererr"
-
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Options say which server to connect to, and as whom. The zero value connects
@@ -54,12 +51,8 @@ type Options struct {
 // Session is a connection that is authenticated and idle, and what is known of
 // it beyond that.
 type Session struct {
-	Conn net.Conn // a *tls.Conn with TLS; nothing the server says next was taken from it, but see Reader
-
-	// Reader reads from Conn, and is to be used in its place: where a write took
-	// long, a read of pgconn's is still waiting for what the server says next,
-	// and hands it over here.
-	Reader io.Reader
+	Conn   net.Conn  // a *tls.Conn with TLS; no byte of what the server says next was read
+	Reader io.Reader // Conn
 
 	ServerVersion string // as the server gives it: 18.6, 15.20 (Debian …)
 	Version       int    // as server_version_num: 180006
@@ -86,10 +79,7 @@ func (s *Session) Pinned() conninfo.Params {
 // Close ends the session and closes the connection. Who has taken the
 // connection over closes that instead.
 func (s *Session) Close() error {
-	// A server that reads no more must not keep us: its socket buffer may be full.
-	_ = s.Conn.SetWriteDeadline(time.Now().Add(time.Second))
-	_, _ = s.Conn.Write([]byte{'X', 0, 0, 0, 4}) // Terminate; the close below says the same
-	return s.Conn.Close()
+	return terminate(s.Conn)
 }
 
 // Connect makes one connection. It tries the hosts and their addresses in
@@ -193,17 +183,4 @@ func (s *Session) checkServer() (err error) {
 	s.ServerVersion = s.settings["server_version"]
 	s.Version, err = conninfo.ServerVersion(s.ServerVersion)
 	return err
-}
-
-// readerKey is where a PgConn keeps what it reads with.
-const readerKey = "reader"
-
-// session takes the connection out of pgconn's hands.
-func (c *connector) session(pg *pgconn.PgConn, t target) (*Session, error) {
-	h, err := pg.Hijack()
-	if err != nil {
-		return nil, err
-	}
-	reader, _ := h.CustomData[readerKey].(io.Reader)
-	return &Session{Conn: h.Conn, Reader: reader, PID: h.PID, Params: c.params, reached: t, settings: h.ParameterStatuses}, nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -14,6 +13,8 @@ import (
 
 	"basin/internal/conninfo"
 	"basin/internal/usererr"
+
+	"go.uber.org/goleak"
 )
 
 // options reads a connection string.
@@ -24,6 +25,14 @@ func options(t *testing.T, text string) Options {
 		t.Fatal(err)
 	}
 	return Options{Params: p, System: conninfo.System{User: "me"}}
+}
+
+// noLeaks makes sure that what the test starts has ended when the test has,
+// its servers included.
+func noLeaks(t *testing.T) {
+	t.Helper()
+	before := goleak.IgnoreCurrent()
+	t.Cleanup(func() { goleak.VerifyNone(t, before) })
 }
 
 // dial connects and closes again.
@@ -39,6 +48,7 @@ func dial(t *testing.T, o Options) (*Session, error) {
 }
 
 func TestConnect(t *testing.T) {
+	noLeaks(t)
 	d := new(doorman)
 	port := d.tcp(t)
 	s, err := dial(t, options(t, "host=localhost hostaddr=127.0.0.1 options='-c geqo=off' keepalives_idle=5 port="+port))
@@ -62,6 +72,7 @@ func TestConnect(t *testing.T) {
 }
 
 func TestConnectErrors(t *testing.T) {
+	noLeaks(t)
 	open, closed := new(doorman).tcp(t), closedPort(t)
 	dir := t.TempDir()
 	for _, c := range []struct {
@@ -134,6 +145,7 @@ func closedPort(t *testing.T) string {
 }
 
 func TestConnectNextHost(t *testing.T) {
+	noLeaks(t)
 	primary, standby := new(doorman), &doorman{settings: map[string]string{"in_hot_standby": "on"}}
 	starting := &doorman{reject: fatal("57P03", "the database system is starting up")}
 	wrong := &doorman{reject: fatal("28P01", "no")}
@@ -228,6 +240,7 @@ func TestPinnedToAddress(t *testing.T) {
 }
 
 func TestTargetOfOldServer(t *testing.T) {
+	noLeaks(t)
 	for _, c := range []struct{ attrs, value, err string }{
 		{"any", "", ""},
 		{"standby", "t", ""},
@@ -321,6 +334,7 @@ func TestConnectSocket(t *testing.T) {
 }
 
 func TestConnectIsAbandoned(t *testing.T) {
+	noLeaks(t)
 	d := &doorman{silent: make(chan struct{})}
 	port := d.tcp(t)
 	for _, in := range []string{"sslmode=disable", "sslmode=require", "sslmode=require sslnegotiation=direct"} {
@@ -350,28 +364,4 @@ func TestPGSERVICEOfTheProcess(t *testing.T) {
 	if _, err := dial(t, options(t, "host=127.0.0.1 port="+port)); err != nil {
 		t.Errorf("the environment is given, not taken: %v", err)
 	}
-}
-
-func FuzzAuthWatch(f *testing.F) {
-	f.Add([]byte("R\x00\x00\x00\x08\x00\x00\x00\x03"), 3)
-	f.Add([]byte("R\x00\x00\x00\x0c\x00\x00\x00\x05saltR\x00\x00\x00\x08\x00\x00\x00\x00"), 1)
-	f.Add([]byte("v\x00\x00\x00\x04R\x00\x00\x00\x08\x00\x00\x00\x07"), 6)
-	f.Fuzz(func(t *testing.T, data []byte, size int) {
-		whole, parts := new(authWatch), new(authWatch)
-		whole.look(data)
-		for rest := data; len(rest) > 0; {
-			n := max(min(size, len(rest)), 1)
-			parts.look(rest[:n])
-			rest = rest[n:]
-		}
-		if whole.asked != parts.asked || whole.accepted != parts.accepted || fmt.Sprint(whole.refused) != fmt.Sprint(parts.refused) {
-			t.Errorf("at once %+v, in parts %+v", whole, parts)
-		}
-		// Read through it must give the same bytes, up to where it refuses.
-		read := &authWatch{r: strings.NewReader(string(data))}
-		got, err := io.ReadAll(read)
-		if fmt.Sprint(read.refused) != fmt.Sprint(whole.refused) || err != read.refused || err == nil && string(got) != string(data) {
-			t.Errorf("read %q, %v, of %q", got, err, data)
-		}
-	})
 }

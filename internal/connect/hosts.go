@@ -12,8 +12,6 @@ import (
 
 	"basin/internal/conninfo"
 	"basin/internal/usererr"
-
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // connector makes connections with one set of parameters.
@@ -259,24 +257,19 @@ func (c *connector) methods(t target) []method {
 
 // attempt makes one connection and checks that it is of the wanted kind.
 func (c *connector) attempt(ctx context.Context, t target, m method) (*Session, *failure) {
-	pg, f := c.open(ctx, t, m, c.startupParameters())
+	b, f := c.open(ctx, t, m, c.startupParameters(c.params.Value("replication")))
 	if f != nil {
 		return nil, f
 	}
-	if err := c.checkTarget(ctx, pg, t, m); err != nil {
-		closePolitely(pg)
+	if err := c.checkTarget(ctx, b, t, m); err != nil {
+		_ = terminate(b.conn) // the error is told; this one would add nothing
 		return nil, &failure{t, nextHost, err}
 	}
-	s, err := c.session(pg, t)
-	if err != nil {
-		closePolitely(pg)
-		return nil, &failure{t, stop, err}
-	}
-	return s, nil
+	return &Session{Conn: b.conn, Reader: b.conn, PID: b.pid, Params: c.params, reached: t, settings: b.settings}, nil
 }
 
 // open dials, negotiates TLS and authenticates.
-func (c *connector) open(ctx context.Context, t target, m method, startup map[string]string) (*pgconn.PgConn, *failure) {
+func (c *connector) open(ctx context.Context, t target, m method, startup []parameter) (*backend, *failure) {
 	network, address := t.network()
 	conn, err := c.dialer.DialContext(ctx, network, address)
 	if err != nil {
@@ -296,7 +289,7 @@ func (c *connector) open(ctx context.Context, t target, m method, startup map[st
 		}
 		conn = secured
 	}
-	pg, f := c.authenticate(ctx, conn, t, startup)
+	b, f := c.authenticate(ctx, conn, t, startup)
 	if f != nil {
 		conn.Close()
 		if m == tlsIfServer && conn == inClear && f.then == nextMethod {
@@ -306,16 +299,9 @@ func (c *connector) open(ctx context.Context, t target, m method, startup map[st
 	}
 	if c.params.Value("sslcertmode") == "require" {
 		if err := certificate.checkSent(); err != nil {
-			closePolitely(pg)
+			_ = terminate(conn) // as above
 			return nil, &failure{t, stop, err}
 		}
 	}
-	return pg, nil
-}
-
-// closePolitely tells the server goodbye, and does not wait for long.
-func closePolitely(pg *pgconn.PgConn) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	pg.Close(ctx) // nothing is lost if this fails
+	return b, nil
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"unicode/utf8"
 
 	"basin/internal/pgtest"
 )
@@ -95,7 +96,7 @@ func TestServerProtocol(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			pg, f := connector.open(t.Context(), target{connector.hosts[0], "127.0.0.1"}, tlsOnly, connector.startupParameters())
+			b, f := connector.open(t.Context(), target{connector.hosts[0], "127.0.0.1"}, tlsOnly, connector.startupParameters("true"))
 			connector.close()
 			if f != nil {
 				t.Errorf("%d, %s: %v", major, c.newest, f)
@@ -105,10 +106,12 @@ func TestServerProtocol(t *testing.T) {
 			if major < 18 {
 				want = 4
 			}
-			if got := len(pg.SecretKey()); got != want {
+			if got := len(b.secret); got != want {
 				t.Errorf("%d, %s: a secret of %d bytes, want %d", major, c.newest, got, want)
 			}
-			closePolitely(pg)
+			if err := terminate(b.conn); err != nil {
+				t.Error(err)
+			}
 		}
 	}
 }
@@ -165,6 +168,49 @@ func TestServerTarget(t *testing.T) {
 					t.Errorf("%s of %v: %v", c.attrs, ports, err)
 				case c.want != nil && s.reached.host.Port != c.want.Port:
 					t.Errorf("%s of %v: reached %v, want port %d", c.attrs, ports, s.reached, c.want.Port)
+				}
+			}
+		})
+	}
+}
+
+// What we make of a password has to be what the server made of it.
+func TestServerPasswords(t *testing.T) {
+	for _, major := range append([]int{13}, majors...) {
+		t.Run(strconv.Itoa(major), func(t *testing.T) {
+			server := pgtest.Start(t, pgtest.Config{Major: major, HBA: []string{
+				"host replication hashed 127.0.0.1/32 md5",
+				"host replication clear 127.0.0.1/32 password",
+				"host replication scram 127.0.0.1/32 scram-sha-256",
+			}})
+			login := func(user, password string, more string) error {
+				o := options(t, fmt.Sprintf("host=127.0.0.1 port=%d user=%s %s", server.Port, user, more))
+				if err := o.Params.Set("password", password); err != nil {
+					t.Fatal(err)
+				}
+				_, err := dial(t, o)
+				return err
+			}
+			for _, c := range []struct{ user, encryption, require string }{
+				{"hashed", "md5", "md5"}, {"clear", "md5", "password"}, {"scram", "scram-sha-256", "scram-sha-256"},
+			} {
+				server.Exec(t, fmt.Sprintf("SET password_encryption = '%s'; CREATE ROLE %s REPLICATION LOGIN PASSWORD 'secret'", c.encryption, c.user))
+				if err := login(c.user, "secret", "require_auth="+c.require); err != nil {
+					t.Errorf("%s: %v", c.user, err)
+				}
+				if err := login(c.user, "wrong", ""); err == nil || !strings.Contains(err.Error(), "password authentication failed") {
+					t.Errorf("%s with a wrong password: %v", c.user, err)
+				}
+			}
+			for _, c := range passwords {
+				if !utf8.ValidString(c.given) {
+					continue // no SQL
+				}
+				server.Exec(t, "SET password_encryption = 'scram-sha-256'; ALTER ROLE scram PASSWORD '"+c.given+"'")
+				for _, password := range []string{c.given, c.prepared} {
+					if err := login("scram", password, ""); err != nil {
+						t.Errorf("%s: %q: %v", c.reason, password, err)
+					}
 				}
 			}
 		})

@@ -1,13 +1,13 @@
 package connect
 
 import (
+	"cmp"
 	"context"
-	"encoding/binary"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"strconv"
 	"strings"
 
@@ -15,23 +15,28 @@ import (
 	"basin/internal/usererr"
 
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-// startupParameters are those of the startup packet beside user and database.
+// startupParameters are those of the startup packet. An empty replication is
+// an ordinary connection.
 //
 // Source: build_startup_packet in src/interfaces/libpq/fe-protocol3.c, PostgreSQL 18.
-func (c *connector) startupParameters() map[string]string {
-	startup := make(map[string]string)
+func (c *connector) startupParameters(replication string) []parameter {
+	var startup []parameter
 	put := func(name, value string) {
 		if value != "" {
-			startup[name] = value
+			startup = append(startup, parameter{name, value})
 		}
 	}
-	put("replication", c.params.Value("replication"))
+	database := c.params.Value("dbname")
+	if replication == "" && c.params.Value("replication") == "true" {
+		database = "postgres" // "replication", the name then, is no database
+	}
+	put("user", c.params.Value("user"))
+	put("database", database)
+	put("replication", replication)
 	put("options", c.params.Value("options"))
-	put("application_name", c.params.Value("fallback_application_name"))
-	put("application_name", c.params.Value("application_name"))
+	put("application_name", cmp.Or(c.params.Value("application_name"), c.params.Value("fallback_application_name")))
 	put("client_encoding", c.clientEncoding())
 	for _, setting := range []struct{ variable, name string }{
 		{"PGDATESTYLE", "datestyle"}, {"PGTZ", "timezone"}, {"PGGEQO", "geqo"},
@@ -70,54 +75,50 @@ func (c *connector) clientEncoding() string {
 
 // authenticate makes the startup exchange on a connection that is already
 // protected as it should be.
-func (c *connector) authenticate(ctx context.Context, conn net.Conn, t target, startup map[string]string) (*pgconn.PgConn, *failure) {
-	config, err := bareConfig()
-	if err != nil {
-		return nil, &failure{t, stop, err}
-	}
+func (c *connector) authenticate(ctx context.Context, conn net.Conn, t target, startup []parameter) (*backend, *failure) {
 	password, fromFile := c.password(t)
-	watch := &authWatch{hasPassword: password != ""}
-	config.User = c.params.Value("user")
-	config.Password = password
-	config.Database = c.params.Value("dbname")
-	if startup["replication"] == "" && c.params.Value("replication") == "true" {
-		config.Database = "postgres" // a probe; "replication" is no database
+	l := &login{
+		wire:           wire{conn: conn, notice: c.options.Notice},
+		user:           c.params.Value("user"),
+		password:       password,
+		channelBinding: c.params.Value("channel_binding"),
+		requireAuth:    requirement(c.params.Value("require_auth")),
 	}
-	config.RuntimeParams = startup
-	config.ChannelBinding = c.params.Value("channel_binding")
-	config.RequireAuth = c.params.Value("require_auth")
-	config.MinProtocolVersion, config.MaxProtocolVersion = c.protocolVersions()
-	config.DialFunc = func(context.Context, string, string) (net.Conn, error) { return conn, nil }
-	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
-		watch.r = r
-		return pgproto3.NewFrontend(watch, w)
+	l.oldest, l.newest = c.protocolVersions()
+	if secured, ok := conn.(*tls.Conn); ok {
+		l.certificate = secured.ConnectionState().PeerCertificates[0]
 	}
-	if c.options.Notice != nil {
-		config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
-			c.options.Notice(NoticeText(n.Severity, n.Message, n.Detail, n.Hint))
-		}
+	release := interruptible(ctx, conn)
+	err := l.run(ctx, startup)
+	if !release() {
+		err = context.Cause(ctx) // too late, even if all went well
 	}
-	pg, err := pgconn.ConnectConfig(ctx, config)
 	if err == nil {
-		pg.CustomData()[readerKey] = watch.r
-		return pg, nil
+		return &l.backend, nil
 	}
-	then, err := watch.judge(err)
-	if server := (*ServerError)(nil); fromFile != "" && watch.asked && errors.As(err, &server) && server.Code == "28P01" {
+	then, err := l.judge(err)
+	if server := (*ServerError)(nil); fromFile != "" && l.asked && errors.As(err, &server) && server.Code == "28P01" {
 		err = fmt.Errorf("%w\npassword retrieved from file \"%s\"", err, fromFile)
 	}
 	return nil, &failure{t, then, err}
 }
 
-func (c *connector) protocolVersions() (oldest, newest string) {
-	oldest, newest = c.params.Value("min_protocol_version"), c.params.Value("max_protocol_version")
-	if oldest == "" {
-		oldest = "3.0"
+// protocolVersions returns what to settle for, and what to ask for: 3.0 unless
+// more is wanted.
+//
+// Source: pqConnectOptions2 in src/interfaces/libpq/fe-connect.c, PostgreSQL 18.
+func (c *connector) protocolVersions() (oldest, newest protocolVersion) {
+	version := func(keyword string, otherwise protocolVersion) protocolVersion {
+		switch c.params.Value(keyword) {
+		case "3.0":
+			return protocol30
+		case "3.2", "latest":
+			return protocol32
+		}
+		return otherwise
 	}
-	if newest == "" {
-		newest = oldest // 3.0 unless more is asked for, as libpq 18 has it
-	}
-	return oldest, newest
+	oldest = version("min_protocol_version", protocol30)
+	return oldest, version("max_protocol_version", oldest)
 }
 
 // password returns the password to log in with, and the file if it is from
@@ -143,160 +144,19 @@ func (c *connector) password(t target) (password, file string) {
 	return password, file
 }
 
-// bareConfig returns a configuration of pgconn in which nothing comes from the
-// environment or from files: all that has been seen to, by libpq's rules.
-//
-// pgconn makes configurations only from connection strings, and reads the
-// environment on the way. So every keyword that it would look at is spelled
-// out. A service cannot be unset, only be answered: with an empty section.
-func bareConfig() (*pgconn.Config, error) {
-	bare := "host=/ port=5432 user=x password=x passfile='' connect_timeout=0 target_session_attrs=any" +
-		" sslmode=disable sslnegotiation=postgres sslcertmode=allow sslcert='' sslkey='' sslpassword='' sslrootcert=''" +
-		" channel_binding=prefer require_auth='' min_protocol_version=3.0 max_protocol_version=3.0"
-	if os.Getenv("PGSERVICE") != "" {
-		r, w, err := os.Pipe()
-		if err != nil {
-			return nil, err
-		}
-		defer r.Close()
-		_, err = io.WriteString(w, "[bare]\n")
-		if err := errors.Join(err, w.Close()); err != nil {
-			return nil, err
-		}
-		bare += fmt.Sprintf(" service=bare servicefile=/dev/fd/%d", r.Fd())
-	}
-	return pgconn.ParseConfig(bare)
-}
-
-// errNoPassword is libpq's text for it, which is known to everybody.
-//
-// Source: PQnoPasswordSupplied in src/interfaces/libpq/libpq-fe.h, PostgreSQL 18.
-var errNoPassword = errors.New("fe_sendauth: no password supplied")
-
-// authWatch reads along while pgconn authenticates. Where the server wants a
-// password and there is none it ends the attempt, so that the user can be
-// asked; pgconn would send an empty one and leave a failed login in the
-// server's log.
-//
-// It reads no further than the message at hand goes. So nothing that follows
-// the startup is left in a buffer when the connection changes hands.
-type authWatch struct {
-	r           io.Reader
-	hasPassword bool
-
-	head     []byte // of the message at hand, until its kind is known
-	body     uint32 // bytes of the message that are yet to come
-	asked    bool   // the server wants a password
-	accepted bool   // the server is content
-	lost     bool   // this is not the protocol; pgconn will say so
-	refused  error  // why the attempt was ended
-}
-
-// Read reads from the connection.
-func (w *authWatch) Read(p []byte) (int, error) {
-	if w.refused != nil {
-		return 0, w.refused
-	}
-	if !w.lost {
-		p = p[:min(uint32(len(p)), w.wanted())]
-	}
-	n, err := w.r.Read(p)
-	w.look(p[:n])
-	if w.refused != nil {
-		return 0, w.refused
-	}
-	return n, err
-}
-
-// A message is a type byte, a length that counts itself, and a body. The body
-// of an authentication request begins with a code.
-const (
-	headSize = 5 // bytes
-	codeSize = 4 // bytes
-)
-
-// wanted returns how many bytes to read before anything can be decided. It is
-// never zero.
-func (w *authWatch) wanted() uint32 {
-	switch n := len(w.head); {
-	case w.body > 0:
-		return w.body
-	case n < headSize:
-		return uint32(headSize - n)
-	default:
-		return uint32(headSize + codeSize - n)
-	}
-}
-
-// look follows the messages in what was read.
-func (w *authWatch) look(b []byte) {
-	for len(b) > 0 && !w.lost && w.refused == nil {
-		n := min(uint32(len(b)), w.wanted())
-		piece := b[:n]
-		b = b[n:]
-		if w.body > 0 {
-			w.body -= n
-			continue
-		}
-		w.head = append(w.head, piece...)
-		if len(w.head) < headSize {
-			continue
-		}
-		length := binary.BigEndian.Uint32(w.head[1:])
-		if length < 4 {
-			w.lost = true
-			return
-		}
-		w.body = length - 4
-		if w.head[0] == 'R' && w.body >= codeSize {
-			if len(w.head) < headSize+codeSize {
-				w.body = 0 // the code comes before the rest
-				continue
-			}
-			w.body -= codeSize
-			w.request(binary.BigEndian.Uint32(w.head[headSize:]))
-		}
-		w.head = w.head[:0]
-	}
-}
-
-// request looks at an authentication request.
-//
-// Source: AUTH_REQ_OK and the others in src/include/libpq/protocol.h, PostgreSQL 18.
-func (w *authWatch) request(code uint32) {
-	switch code {
-	case 0: // ok
-		w.accepted = true
-	case 3, 5, 10: // password in the clear, MD5, SASL
-		w.asked = true
-		if !w.hasPassword {
-			w.refused = errNoPassword
-		}
-	case 11, 12: // SASL goes on, SASL ends
-	case 7, 8:
-		w.refused = errors.New("GSSAPI authentication not supported")
-	case 9:
-		w.refused = errors.New("SSPI authentication not supported")
-	default:
-		w.refused = fmt.Errorf("authentication method %d not supported", code)
-	}
-}
-
 // judge finds what a failed startup was about, and what is to follow.
 //
 // Source: CONNECTION_AWAITING_RESPONSE in PQconnectPoll in
 // src/interfaces/libpq/fe-connect.c, PostgreSQL 18.
-func (w *authWatch) judge(err error) (verdict, error) {
+func (l *login) judge(err error) (verdict, error) {
 	var server *pgconn.PgError
 	switch {
-	case w.refused != nil:
-		return stop, w.refused
 	case errors.As(err, &server):
 		told := serverError(server)
 		switch {
 		case server.Code == "57P03": // cannot connect now
 			return nextHost, told
-		case w.accepted:
+		case l.accepted:
 			return stop, told
 		}
 		return nextMethod, told
@@ -312,28 +172,7 @@ func (w *authWatch) judge(err error) (verdict, error) {
 	case op != nil:
 		return nextHost, systemError(err)
 	}
-	// pgconn has messages that wrap no error with a verb that wants one.
-	return stop, errors.New(strings.TrimSuffix(innermost(err).Error(), ": %!w(<nil>)"))
-}
-
-// innermost drops what pgconn says about where it was: the host is told in
-// libpq's words, and its own configuration is nothing to the user.
-func innermost(err error) error {
-	for {
-		var next error
-		switch e := err.(type) {
-		case interface{ Unwrap() error }:
-			next = e.Unwrap()
-		case interface{ Unwrap() []error }:
-			if all := e.Unwrap(); len(all) > 0 {
-				next = all[len(all)-1]
-			}
-		}
-		if next == nil {
-			return err
-		}
-		err = next
-	}
+	return stop, err
 }
 
 // serverError adds to what the server said what the user can do about it.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 )
 
 // checkTarget makes sure that the server is of the kind that
@@ -17,10 +18,10 @@ import (
 //
 // Source: CONNECTION_CHECK_TARGET in PQconnectPoll in
 // src/interfaces/libpq/fe-connect.c, PostgreSQL 18.
-func (c *connector) checkTarget(ctx context.Context, pg *pgconn.PgConn, t target, m method) error {
+func (c *connector) checkTarget(ctx context.Context, b *backend, t target, m method) error {
 	switch c.attrs {
 	case "read-write", "read-only":
-		standby, readOnly := pg.ParameterStatus("in_hot_standby"), pg.ParameterStatus("default_transaction_read_only")
+		standby, readOnly := b.settings["in_hot_standby"], b.settings["default_transaction_read_only"]
 		isReadOnly := standby == "on" || readOnly == "on"
 		if standby == "" || readOnly == "" {
 			answer, err := c.probe(ctx, t, m, "SHOW transaction_read_only")
@@ -36,7 +37,7 @@ func (c *connector) checkTarget(ctx context.Context, pg *pgconn.PgConn, t target
 			return errors.New("session is not read-only")
 		}
 	case "primary", "standby":
-		standby := pg.ParameterStatus("in_hot_standby")
+		standby := b.settings["in_hot_standby"]
 		isStandby := standby == "on"
 		if standby == "" {
 			answer, err := c.probe(ctx, t, m, "SELECT pg_catalog.pg_is_in_recovery()")
@@ -62,19 +63,49 @@ func (c *connector) probe(ctx context.Context, t target, m method, statement str
 		return fmt.Errorf("target_session_attrs=%s cannot be checked, since the server is older than 14 and does not take an ordinary connection: %w",
 			c.attrs, err)
 	}
-	startup := c.startupParameters()
-	delete(startup, "replication")
-	pg, f := c.open(ctx, t, m, startup)
+	b, f := c.open(ctx, t, m, c.startupParameters(""))
 	if f != nil {
 		return "", told(f.err)
 	}
-	defer closePolitely(pg)
-	results, err := pg.Exec(ctx, statement).ReadAll()
+	defer terminate(b.conn)
+	release := interruptible(ctx, b.conn)
+	defer release()
+	answer, err := b.query(statement)
 	if err != nil {
 		return "", told(err)
 	}
-	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 1 {
-		return "", told(fmt.Errorf("\"%s\" failed", statement))
+	return answer, nil
+}
+
+// query runs a statement that yields one value.
+func (b *backend) query(statement string) (string, error) {
+	message, err := (&pgproto3.Query{String: statement}).Encode(nil)
+	if err != nil {
+		return "", err
 	}
-	return string(results[0].Rows[0][0]), nil
+	b.send(message)
+	var values [][]byte
+	rows := 0
+	for {
+		kind, body, err := b.receive()
+		if server := (*pgconn.PgError)(nil); errors.As(err, &server) {
+			return "", &ServerError{server}
+		}
+		if err != nil {
+			return "", err
+		}
+		switch kind {
+		case 'D':
+			var row pgproto3.DataRow
+			if row.Decode(body) != nil {
+				return "", errMalformed(kind)
+			}
+			rows, values = rows+1, row.Values
+		case 'Z':
+			if rows != 1 || len(values) != 1 {
+				return "", fmt.Errorf("\"%s\" failed", statement)
+			}
+			return string(values[0]), nil
+		}
+	}
 }

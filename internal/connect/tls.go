@@ -13,7 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
+	"time"
 
 	"basin/internal/conninfo"
 	"basin/internal/usererr"
@@ -91,22 +91,13 @@ func requestTLS(ctx context.Context, conn net.Conn) (answer byte, err error) {
 	return b[0], nil
 }
 
-// interruptible lets the end of ctx end what blocks on conn. After the call of
-// the function that it returns ctx has no hold on conn any more.
-func interruptible(ctx context.Context, conn net.Conn) (release func()) {
-	done := make(chan struct{})
-	var wait sync.WaitGroup
-	wait.Go(func() {
-		select {
-		case <-ctx.Done():
-			conn.Close()
-		case <-done:
-		}
+// interruptible lets the end of ctx end what blocks on conn. The function that
+// it returns ends that. If it returns false ctx has ended, and conn is of no
+// more use; otherwise nothing has happened to conn and nothing will.
+func interruptible(ctx context.Context, conn net.Conn) (release func() bool) {
+	return context.AfterFunc(ctx, func() {
+		_ = conn.SetDeadline(time.Unix(1, 0)) // long ago; a closed connection does not block either
 	})
-	return func() {
-		close(done)
-		wait.Wait()
-	}
 }
 
 // handshakeError words what went wrong. A certificate that does not hold gets

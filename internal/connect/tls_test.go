@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"net"
 	"os"
@@ -107,6 +108,7 @@ func (a *authority) revoke(name string, valid time.Duration, serials ...int64) {
 }
 
 func TestConnectTLS(t *testing.T) {
+	noLeaks(t)
 	dir := t.TempDir()
 	ours, other := newAuthority(t, dir, "ours"), newAuthority(t, dir, "other")
 	certificate := ours.issue("server", "db.example", "127.0.0.1") // serial number 2
@@ -190,6 +192,27 @@ func TestConnectTLS(t *testing.T) {
 			t.Errorf("%s: connected", c.name)
 		case !strings.Contains(err.Error(), c.err):
 			t.Errorf("%s: error %q does not tell %q", c.name, err, c.err)
+		}
+	}
+}
+
+// What a server refuses over TLS it may let in without.
+func TestPreferGoesOnInTheClear(t *testing.T) {
+	config := &tls.Config{Certificates: []tls.Certificate{newAuthority(t, t.TempDir(), "ours").issue("server")}}
+	for _, c := range []struct{ mode, want string }{
+		{"prefer", " on then "}, {"allow", "  then on"}, {"require", " on"}, {"disable", " "},
+	} {
+		d := &doorman{tls: config, reject: fatal("28000", "no")}
+		_, err := dial(t, options(t, "host=127.0.0.1 sslmode="+c.mode+" port="+d.tcp(t)))
+		var tried []string
+		for _, startup := range d.startups {
+			tried = append(tried, startup["tls"])
+		}
+		if got := " " + strings.Join(tried, " then "); got != c.want {
+			t.Errorf("%s: tried with TLS%s, want%s", c.mode, got, c.want)
+		}
+		if n := strings.Count(fmt.Sprint(err), "FATAL:  no"); n != len(tried) {
+			t.Errorf("%s: %d of %d attempts are told of: %v", c.mode, n, len(tried), err)
 		}
 	}
 }
