@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -124,6 +125,15 @@ func TestReport(t *testing.T) {
 	}
 }
 
+// busy returns how much of a processor this process has used.
+func busy() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		panic(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
 // TestMeasure runs this test's own program as one that takes memory and has a child.
 func TestMeasure(t *testing.T) {
 	const role, mib = "BENCH_TEST_ROLE", 1 << 20
@@ -134,7 +144,7 @@ func TestMeasure(t *testing.T) {
 	}
 	take := func(size int) byte {
 		held := make([]byte, size)
-		for began := time.Now(); time.Since(began) < 200*time.Millisecond; {
+		for busy() < 200*time.Millisecond { // by its own count: a machine may be slow to give it that
 			for i := range held {
 				held[i]++
 			}
@@ -160,8 +170,8 @@ func TestMeasure(t *testing.T) {
 	if err := measure(command("parent"), &s); err != nil {
 		t.Fatal(err)
 	}
-	if s.Wall < 200*time.Millisecond || s.CPU < 200*time.Millisecond {
-		t.Errorf("two processes at work for 200 ms took %v, and CPU %v", s.Wall, s.CPU)
+	if s.Wall < 200*time.Millisecond || s.CPU < 400*time.Millisecond {
+		t.Errorf("two processes with 200 ms of work each took %v, and CPU %v", s.Wall, s.CPU)
 	}
 	if s.Largest < 64*mib || s.Sum < 96*mib || s.Largest >= s.Sum {
 		t.Errorf("processes of 64 and 32 MiB: largest %d, sum %d", s.Largest/mib, s.Sum/mib)
