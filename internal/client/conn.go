@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"io"
 	"net"
 	"slices"
 	"time"
@@ -30,19 +29,10 @@ type Conn struct {
 
 // NewConn takes a session over. From then on the Conn is what is to be closed.
 func NewConn(s *connect.Session) *Conn {
-	c := newConn(reading{s.Conn, s.Reader})
+	c := newConn(s.Conn)
 	c.ServerVersion, c.Version, c.PID = s.ServerVersion, s.Version, s.PID
 	return c
 }
-
-// reading is a connection that is read through something else.
-type reading struct {
-	net.Conn
-	from io.Reader
-}
-
-// Read reads what the connection's other end has said.
-func (r reading) Read(p []byte) (int, error) { return r.from.Read(p) }
 
 // newConn returns a Conn that knows nothing of its server.
 func newConn(conn net.Conn) *Conn { return &Conn{wire: newWire(conn)} }

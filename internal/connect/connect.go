@@ -14,7 +14,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 
 	"basin/internal/conninfo"
@@ -51,8 +50,7 @@ type Options struct {
 // Session is a connection that is authenticated and idle, and what is known of
 // it beyond that.
 type Session struct {
-	Conn   net.Conn  // a *tls.Conn with TLS; no byte of what the server says next was read
-	Reader io.Reader // Conn
+	Conn net.Conn // a *tls.Conn with TLS; no byte of what the server says next was read
 
 	ServerVersion string // as the server gives it: 18.6, 15.20 (Debian …)
 	Version       int    // as server_version_num: 180006

@@ -265,7 +265,7 @@ func (c *connector) attempt(ctx context.Context, t target, m method) (*Session, 
 		_ = terminate(b.conn) // the error is told; this one would add nothing
 		return nil, &failure{t, nextHost, err}
 	}
-	return &Session{Conn: b.conn, Reader: b.conn, PID: b.pid, Params: c.params, reached: t, settings: b.settings}, nil
+	return &Session{Conn: b.conn, PID: b.pid, Params: c.params, reached: t, settings: b.settings}, nil
 }
 
 // open dials, negotiates TLS and authenticates.
