@@ -19,7 +19,8 @@ help: ## this list
 demo: basin ## back up, check, restore and query a throwaway cluster
 	build/demo.sh ./basin
 
-servers: ## install PostgreSQL 10 to 18 into the cache
+servers: ## install PostgreSQL 10 to 18 into the cache, and what tests check with
+	build/tools.sh
 	build/postgres.sh $(MAJORS)
 
 test: servers ## unit tests, and tests against real servers
