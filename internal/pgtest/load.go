@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -24,7 +25,10 @@ type Load struct {
 // StartLoad lets clients insert, update and delete, a few hundred transactions a
 // second each, until ctx or the test ends or the server goes away. Transaction n
 // of client c leaves a row (c, n) in the table load_log, which nothing removes.
-func StartLoad(ctx context.Context, t testing.TB, s *Server, clients int) *Load {
+//
+// settings are added to the clients' connection string and win over it, such as
+// "options=-csynchronous_commit=remote_write".
+func StartLoad(ctx context.Context, t testing.TB, s *Server, clients int, settings ...string) *Load {
 	t.Helper()
 	s.Exec(t,
 		`CREATE TABLE IF NOT EXISTS load_log (client int, n bigint, PRIMARY KEY (client, n))`,
@@ -35,8 +39,9 @@ func StartLoad(ctx context.Context, t testing.TB, s *Server, clients int) *Load 
 	)
 	ctx, cancel := context.WithCancel(ctx)
 	l := &Load{cancel: cancel, committed: make([]int64, clients)}
+	server := strings.Join(append([]string{s.ConnString()}, settings...), " ")
 	for client := range clients {
-		l.done.Go(func() { l.run(ctx, s.ConnString(), client) })
+		l.done.Go(func() { l.run(ctx, server, client) })
 	}
 	t.Cleanup(func() { l.Stop(t) })
 	return l

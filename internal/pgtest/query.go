@@ -83,6 +83,14 @@ func (s *Server) WaitFor(t testing.TB, statement, want string) {
 	wait(t, statement+" = "+want, func() bool { return s.Query(t, statement) == want })
 }
 
+// Set changes a setting of the running server, also for its next starts. What a
+// backup holds of it is in postgresql.auto.conf.
+func (s *Server) Set(t testing.TB, name, value string) {
+	t.Helper()
+	s.Exec(t, "ALTER SYSTEM SET "+name+" = '"+strings.ReplaceAll(value, "'", "''")+"'", "SELECT pg_reload_conf()")
+	s.WaitFor(t, "SHOW "+name, value)
+}
+
 // quoteSetting returns a value for a connection string.
 func quoteSetting(value string) string {
 	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(value) + "'"

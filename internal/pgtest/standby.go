@@ -78,6 +78,13 @@ func (s *Server) Standby(t testing.TB, conf map[string]string) *Server {
 	return standby
 }
 
+// Promote makes a standby, of 12 or later, a primary, and waits until it is one.
+func (s *Server) Promote(t testing.TB) {
+	t.Helper()
+	s.Exec(t, "SELECT pg_promote()")
+	s.WaitFor(t, "SELECT pg_is_in_recovery()", "f")
+}
+
 // WaitReplay waits until a standby has replayed all that was written up to now.
 func (s *Server) WaitReplay(t testing.TB, standby *Server) {
 	t.Helper()

@@ -1,4 +1,5 @@
-// Package wal knows how PostgreSQL names, numbers and cuts its write-ahead log.
+// Package wal knows how PostgreSQL names, numbers and cuts its write-ahead log, and
+// what its pages, records and timeline histories say.
 //
 // A position (LSN) is a byte offset since the cluster was made. The log is cut
 // into segments of a fixed size, 16 MiB unless initdb was told otherwise, and

@@ -1,0 +1,363 @@
+package wal
+
+import (
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+)
+
+// Facts about records.
+//
+// Source: src/include/access/xlogrecord.h, rmgrlist.h and rmgr.h, PostgreSQL 18.
+const (
+	recordHeaderSize  = 24      // SizeOfXLogRecord, bytes
+	maxRecordLength   = 1 << 30 // bytes; XLogRecordMaxSize is 1020 MiB, MaxAllocSize before 16
+	recordAlignment   = 8       // bytes; MAXALIGN
+	maxBuiltinManager = 21      // RM_LOGICALMSG_ID, the last in 10 to 18
+	minCustomManager  = 128     // RM_MIN_CUSTOM_ID, since 15
+
+	xlogManager   = 0    // RM_XLOG_ID
+	xlogSwitch    = 0x40 // XLOG_SWITCH
+	infoOfManager = 0xF0 // XLR_RMGR_INFO_MASK
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// Record is one record of the log, whose checksum is right.
+type Record struct {
+	LSN             LSN    // of its first byte
+	End             LSN    // where the next can begin; that of a switch is the end of the segment
+	Prev            LSN    // the record before
+	XID             uint32 // the transaction's, zero without one
+	Length          uint32 // bytes without page headers and alignment; xl_tot_len
+	ResourceManager uint8
+	Info            uint8
+	Data            []byte // what follows the record's header; valid until the next call of Next
+
+	order byteOrder
+	major int
+}
+
+// Reasons why a RecordReader has ended, besides *PageError and *RecordError.
+var (
+	// ErrUnfinished is an input that ends within a record.
+	ErrUnfinished = errors.New("the write-ahead log ends within a record")
+	// ErrUnwritten is an input that has zeros where a page or a record would begin,
+	// and up to the end of that page. What is in further pages is not known.
+	ErrUnwritten = errors.New("the write-ahead log is zeros from here on")
+)
+
+// RecordError is a record that is damaged, or is none at all, such as what a
+// segment has held before it was used again.
+type RecordError struct {
+	LSN    LSN    // where the record begins
+	Reason string // what is wrong about it
+}
+
+func (e *RecordError) Error() string {
+	return fmt.Sprintf("invalid write-ahead log record at %s: %s", e.LSN, e.Reason)
+}
+
+// Neither leaves this file.
+var (
+	errShort       = errors.New("no more input")
+	errOverwritten = errors.New("the record was given up")
+)
+
+// A RecordReader reads the log record by record, as recovery does: up to the
+// first that is not whole and valid.
+//
+// It holds one record in memory, and never more of it than has come and fits
+// together.
+type RecordReader struct {
+	headers headers
+	input   input
+	start   LSN
+	end     LSN // of the last record
+	prev    LSN // the last record
+	skipTo  LSN // where the segment ends that a switch left
+	record  []byte
+	reason  error
+	done    error // what Next returns from now on
+}
+
+// NewRecordReader returns a reader of the log that r yields from start on, which
+// is where a page begins. The rest of a record that began before is passed over.
+// segmentSize is in bytes and must be valid.
+//
+// The size of pages is in the header of each segment's first. Until one has come
+// it is taken for 8192 bytes, as nearly always.
+func NewRecordReader(r io.Reader, start LSN, segmentSize int64) *RecordReader {
+	return &RecordReader{
+		headers: newHeaders(PageRules{SegmentSize: segmentSize}),
+		input:   input{r: r, at: start},
+		start:   start,
+		end:     start,
+		skipTo:  start,
+	}
+}
+
+// End returns where the last record ended that Next has returned, or the start if
+// there was none. A switch ends with its segment, whether the rest of that has
+// come or not.
+func (r *RecordReader) End() LSN { return r.end }
+
+// Reason returns why Next has returned io.EOF: nil if the input ended between two
+// records, else ErrUnfinished, ErrUnwritten, a *PageError or a *RecordError.
+func (r *RecordReader) Reason() error { return r.reason }
+
+// Next returns the next record. It returns io.EOF when there is none that is whole
+// and valid, of which Reason tells more, and another error when the input failed.
+//
+// Source: XLogDecodeNextRecord in src/backend/access/transam/xlogreader.c,
+// PostgreSQL 18.
+func (r *RecordReader) Next() (Record, error) {
+	for r.done == nil {
+		record, err := r.next()
+		if err == nil {
+			r.end, r.prev = record.End, record.LSN
+			return record, nil
+		}
+		if err != errOverwritten { // after which the page itself is read again
+			r.finish(err)
+		}
+	}
+	return Record{}, r.done
+}
+
+// finish keeps why there is no next record. An input that failed may have had more.
+func (r *RecordReader) finish(err error) {
+	isAtEnd := err == errShort || err == ErrUnfinished || err == ErrUnwritten
+	if isAtEnd && r.input.err != nil && r.input.err != io.EOF {
+		r.done = fmt.Errorf("reading the write-ahead log at %s: %w", r.input.at, r.input.err)
+		return
+	}
+	r.done = io.EOF
+	if err != errShort {
+		r.reason = err
+	}
+}
+
+func (r *RecordReader) next() (Record, error) {
+	if !r.input.discardTo(r.skipTo) {
+		return Record{}, errShort
+	}
+	if r.input.at == r.start {
+		if err := r.passRest(); err != nil {
+			return Record{}, err
+		}
+	}
+	if r.leftInPage() == 0 {
+		h, err := r.enterPage()
+		if err != nil {
+			return Record{}, err
+		}
+		if h.continues {
+			return Record{}, r.bad(r.input.at, "the rest of another is here")
+		}
+	}
+	return r.read()
+}
+
+// leftInPage returns how many bytes the page has from here on: none where one begins.
+func (r *RecordReader) leftInPage() int {
+	return int(-r.input.at & (r.headers.pageSize - 1))
+}
+
+// passRest passes over what the first page has of a record that began before it.
+func (r *RecordReader) passRest() error {
+	for first := true; ; first = false {
+		h, err := r.enterPage()
+		switch {
+		case err == errShort && !first:
+			return ErrUnfinished
+		case err != nil:
+			return err
+		case !h.continues: // or given up
+			return nil
+		}
+		left := r.leftInPage()
+		rest := int(min(h.remaining, uint32(left))) // a page is shorter than an int
+		if !r.input.need(align(rest)) {
+			return ErrUnfinished
+		}
+		r.input.advance(align(rest))
+		if h.remaining <= uint32(left) {
+			return nil
+		}
+	}
+}
+
+// align returns n, or the next number above it that a record can begin at.
+func align(n int) int { return (n + recordAlignment - 1) &^ (recordAlignment - 1) }
+
+// enterPage reads the header of the page that begins here.
+func (r *RecordReader) enterPage() (pageHeader, error) {
+	if !r.input.need(shortHeaderSize) {
+		return pageHeader{}, errShort
+	}
+	if isZero(r.input.peek(shortHeaderSize)) && r.isZeroFrom(int(r.headers.pageSize)) {
+		return pageHeader{}, ErrUnwritten
+	}
+	size := r.headers.size(r.input.at)
+	if !r.input.need(size) {
+		return pageHeader{}, errShort
+	}
+	h, err := r.headers.check(r.input.at, r.input.peek(size))
+	if err == nil {
+		r.input.advance(size)
+	}
+	return h, err
+}
+
+// isZeroFrom says whether the next n bytes are zeros, as many of them as there are.
+func (r *RecordReader) isZeroFrom(n int) bool {
+	r.input.need(n)
+	return isZero(r.input.peek(min(n, r.input.have())))
+}
+
+func (r *RecordReader) bad(l LSN, format string, args ...any) error {
+	return &RecordError{LSN: l, Reason: fmt.Sprintf(format, args...)}
+}
+
+// read returns the record that begins here, within a page.
+func (r *RecordReader) read() (Record, error) {
+	l, left := r.input.at, r.leftInPage()
+	if !r.input.need(4) {
+		return Record{}, r.shortWithin()
+	}
+	length := r.headers.order.uint32(r.input.peek(4))
+	switch {
+	case length == 0 && r.isZeroFrom(left):
+		return Record{}, ErrUnwritten
+	case length < recordHeaderSize || length > maxRecordLength:
+		return Record{}, r.bad(l, "no record has %d bytes", length)
+	case int(length) > left:
+		return r.assemble(length)
+	case !r.input.need(recordHeaderSize):
+		return Record{}, ErrUnfinished
+	}
+	if err := r.checkHeader(l, r.input.peek(recordHeaderSize)); err != nil {
+		return Record{}, err
+	}
+	if !r.input.need(align(int(length))) {
+		return Record{}, ErrUnfinished
+	}
+	p := r.input.peek(int(length))
+	r.input.advance(align(int(length)))
+	return r.whole(l, p)
+}
+
+// shortWithin returns what it means that the input ends in the first bytes of a
+// record: nothing of it may have come.
+func (r *RecordReader) shortWithin() error {
+	if r.input.have() == 0 {
+		return errShort
+	}
+	return ErrUnfinished
+}
+
+// assemble returns the record of length bytes that begins here and goes on in the
+// next page. Its bytes are collected as they come: the length may be any number.
+func (r *RecordReader) assemble(length uint32) (Record, error) {
+	l, part := r.input.at, r.leftInPage()
+	r.record = r.record[:0]
+	for isChecked := false; ; {
+		if !r.input.need(part) {
+			return Record{}, ErrUnfinished
+		}
+		r.record = append(r.record, r.input.peek(part)...)
+		r.input.advance(part)
+		if !isChecked && len(r.record) >= recordHeaderSize {
+			if err := r.checkHeader(l, r.record); err != nil {
+				return Record{}, err
+			}
+			isChecked = true
+		}
+		remaining := length - uint32(len(r.record))
+		if remaining == 0 {
+			break
+		}
+		if err := r.continueOn(l, remaining); err != nil {
+			return Record{}, err
+		}
+		part = int(min(remaining, uint32(r.leftInPage())))
+	}
+	padding := align(part) - part
+	if !r.input.need(padding) {
+		return Record{}, ErrUnfinished
+	}
+	r.input.advance(padding)
+	return r.whole(l, r.record)
+}
+
+// continueOn enters the page that has more of the record at l, of which remaining
+// bytes are left.
+func (r *RecordReader) continueOn(l LSN, remaining uint32) error {
+	page := r.input.at
+	h, err := r.enterPage()
+	switch {
+	case err == errShort:
+		return ErrUnfinished
+	case err != nil:
+		return err
+	case h.overwrites:
+		// A server whose log ended before this page when it was started again went
+		// on with another record, as if this one had not been begun.
+		r.input.retreat(int(r.input.at - page))
+		return errOverwritten
+	case !h.continues:
+		return r.bad(l, "the page at %s does not continue it", page)
+	case h.remaining != remaining:
+		return r.bad(l, "the page at %s continues a record of which %d bytes are left, of this it is %d", page, h.remaining, remaining)
+	}
+	return nil
+}
+
+// checkHeader checks what can be told of the record at l by its header.
+//
+// Source: ValidXLogRecordHeader in src/backend/access/transam/xlogreader.c,
+// PostgreSQL 18.
+func (r *RecordReader) checkHeader(l LSN, p []byte) error {
+	prev, manager := LSN(r.headers.order.uint64(p[8:])), p[17]
+	isCustom := manager >= minCustomManager && majorOf(r.headers.magic) >= 15
+	switch {
+	case manager > maxBuiltinManager && !isCustom:
+		return r.bad(l, "there is no resource manager %d", manager)
+	case r.prev == 0 && prev >= l:
+		return r.bad(l, "the one before cannot be at %s", prev)
+	case r.prev != 0 && prev != r.prev:
+		return r.bad(l, "the one before is at %s, not at %s", r.prev, prev)
+	}
+	return nil
+}
+
+// whole returns the record at l that p has all bytes of, whose header was checked.
+// All of it and what aligns it was read.
+//
+// Source: ValidXLogRecord in src/backend/access/transam/xlogreader.c, PostgreSQL 18.
+func (r *RecordReader) whole(l LSN, p []byte) (Record, error) {
+	order := r.headers.order
+	sum := crc32.Update(crc32.Update(0, castagnoli, p[recordHeaderSize:]), castagnoli, p[:20])
+	if order.uint32(p[20:]) != sum {
+		return Record{}, r.bad(l, "its checksum is wrong")
+	}
+	record := Record{
+		LSN:             l,
+		End:             r.input.at,
+		Prev:            LSN(order.uint64(p[8:])),
+		XID:             order.uint32(p[4:]),
+		Length:          uint32(len(p)),
+		ResourceManager: p[17],
+		Info:            p[16],
+		Data:            p[recordHeaderSize:],
+		order:           order,
+		major:           majorOf(r.headers.magic),
+	}
+	if record.ResourceManager == xlogManager && record.Info&infoOfManager == xlogSwitch {
+		record.End += -record.End & LSN(r.headers.rules.SegmentSize-1)
+		r.skipTo = record.End
+	}
+	return record, nil
+}
