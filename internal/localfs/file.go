@@ -74,9 +74,9 @@ func (w *Writer) Close() error {
 	return nil
 }
 
-// Reserve makes f, which is empty, size bytes of zeros long, with disk space
-// behind them: a disk that is too full says so now. path is what errors call the
-// file. The next write is at the file's beginning.
+// Reserve makes f size bytes long, with disk space behind them: a disk that is too
+// full says so now. What f holds stays, what is added reads as zeros. path is what
+// errors call the file.
 //
 // Source: dir_open_for_write in src/bin/pg_basebackup/walmethods.c, PostgreSQL 18.
 func Reserve(f *os.File, path string, size int64) error {
@@ -90,15 +90,25 @@ func Reserve(f *os.File, path string, size int64) error {
 	return nil
 }
 
+// writeZeros adds zeros to f until it is size bytes long.
 func writeZeros(f *os.File, size int64) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
 	zeros := make([]byte, 64<<10)
-	for off := int64(0); off < size; off += int64(len(zeros)) {
+	for off := info.Size(); off < size; off += int64(len(zeros)) {
 		if _, err := f.WriteAt(zeros[:min(int64(len(zeros)), size-off)], off); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// StartWriteBack asks the system to begin writing n bytes of f from off on to
+// disk, and does not wait; n of zero is to the end. It is advice, of which no error
+// comes: whoever wants to know syncs.
+func StartWriteBack(f *os.File, off, n int64) { writeBack(f, off, n) }
 
 // copyBuffer is the size in bytes of what is read at once from a reader that
 // does not write by itself.

@@ -372,6 +372,13 @@ func TestReserve(t *testing.T) {
 			if info, err := f.Stat(); err != nil || info.Sys().(*syscall.Stat_t).Blocks*512 < size {
 				t.Errorf("no space behind it: %v", err)
 			}
+			if err := errors.Join(f.Truncate(3), os.WriteFile(f.Name(), []byte("abc"), 0), reserve(f, size)); err != nil {
+				t.Fatal(err)
+			}
+			kept, err := os.ReadFile(f.Name())
+			if err != nil || string(kept) != "abc"+string(make([]byte, size-3)) {
+				t.Errorf("what it held: %.3q in %d bytes, %v", kept, len(kept), err)
+			}
 		})
 	}
 }

@@ -45,6 +45,10 @@ func ParseRequest(option string) Request {
 	return parseMethod(Unspecified, option)
 }
 
+// ParseMethod cuts an argument that says how this side compresses,
+// METHOD[:DETAIL] or an integer, as ParseRequest does.
+func ParseMethod(option string) Request { return parseMethod(Client, option) }
+
 func parseMethod(at Location, option string) Request {
 	// The empty string is zero to strtol, so it is no compression.
 	if level, rest := parseLong(option); rest == "" {

@@ -9,9 +9,9 @@ import (
 	"sync/atomic"
 )
 
-// memoryLimit bounds, in bytes, what one writer holds, however many processors
-// there are. The collector may let the heap grow to twice of it, and a whole
-// program that compresses is to stay below 192 MiB.
+// memoryLimit bounds, in bytes, what one writer holds unless it was told otherwise,
+// however many processors there are. The collector may let the heap grow to twice of
+// it, and a whole program that compresses is to stay below 192 MiB.
 const memoryLimit = 64 << 20
 
 // spareBlocks are the blocks beside those being compressed: one is filled while
@@ -32,6 +32,14 @@ const spareBlocks = 2
 // 7 % larger. With zstd there are four: to 2, to 5, to 9 and above. Long looks 32
 // MiB back (from level 10 on 16 MiB), at level 6 at least, and uses one processor.
 func NewWriter(dst io.Writer, spec Spec) (io.WriteCloser, error) {
+	return NewWriterWithin(dst, spec, memoryLimit)
+}
+
+// NewWriterWithin is NewWriter with another limit than 64 MiB on the memory, in
+// bytes, that the writer holds: with less of it there are fewer workers, down to one,
+// and zstd's frames and long window are smaller. What one worker needs it gets; with
+// zstd's levels from 10 on that is 38 MiB, of tables, and at most 5 MiB otherwise.
+func NewWriterWithin(dst io.Writer, spec Spec, memory int) (io.WriteCloser, error) {
 	if !spec.LevelSet {
 		spec.Level = defaultLevel(spec.Algorithm)
 	}
@@ -43,18 +51,21 @@ func NewWriter(dst io.Writer, spec Spec) (io.WriteCloser, error) {
 	case None:
 		return plainWriter{dst}, nil
 	case Gzip:
-		return newBlockWriter(dst, gzipFormat(spec.Level), processors), nil
+		f := gzipFormat(spec.Level)
+		return newBlockWriter(dst, f, f.workersWithin(processors, memory)), nil
 	case LZ4:
-		return newBlockWriter(dst, lz4Format(spec.Level), processors), nil
+		f := lz4Format(spec.Level)
+		return newBlockWriter(dst, f, f.workersWithin(processors, memory)), nil
 	case Zstd:
 		if spec.Long {
-			return newBlockWriter(dst, zstdLongFormat(spec.Level), 1), nil
+			return newBlockWriter(dst, zstdLongFormat(spec.Level, memory), 1), nil
 		}
 		workers := processors
 		if spec.WorkersSet {
 			workers = max(1, min(workers, spec.Workers))
 		}
-		return newBlockWriter(dst, zstdFormat(spec.Level, workers), workers), nil
+		f := zstdFormat(spec.Level, workers, memory)
+		return newBlockWriter(dst, f, f.workersWithin(workers, memory)), nil
 	}
 	return nil, fmt.Errorf("cannot compress with %v", spec.Algorithm)
 }
@@ -82,10 +93,15 @@ func (f format) holds(workers int) int {
 	return workers*(2*f.block+f.state) + spareBlocks*2*f.block
 }
 
-// workersWithin returns how many workers, at most n, keep to the memory limit.
-// Two are always had, though with zstd's highest levels they hold 73 MiB.
-func (f format) workersWithin(n int) int {
-	for n > 2 && f.holds(n) > memoryLimit {
+// workersWithin returns how many workers, at most n, keep to a limit on memory in
+// bytes. Within the usual one two are always had, though with zstd's highest levels
+// they hold 73 MiB.
+func (f format) workersWithin(n, memory int) int {
+	least := 1
+	if memory >= memoryLimit {
+		least = 2
+	}
+	for n > least && f.holds(n) > memory {
 		n--
 	}
 	return n
@@ -128,7 +144,6 @@ type block struct {
 }
 
 func newBlockWriter(dst io.Writer, f format, workers int) *blockWriter {
-	workers = f.workersWithin(workers)
 	blocks := workers + spareBlocks
 	return &blockWriter{
 		dst:     dst,

@@ -173,12 +173,12 @@ func TestMemoryIsBounded(t *testing.T) {
 			"gzip":    {gzipFormat(6), 16, memoryLimit},
 			"lz4":     {lz4Format(0), 32, memoryLimit},
 			"lz4:9":   {lz4Format(9), 32, memoryLimit},
-			"zstd:1":  {zstdFormat(1, processors), 16, memoryLimit},
-			"zstd:3":  {zstdFormat(3, processors), 16, memoryLimit},
-			"zstd:6":  {zstdFormat(6, processors), 8, memoryLimit},
-			"zstd:10": {zstdFormat(10, processors), 2, 73 * mib},
+			"zstd:1":  {zstdFormat(1, processors, memoryLimit), 16, memoryLimit},
+			"zstd:3":  {zstdFormat(3, processors, memoryLimit), 16, memoryLimit},
+			"zstd:6":  {zstdFormat(6, processors, memoryLimit), 8, memoryLimit},
+			"zstd:10": {zstdFormat(10, processors, memoryLimit), 2, 73 * mib},
 		} {
-			workers := want.f.workersWithin(processors)
+			workers := want.f.workersWithin(processors, memoryLimit)
 			if held := want.f.holds(workers); held > want.limit {
 				t.Errorf("%s on %d processors: %d workers hold %d MiB", name, processors, workers, held/mib)
 			}
@@ -188,8 +188,52 @@ func TestMemoryIsBounded(t *testing.T) {
 		}
 	}
 	for _, level := range []int{1, 10} {
-		if held := zstdLongFormat(level).holds(1); held > 80*mib {
+		if held := zstdLongFormat(level, memoryLimit).holds(1); held > 80*mib {
 			t.Errorf("zstd:%d,long: %d MiB", level, held/mib)
+		}
+	}
+}
+
+// TestLittleMemory is about writers that run beside a stream.
+func TestLittleMemory(t *testing.T) {
+	const memory = 24 * mib
+	for processors := 1; processors <= 1024; processors *= 2 {
+		for name, c := range map[string]struct {
+			f     format
+			limit int
+		}{
+			"gzip":      {gzipFormat(6), memory},
+			"lz4":       {lz4Format(0), memory},
+			"lz4:9":     {lz4Format(9), memory},
+			"zstd:1":    {zstdFormat(1, processors, memory), memory},
+			"zstd:3":    {zstdFormat(3, processors, memory), memory},
+			"zstd:6":    {zstdFormat(6, processors, memory), memory},
+			"zstd:10":   {zstdFormat(10, processors, memory), 38 * mib},
+			"zstd long": {zstdLongFormat(6, memory), memory},
+		} {
+			workers := c.f.workersWithin(processors, memory)
+			if name == "zstd long" {
+				workers = 1
+			}
+			if held := c.f.holds(workers); held > c.limit {
+				t.Errorf("%s on %d processors: %d workers hold %d MiB", name, processors, workers, held/mib)
+			}
+		}
+	}
+	data := heap(5 * mib)
+	for _, option := range []string{"gzip", "lz4", "zstd", "zstd:long", "zstd:level=19,long"} {
+		spec := mustSpec(t, option)
+		var out bytes.Buffer
+		w, err := NewWriterWithin(&out, spec, mib)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = w.Write(data)
+		if err := errors.Join(err, w.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := decompress(&out, spec.Algorithm); err != nil || !bytes.Equal(got, data) {
+			t.Errorf("%s: %d bytes, %v", option, len(got), err)
 		}
 	}
 }

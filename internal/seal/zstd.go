@@ -14,19 +14,21 @@ const (
 	zstdLeastBlock = 256 << 10
 	// zstdLongWindow is a fourth of libzstd's in its long-distance mode, and held
 	// twice while compressing.
-	zstdLongWindow = 32 << 20
-	zstdLongBlock  = 1 << 20
+	zstdLongWindow      = 32 << 20
+	zstdLeastLongWindow = 1 << 20
+	zstdLongBlock       = 1 << 20
 )
 
 // zstdFormat writes a stream of independent zstd frames without checksums, which
-// PostgreSQL does not ask for either. With many workers the frames are smaller.
+// PostgreSQL does not ask for either. With many workers for the memory, in bytes, the
+// frames are smaller.
 //
 // There are four levels: below 3 the fastest, 3 to 5 what libzstd has at 3, 6 to
 // 9 about its 7, and from 10 on its 11. Zero is 3, as it is to libzstd.
-func zstdFormat(level, workers int) format {
+func zstdFormat(level, workers, memory int) format {
 	f := format{block: zstdBlock}
 	f.state = zstdTables(level) + f.block + 1<<20 // the encoder keeps a copy of its input
-	for f.block > zstdLeastBlock && f.holds(workers) > memoryLimit {
+	for f.block > zstdLeastBlock && f.holds(workers) > memory {
 		f.block /= 2
 		f.state = zstdTables(level) + f.block + 1<<20
 	}
@@ -50,11 +52,15 @@ func zstdFormat(level, workers int) format {
 // zstdLongFormat writes one frame with a large window, and no blocks side by
 // side, as each needs those before it. The lower levels would not find what is
 // far away: a level below 6 is 6. From 10 on the window is half as large, for
-// the memory that these levels need themselves.
-func zstdLongFormat(level int) format {
+// the memory that these levels need themselves. With less memory, in bytes, than is
+// usual it is smaller still.
+func zstdLongFormat(level, memory int) format {
 	level = max(level, 6)
 	window := zstdLongWindow
 	if zstdLevel(level) == zstd.SpeedBestCompression {
+		window /= 2
+	}
+	for memory < memoryLimit && window > zstdLeastLongWindow && zstdTables(level)+2*window+6*zstdLongBlock > memory {
 		window /= 2
 	}
 	var out bytes.Buffer
