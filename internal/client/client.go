@@ -1,10 +1,10 @@
 // Package client knows how to ask a PostgreSQL server for what it has: a base
-// backup as a backup.Source, its log as a stream into a wal.Keeper, and the
-// replication slots that hold the log.
+// backup as a backup.Source, its log as a stream into a wal.Keeper or, decoded,
+// into a LogicalSink, and the replication slots that hold the log.
 //
 // It speaks on a replication connection that package connect made, and runs no
-// SQL there. It opens no connection of its own and no file: what arrives goes
-// to the sink or keeper it is given.
+// SQL there but to be safe from it. It opens no connection of its own and no
+// file: what arrives goes to the sink or keeper it is given.
 package client
 
 import (
@@ -34,6 +34,7 @@ func sqlState(err error) string {
 type System struct {
 	ID       string // of the cluster, a decimal number given by initdb
 	Position wal.Position
+	Database string // the connection is to; empty for physical replication
 }
 
 // IdentifySystem asks the server which cluster it is and where its log stands.
@@ -55,6 +56,9 @@ func (c *Conn) IdentifySystem(ctx context.Context) (System, error) {
 	}
 	if s.Position.LSN, err = wal.ParseLSN(row.text(2)); err != nil {
 		return System{}, fmt.Errorf("could not parse write-ahead log location \"%s\"", row.text(2))
+	}
+	if len(row) > 3 {
+		s.Database = row.text(3)
 	}
 	return s, nil
 }
@@ -113,10 +117,57 @@ func (c *Conn) CreatePhysicalSlot(ctx context.Context, name string, temporary, r
 	return nil
 }
 
-// checkStreaming says whether the log of a server of this version can be streamed.
+// TimelineHistory returns the history file of a timeline, which is not the first.
+func (c *Conn) TimelineHistory(ctx context.Context, t wal.Timeline) ([]byte, error) {
+	rows, err := c.Query(ctx, protocol.TimelineHistory(t))
+	if err != nil {
+		return nil, fmt.Errorf("could not send replication command \"%s\": %w", "TIMELINE_HISTORY", err)
+	}
+	if len(rows) != 1 || len(rows[0]) != 2 {
+		return nil, fmt.Errorf("unexpected response to TIMELINE_HISTORY command: got %s, expected 1 row and 2 fields", shape(rows))
+	}
+	if got := rows[0].text(0); got != wal.HistoryName(t) {
+		return nil, fmt.Errorf("server reported unexpected history file name for timeline %d: %s", t, got)
+	}
+	return rows[0][1], nil
+}
+
+// CanReadSlots says whether the server answers ReadSlot.
+func (c *Conn) CanReadSlots() bool { return c.Version >= protocol.VersionOptionList }
+
+// ReadSlot returns the position from which on a physical slot holds the log; zero
+// if it holds none yet. That there is no such slot is ErrGap.
+//
+// Source: GetSlotInformation in src/bin/pg_basebackup/streamutil.c, PostgreSQL 18.
+func (c *Conn) ReadSlot(ctx context.Context, name string) (wal.Position, error) {
+	rows, err := c.Query(ctx, protocol.ReadSlot(name))
+	if err != nil {
+		return wal.Position{}, fmt.Errorf("could not send replication command \"%s\": %w", "READ_REPLICATION_SLOT", err)
+	}
+	if len(rows) != 1 || len(rows[0]) != 3 {
+		return wal.Position{}, fmt.Errorf("could not read replication slot \"%s\": got %s, expected 1 row and 3 fields", name, shape(rows))
+	}
+	row := rows[0]
+	if row[0] == nil {
+		return wal.Position{}, gap(fmt.Errorf("replication slot \"%s\" does not exist", name))
+	}
+	if row[1] == nil {
+		return wal.Position{}, nil
+	}
+	var p wal.Position
+	if p.LSN, err = wal.ParseLSN(row.text(1)); err != nil {
+		return wal.Position{}, fmt.Errorf("could not parse restart_lsn \"%s\" for replication slot \"%s\"", row.text(1), name)
+	}
+	if p.Timeline, err = parseTimeline(row.text(2)); err != nil {
+		return wal.Position{}, fmt.Errorf("replication slot \"%s\": %w", name, err)
+	}
+	return p, nil
+}
+
+// CheckStreaming says whether the log of a server of this version can be streamed.
 //
 // Source: CheckServerVersionForStreaming in src/bin/pg_basebackup/receivelog.c, PostgreSQL 18.
-func (c *Conn) checkStreaming() error {
+func (c *Conn) CheckStreaming() error {
 	switch {
 	case c.Version < minVersion:
 		return fmt.Errorf("incompatible server version %s; client does not support streaming from server versions older than %s", c.ServerVersion, "10")

@@ -16,9 +16,9 @@ func TestIdentifySystem(t *testing.T) {
 		want   System
 		err    string
 	}{
-		{"a physical connection", []any{"7", "3", "0/16B3748", nil}, System{"7", wal.Position{LSN: 0x16B3748, Timeline: 3}}, ""},
-		{"a database", []any{"7", "3", "0/16B3748", "postgres"}, System{"7", wal.Position{LSN: 0x16B3748, Timeline: 3}}, ""},
-		{"the highest timeline", []any{"7", "4294967295", "0/0"}, System{"7", wal.Position{Timeline: 4294967295}}, ""},
+		{"a physical connection", []any{"7", "3", "0/16B3748", nil}, System{ID: "7", Position: wal.Position{LSN: 0x16B3748, Timeline: 3}}, ""},
+		{"a database", []any{"7", "3", "0/16B3748", "postgres"}, System{ID: "7", Position: wal.Position{LSN: 0x16B3748, Timeline: 3}, Database: "postgres"}, ""},
+		{"the highest timeline", []any{"7", "4294967295", "0/0"}, System{ID: "7", Position: wal.Position{Timeline: 4294967295}}, ""},
 		{"one more", []any{"7", "4294967296", "0/0"}, System{}, `could not identify system: invalid timeline "4294967296"`},
 		{"no timeline", []any{"7", "0", "0/0"}, System{}, `could not identify system: invalid timeline "0"`},
 		{"something after the number", []any{"7", "1x", "0/0"}, System{}, `could not identify system: invalid timeline "1x"`},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"basin/internal/protocol"
@@ -13,11 +14,15 @@ import (
 
 // ReceiveOptions say which part of the log is wanted, and how.
 type ReceiveOptions struct {
-	SystemID string       // the cluster it must come from; empty for any
+	SystemID string       // the cluster it must come from, a decimal number; empty for any
 	Start    wal.Position // the stream begins with the segment this lies in
 	Segment  int64        // size of the server's segments, in bytes
 	Slot     string       // replication slot to use; empty for none
-	Durable  bool         // the slot lets go of a segment only once the keeper has made it durable
+	Durable  bool         // the server is told that something is flushed only once the keeper has made it durable
+
+	// Synchronous makes what came durable as soon as nothing more is waiting to
+	// be read, and tells the server at once: a commit there may wait for it.
+	Synchronous bool
 
 	// Stop yields the position up to which the log is wanted, once it is known.
 	Stop <-chan wal.Position
@@ -26,6 +31,13 @@ type ReceiveOptions struct {
 	// Timeout is how long the server may be silent, although it was asked for a
 	// sign of life, before it is given up. Zero is DefaultTimeout.
 	Timeout time.Duration
+
+	Progress *ReceiveProgress // kept up to date; may be nil
+
+	// Started, if not nil, is told where the stream begins once the server has begun
+	// to send, Finished the end of each segment that is complete, Switched where the
+	// stream goes on to another timeline.
+	Started, Finished, Switched func(wal.Position)
 }
 
 // DefaultTimeout is how long a silent server is waited for: as long as a
@@ -41,15 +53,21 @@ func ReceiveWAL(ctx context.Context, c *Conn, keeper wal.Keeper, o ReceiveOption
 	if o.Timeout == 0 {
 		o.Timeout = DefaultTimeout
 	}
-	if err := c.checkStreaming(); err != nil {
+	if err := c.CheckStreaming(); err != nil {
 		return err
 	}
-	r := &receiver{conn: c, keeper: keeper, o: o, timeline: o.Start.Timeline}
+	r := &receiver{keeper: keeper, o: o, timeline: o.Start.Timeline}
+	if r.o.Progress == nil {
+		r.o.Progress = new(ReceiveProgress)
+	}
 	r.pos = wal.SegmentAt(o.Start, o.Segment).Start(o.Segment)
 	r.flushed = r.pos
-	r.blocks, r.next = make(chan block, 1), make(chan struct{})
-	defer close(r.next)
-	go r.read()
+	r.o.Progress.begin(r.timeline, r.pos)
+	r.vigil = vigil{conn: c, timeout: o.Timeout, interval: o.StatusInterval, report: r.sendStatus}
+	r.o.Progress.works()
+	defer r.o.Progress.rests()
+	r.begin()
+	defer r.finish()
 	c.wait = r.wait
 	if err := r.checkSystem(ctx); err != nil {
 		return err
@@ -67,30 +85,27 @@ func ReceiveWAL(ctx context.Context, c *Conn, keeper wal.Keeper, o ReceiveOption
 
 // receiver is the state of one stream.
 type receiver struct {
-	conn   *Conn
+	vigil
 	keeper wal.Keeper
 	o      ReceiveOptions
 
 	timeline wal.Timeline
+	history  wal.History // of the timeline
+	pages    *wal.PageChecker
 	pos      wal.LSN      // of the next byte
-	flushed  wal.LSN      // up to here the slot may let go
+	flushed  wal.LSN      // up to here the server may let go
 	stop     wal.Position // zero as long as it is not known
-	ended    bool         // we told the server that we want no more
 	segment  wal.SegmentWriter
+	started  bool // the server has begun to send
 
-	blocks  chan block    // what was read from the connection
-	next    chan struct{} // asks for one more of them
-	reading bool          // it was asked for
-
-	streaming bool      // statuses may be sent
-	reported  time.Time // when the last status was sent
-	silent    time.Time // since when the server has been waited for
-	asked     time.Time // when it was then asked for a sign of life; zero if it was not
+	synced     time.Time     // when the last flush of a synchronous stream ended
+	syncPeriod time.Duration // how long it took
 }
 
 // checkSystem refuses another cluster, and one that has not come to the timeline yet.
 func (r *receiver) checkSystem(ctx context.Context) error {
 	if r.o.SystemID == "" {
+		r.o.Progress.identified(0)
 		return nil
 	}
 	system, err := r.conn.IdentifySystem(ctx)
@@ -105,6 +120,7 @@ func (r *receiver) checkSystem(ctx context.Context) error {
 	case r.timeline > system.Position.Timeline:
 		return fmt.Errorf("starting timeline %d is not present in the server", r.timeline)
 	}
+	r.o.Progress.identified(system.Position.LSN)
 	return nil
 }
 
@@ -123,7 +139,7 @@ func (r *receiver) receiveTimeline(ctx context.Context) (done bool, err error) {
 	}
 	kind, err := r.conn.next(ctx)
 	if err != nil {
-		return false, fmt.Errorf("could not send replication command \"%s\": %w", "START_REPLICATION", err)
+		return false, refusedStream(err, "could not send replication command \"%s\"", "START_REPLICATION")
 	}
 	switch kind {
 	case 'W':
@@ -139,36 +155,37 @@ func (r *receiver) receiveTimeline(ctx context.Context) (done bool, err error) {
 	return r.endOfStream(ctx, kind)
 }
 
-// fetchHistory gets the history file of the timeline unless it has none or the
-// keeper has it.
+// fetchHistory gets the history file of the timeline, if it has one, and has it
+// kept. It is asked for each time: two standbys may have been promoted to
+// timelines of the same number.
 func (r *receiver) fetchHistory(ctx context.Context) error {
+	r.history = nil
 	if r.timeline == 1 {
 		return nil
 	}
-	name := wal.HistoryName(r.timeline)
-	if has, err := r.keeper.HasHistory(name); has || err != nil {
+	content, err := r.conn.TimelineHistory(ctx, r.timeline)
+	if err != nil {
 		return err
 	}
-	command := protocol.TimelineHistory(r.timeline)
-	rows, err := r.conn.Query(ctx, command)
-	if err != nil {
-		return fmt.Errorf("could not send replication command \"%s\": %w", "TIMELINE_HISTORY", err)
+	if r.history, err = wal.ParseHistory(r.timeline, content); err != nil {
+		return err
 	}
-	if len(rows) != 1 || len(rows[0]) != 2 {
-		return fmt.Errorf("unexpected response to TIMELINE_HISTORY command: got %s, expected 1 row and 2 fields", shape(rows))
-	}
-	if got := rows[0].text(0); got != name {
-		return fmt.Errorf("server reported unexpected history file name for timeline %d: %s", r.timeline, got)
-	}
-	return r.keeper.History(name, rows[0][1])
+	return r.keeper.History(wal.HistoryName(r.timeline), content)
 }
 
 // stream reads the COPY that carries the log, up to its end. It returns whether
 // the server, shutting down, closed the connection behind all that was wanted.
 func (r *receiver) stream(ctx context.Context) (closed bool, err error) {
+	rules, err := r.pageRules()
+	if err != nil {
+		return false, err
+	}
+	r.pages = wal.NewPageChecker(rules, r.pos)
 	r.ended, r.streaming = false, true
 	defer func() { r.streaming = false }()
-	if err := r.report(false); err != nil {
+	// A server without news is to say that it is there. One that lacks the log says so
+	// instead, which it does only after it has accepted the command.
+	if err := r.report(true); err != nil {
 		return false, err
 	}
 	if err := r.checkStop(); err != nil {
@@ -178,7 +195,7 @@ func (r *receiver) stream(ctx context.Context) (closed bool, err error) {
 		kind, err := r.conn.next(ctx)
 		switch {
 		case sqlState(err) != "":
-			return false, fmt.Errorf("unexpected termination of replication stream: %w", err)
+			return false, refusedStream(err, "unexpected termination of replication stream")
 		case err != nil:
 			return false, err
 		}
@@ -204,12 +221,23 @@ func (r *receiver) stream(ctx context.Context) (closed bool, err error) {
 		default:
 			return false, errUnexpected(kind)
 		}
-		if r.o.StatusInterval > 0 && time.Since(r.reported) >= r.o.StatusInterval {
-			if err := r.report(false); err != nil {
-				return false, err
-			}
+		if err := r.reportInTime(); err != nil {
+			return false, err
 		}
 	}
+}
+
+// pageRules says what the pages of the stream have to look like.
+func (r *receiver) pageRules() (wal.PageRules, error) {
+	rules := wal.PageRules{
+		SegmentSize: r.o.Segment, Major: r.conn.Version / 10000, Timeline: r.timeline, History: r.history,
+	}
+	if r.o.SystemID == "" {
+		return rules, nil
+	}
+	var err error
+	rules.SystemID, err = strconv.ParseUint(r.o.SystemID, 10, 64)
+	return rules, err
 }
 
 // message deals with one CopyData message.
@@ -221,6 +249,10 @@ func (r *receiver) message(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if !r.started && r.o.Started != nil {
+		r.o.Started(wal.Position{LSN: r.pos, Timeline: r.timeline})
+	}
+	r.started = true
 	switch kind {
 	case protocol.StreamData:
 		return r.data(ctx)
@@ -233,6 +265,7 @@ func (r *receiver) message(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		r.o.Progress.heard(k.End)
 		if !k.Reply {
 			return nil
 		}
@@ -242,89 +275,6 @@ func (r *receiver) message(ctx context.Context) error {
 		return r.report(false)
 	}
 	return fmt.Errorf("unrecognized streaming header: \"%c\"", kind)
-}
-
-// data passes a piece of the log on to the segments it belongs to.
-func (r *receiver) data(ctx context.Context) error {
-	c := r.conn
-	if c.left < protocol.DataHeaderSize {
-		return fmt.Errorf("streaming header too small: %d", c.left)
-	}
-	header, err := c.bytes(ctx, protocol.DataHeaderSize)
-	if err != nil {
-		return err
-	}
-	if at := protocol.ParseDataHeader(header); at != r.pos && !r.ended {
-		return &usererr.Error{
-			Err:  fmt.Errorf("got WAL data at %v, expected %v", at, r.pos),
-			Hint: "The stream has a gap or a repetition. Take the backup again.",
-		}
-	}
-	for c.left > 0 && !r.ended {
-		if r.segment == nil {
-			name := wal.SegmentAt(wal.Position{LSN: r.pos, Timeline: r.timeline}, r.o.Segment).Name(r.o.Segment)
-			if r.segment, err = r.keeper.Begin(name, r.o.Segment); err != nil {
-				return err
-			}
-		}
-		room := r.o.Segment - int64(r.pos)%r.o.Segment
-		piece, err := c.fragment(ctx, int(min(int64(c.left), room)))
-		if err != nil {
-			return err
-		}
-		if r.ended { // the stop point became known while we waited for the piece
-			return nil
-		}
-		if _, err := r.segment.Write(piece); err != nil {
-			return err
-		}
-		r.pos += wal.LSN(len(piece))
-		if int64(len(piece)) == room {
-			if err := r.finishSegment(); err != nil {
-				return err
-			}
-		}
-	}
-	return r.checkStop()
-}
-
-func (r *receiver) finishSegment() error {
-	segment := r.segment
-	r.segment = nil
-	if r.o.Durable {
-		if err := segment.Flush(); err != nil {
-			return errors.Join(err, segment.Abandon())
-		}
-	}
-	if err := segment.Finish(); err != nil {
-		return err
-	}
-	r.flushed = r.pos
-	return r.checkStop()
-}
-
-// flush lets the slot go of all that came: a server that shuts down waits for it.
-func (r *receiver) flush() error {
-	if r.o.Slot == "" || r.segment == nil {
-		return nil
-	}
-	if r.o.Durable {
-		if err := r.segment.Flush(); err != nil {
-			return err
-		}
-	}
-	r.flushed = r.pos
-	return nil
-}
-
-// leaveSegment closes the segment in hand, if any, before its end.
-func (r *receiver) leaveSegment() error {
-	segment := r.segment
-	r.segment = nil
-	if segment == nil {
-		return nil
-	}
-	return segment.Abandon()
 }
 
 // stopAt learns the stop point.
@@ -347,6 +297,11 @@ func (r *receiver) checkStop() error {
 	}
 	if err := r.leaveSegment(); err != nil {
 		return err
+	}
+	if r.reportsFlush() { // the slot need not hold what is kept
+		if err := r.report(false); err != nil {
+			return err
+		}
 	}
 	r.ended = true
 	return r.conn.writeCopyDone()
@@ -391,44 +346,35 @@ func (r *receiver) endOfStream(ctx context.Context, kind byte) (done bool, err e
 	case at > r.pos:
 		return false, fmt.Errorf("server stopped streaming timeline %d at %v, but reported next timeline %d to begin at %v", r.timeline, r.pos, timeline, at)
 	}
+	if r.o.Switched != nil {
+		r.o.Switched(wal.Position{LSN: at, Timeline: timeline})
+	}
 	r.timeline = timeline
 	r.pos = wal.SegmentAt(wal.Position{LSN: at}, r.o.Segment).Start(r.o.Segment)
+	r.flushed = r.pos
+	r.o.Progress.begin(r.timeline, r.pos)
 	return false, nil
 }
 
-// report tells the server how far we are.
-func (r *receiver) report(wantReply bool) error {
+// sendStatus tells the server how far we are.
+func (r *receiver) sendStatus(wantReply bool) error {
 	if r.ended {
 		return nil // after CopyDone nothing may be sent
 	}
 	s := protocol.Status{Write: r.pos, Reply: wantReply}
-	if r.o.Slot != "" {
-		s.Flush = r.flushed // the slot lets go of what we have for good
+	if r.reportsFlush() {
+		s.Flush = r.flushed
 	}
 	now := time.Now()
 	r.reported = now
 	return r.conn.writeCopyData(s.Append(nil, now))
 }
 
-// read reads a block whenever one is asked for, so that wait can do other
-// things meanwhile. It ends with the stream, or when the connection is closed.
-func (r *receiver) read() {
-	buf := make([]byte, blockSize)
-	for range r.next {
-		n, err := r.conn.conn.Read(buf)
-		r.blocks <- block{buf[:n], err}
-	}
-}
-
 // wait waits for the next block of the stream, and meanwhile reports in time,
 // notices a server that fell silent, and learns the stop point.
 func (r *receiver) wait(ctx context.Context) (block, error) {
-	if !r.reading {
-		r.next <- struct{}{}
-		r.reading = true
-		// Not when the server was last heard: our own disk may have taken the time since.
-		r.silent, r.asked = time.Now(), time.Time{}
-	}
+	r.listen()
+	r.o.Progress.works()
 	select {
 	case end := <-r.o.Stop:
 		if err := r.stopAt(end); err != nil {
@@ -436,65 +382,39 @@ func (r *receiver) wait(ctx context.Context) (block, error) {
 		}
 	default: // under load the loop below may never get to it
 	}
+	select {
+	case b := <-r.blocks:
+		return r.hold(b), r.flushInTime(true)
+	case <-ctx.Done():
+		return block{}, context.Cause(ctx)
+	default:
+	}
+	if err := r.flushInTime(false); err != nil {
+		return block{}, err
+	}
 	for {
 		timer := time.NewTimer(r.untilNext())
+		r.o.Progress.rests()
 		select {
 		case b := <-r.blocks:
+			r.o.Progress.works()
 			timer.Stop()
-			r.reading = false
-			return b, nil
+			return r.hold(b), nil
 		case <-ctx.Done():
+			r.o.Progress.works()
 			timer.Stop()
 			return block{}, context.Cause(ctx)
 		case end := <-r.o.Stop:
+			r.o.Progress.works()
 			timer.Stop()
 			if err := r.stopAt(end); err != nil {
 				return block{}, err
 			}
 		case <-timer.C:
+			r.o.Progress.works()
 			if err := r.alarm(); err != nil {
 				return block{}, err
 			}
 		}
 	}
-}
-
-// talks says whether reports can be sent: during the COPY, until we end it.
-func (r *receiver) talks() bool { return r.streaming && !r.ended }
-
-// deadline is when something must be done about the server's silence: to ask
-// for a sign of life after half the time, to give up after the other half.
-func (r *receiver) deadline() time.Time {
-	switch {
-	case !r.talks():
-		return r.silent.Add(r.o.Timeout)
-	case r.asked.IsZero():
-		return r.silent.Add(r.o.Timeout / 2)
-	}
-	return r.asked.Add(r.o.Timeout / 2)
-}
-
-// untilNext is how long nothing needs to be done if the server says nothing.
-func (r *receiver) untilNext() time.Duration {
-	until := time.Until(r.deadline())
-	if r.o.StatusInterval > 0 && r.talks() {
-		until = min(until, time.Until(r.reported.Add(r.o.StatusInterval)))
-	}
-	return max(until, 0)
-}
-
-// alarm does what is due.
-func (r *receiver) alarm() error {
-	switch {
-	case time.Now().Before(r.deadline()):
-		if r.talks() && time.Since(r.reported) >= r.o.StatusInterval {
-			return r.report(false)
-		}
-		return nil
-	case r.talks() && r.asked.IsZero():
-		r.asked = time.Now()
-		return r.report(true)
-	}
-	return usererr.Hinted("See whether the server and the network are up, then start again.",
-		"terminating WAL stream: nothing came from the server for %v", r.o.Timeout)
 }

@@ -3,6 +3,7 @@ package client
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -41,8 +42,6 @@ func (s *shelf) History(name string, content []byte) error {
 	s.events = append(s.events, fmt.Sprintf("history %s %s", name, content))
 	return nil
 }
-
-func (s *shelf) HasHistory(string) (bool, error) { return false, nil }
 
 type shelved struct {
 	shelf *shelf
@@ -113,6 +112,36 @@ func receiving(t *testing.T, o ReceiveOptions, keeper wal.Keeper, script func(s 
 	return err
 }
 
+// logOf returns n bytes of the log from at on, in 1 MiB segments of a cluster
+// called 7: page headers, and between them nothing that anyone looks at.
+func logOf(t wal.Timeline, at wal.LSN, n int) []byte {
+	const page = 8192
+	first := at - at%page
+	var b []byte
+	for p := first; p < at+wal.LSN(n); p += page {
+		header := binary.LittleEndian.AppendUint16(nil, 0xD118) // XLOG_PAGE_MAGIC of 18
+		long := p%mib == 0
+		if long {
+			header = binary.LittleEndian.AppendUint16(header, 2) // XLP_LONG_HEADER
+		} else {
+			header = binary.LittleEndian.AppendUint16(header, 0)
+		}
+		header = binary.LittleEndian.AppendUint32(header, uint32(t))
+		header = binary.LittleEndian.AppendUint64(header, uint64(p))
+		header = append(header, make([]byte, 8)...) // xlp_rem_len, and to a multiple of eight bytes
+		if long {
+			header = binary.LittleEndian.AppendUint64(header, 7)
+			header = binary.LittleEndian.AppendUint32(header, mib)
+			header = binary.LittleEndian.AppendUint32(header, page)
+		}
+		b = append(append(b, header...), bytes.Repeat([]byte("a"), page-len(header))...)
+	}
+	return b[at-first:][:n]
+}
+
+// logData is the message that carries n bytes of the log of timeline 1.
+func logData(at wal.LSN, n int) []byte { return walData(at, logOf(1, at, n)) }
+
 // from is a stream of 1 MiB segments that begins in the third of timeline 1.
 func from(stop ...wal.Position) ReceiveOptions {
 	o := ReceiveOptions{Start: wal.Position{LSN: 2*mib + 100, Timeline: 1}, Segment: mib, Slot: "s", StatusInterval: 10 * time.Second}
@@ -128,7 +157,7 @@ const third, fourth = "000000010000000000000002", "000000010000000000000003"
 
 func TestReceiveStopsInASegment(t *testing.T) {
 	keeper := new(shelf)
-	first, second := bytes.Repeat([]byte("a"), mib), bytes.Repeat([]byte("b"), 500)
+	first, second := logOf(1, 2*mib, mib), logOf(1, 3*mib, 500)
 	err := receiving(t, from(wal.Position{LSN: 3*mib + 400, Timeline: 1}), keeper, func(s *server) {
 		s.expectQuery(`START_REPLICATION SLOT "s" 0/200000 TIMELINE 1`)
 		s.say(copyBoth)
@@ -140,6 +169,9 @@ func TestReceiveStopsInASegment(t *testing.T) {
 			t.Errorf("status asked for: %v %v", w, f)
 		}
 		s.say(walData(3*mib, second))
+		if w, f, _ := s.status(); w != 3*mib+500 || f != 3*mib+500 {
+			t.Errorf("last status %v %v", w, f)
+		}
 		s.expect('c', "")
 		s.say(walData(3*mib+500, second), copyDone, streamEnd) // what was under way is ignored
 	})
@@ -161,7 +193,7 @@ func TestReceiveFollowsTimelines(t *testing.T) {
 		s.expectQuery(`START_REPLICATION SLOT "s" 0/200000 TIMELINE 1`)
 		s.say(copyBoth)
 		s.status()
-		s.say(walData(2*mib, make([]byte, 500)), copyDone)
+		s.say(logData(2*mib, 500), copyDone)
 		s.expect('c', "")
 		s.say(timelineEnd("2", "0/2001F4"))
 		s.expectQuery("TIMELINE_HISTORY 2")
@@ -169,7 +201,8 @@ func TestReceiveFollowsTimelines(t *testing.T) {
 		s.expectQuery(`START_REPLICATION SLOT "s" 0/200000 TIMELINE 2`)
 		s.say(copyBoth)
 		s.status()
-		s.say(walData(2*mib, make([]byte, 600)))
+		s.say(walData(2*mib, logOf(1, 2*mib, 600)))
+		s.status()
 		s.expect('c', "")
 		s.say(copyDone, streamEnd)
 	})
@@ -203,9 +236,9 @@ func TestReceiveRefusals(t *testing.T) {
 	}{
 		{"gap", from(), shelf{}, func(s *server) {
 			s.started()
-			s.say(walData(2*mib, []byte("a")), walData(2*mib+2, []byte("a")))
+			s.say(logData(2*mib, 1), logData(2*mib+2, 1))
 		}, "got WAL data at 0/200002, expected 0/200001"},
-		{"begins inside a segment", from(), shelf{}, func(s *server) { s.started(); s.say(walData(2*mib+1, []byte("a"))) },
+		{"begins inside a segment", from(), shelf{}, func(s *server) { s.started(); s.say(logData(2*mib+1, 1)) },
 			"got WAL data at 0/200001, expected 0/200000"},
 		{"header too small", from(), shelf{}, func(s *server) { s.started(); s.say(message('d', 'w', 0)) }, "streaming header too small: 2"},
 		{"keepalive too small", from(), shelf{}, func(s *server) { s.started(); s.say(message('d', 'k', 0)) }, "streaming header too small: 2"},
@@ -249,7 +282,15 @@ func TestReceiveRefusals(t *testing.T) {
 				}
 			}
 		}, "terminating WAL stream: nothing came from the server for 1m0s"},
-		{"keeper full", from(), shelf{failAt: third}, func(s *server) { s.started(); s.say(walData(2*mib, []byte("a"))) }, "no space left on device"},
+		{"page of another place", from(), shelf{}, func(s *server) { s.started(); s.say(walData(2*mib, logOf(1, 3*mib, 100))) },
+			"invalid write-ahead log page at 0/200000: its header says 0/300000"},
+		{"page of a later timeline", from(), shelf{}, func(s *server) { s.started(); s.say(walData(2*mib, logOf(2, 2*mib, 100))) },
+			"invalid write-ahead log page at 0/200000: it is of timeline 2, not 1"},
+		{"slot missing", from(), shelf{}, func(s *server) {
+			s.heard()
+			s.say(errorSaid("42704", `replication slot "s" does not exist`), ready)
+		}, `could not send replication command "START_REPLICATION": ERROR:  replication slot "s" does not exist`},
+		{"keeper full", from(), shelf{failAt: third}, func(s *server) { s.started(); s.say(logData(2*mib, 1)) }, "no space left on device"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			err := receiving(t, c.o, &c.keeper, c.script)
@@ -275,7 +316,7 @@ func TestReceiveRefusals(t *testing.T) {
 func TestReceiveTellsASlowDiskFromASilentServer(t *testing.T) {
 	err := receiving(t, from(wal.Position{LSN: 2*mib + 10, Timeline: 1}), &shelf{slow: 10 * time.Minute}, func(s *server) {
 		s.started()
-		s.say(walData(2*mib, make([]byte, 5)), walData(2*mib+5, make([]byte, 5)))
+		s.say(logData(2*mib, 5), logData(2*mib+5, 5))
 		for {
 			if kind, _ := s.heard(); kind == 'c' {
 				break
@@ -304,7 +345,8 @@ func TestReceiveNoticesSilenceOutsideTheStream(t *testing.T) {
 func TestReceiveHasAllWhenTheServerShutsDown(t *testing.T) {
 	err := receiving(t, from(wal.Position{LSN: 2*mib + 10, Timeline: 1}), new(shelf), func(s *server) {
 		s.started()
-		s.say(walData(2*mib, make([]byte, 10)))
+		s.say(logData(2*mib, 10))
+		s.status()
 		s.expect('c', "")
 		s.say(complete("COPY 0"))
 	})
@@ -319,19 +361,71 @@ func TestReceiveFlushesWhenAskedToReply(t *testing.T) {
 	keeper := new(shelf)
 	err := receiving(t, o, keeper, func(s *server) {
 		s.started()
-		s.say(walData(2*mib, make([]byte, 5)), keepalive(1))
+		s.say(logData(2*mib, 5), keepalive(1))
 		if _, flush, _ := s.status(); flush != 2*mib+5 {
 			t.Errorf("flushed up to %v", flush)
 		}
-		s.say(walData(2*mib+5, make([]byte, 5)))
+		s.say(logData(2*mib+5, 5))
+		s.status()
 		s.expect('c', "")
 		s.say(copyDone, streamEnd)
 	})
 	if err != nil {
 		t.Error(err)
 	}
-	want := []string{"begin " + third, "flush " + third + " 5", "abandon " + third + " 10"}
+	want := []string{"begin " + third, "flush " + third + " 5", "flush " + third + " 10", "abandon " + third + " 10"}
 	if diff := cmp.Diff(want, keeper.events); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A synchronous stream flushes once for all that came together, and says so.
+func TestReceiveIsSynchronous(t *testing.T) {
+	o := from(wal.Position{LSN: 2*mib + 30, Timeline: 1})
+	o.Slot, o.Durable, o.Synchronous = "", true, true
+	keeper := new(shelf)
+	err := receiving(t, o, keeper, func(s *server) {
+		s.started()
+		s.say(joined(logData(2*mib, 5), logData(2*mib+5, 5)))
+		if write, flush, _ := s.status(); write != 2*mib+10 || flush != 2*mib+10 {
+			t.Errorf("written %v, flushed %v", write, flush)
+		}
+		s.say(logData(2*mib+10, 20))
+		if write, flush, _ := s.status(); write != 2*mib+30 || flush != 2*mib+30 {
+			t.Errorf("at the end written %v, flushed %v", write, flush)
+		}
+		s.expect('c', "")
+		s.say(copyDone, streamEnd)
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	want := []string{"begin " + third, "flush " + third + " 10", "flush " + third + " 30", "abandon " + third + " 30"}
+	if diff := cmp.Diff(want, keeper.events); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestReceiveProgress(t *testing.T) {
+	o := from(wal.Position{LSN: 3*mib + 5, Timeline: 1})
+	o.Progress = new(ReceiveProgress)
+	var finished []wal.Position
+	o.Finished = func(p wal.Position) { finished = append(finished, p) }
+	err := receiving(t, o, new(shelf), func(s *server) {
+		s.started()
+		s.say(logData(2*mib, mib), logData(3*mib, 5))
+		s.status()
+		s.expect('c', "")
+		s.say(copyDone, streamEnd)
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	got := o.Progress.Status()
+	if got.Timeline != 1 || got.Received != 3*mib+5 || got.Flushed != 3*mib+5 || got.Bytes != mib+5 || got.Segments != 1 || got.LastHeard.IsZero() {
+		t.Errorf("progress %+v", got)
+	}
+	if diff := cmp.Diff([]wal.Position{{LSN: 3 * mib, Timeline: 1}}, finished); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -378,7 +472,7 @@ func TestReceiveIsCancelled(t *testing.T) {
 }
 
 func FuzzReceiveWAL(f *testing.F) {
-	f.Add(joined(copyBoth, walData(2*mib, []byte("abc")), keepalive(1), copyDone, streamEnd))
+	f.Add(joined(copyBoth, logData(2*mib, 100), keepalive(1), copyDone, streamEnd))
 	f.Add(joined(copyBoth, copyDone, timelineEnd("2", "0/200000"), answer([]any{"00000002.history", "x"}), ready, copyBoth))
 	f.Fuzz(func(t *testing.T, said []byte) {
 		keeper := new(shelf)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"time"
 
 	"basin/internal/usererr"
 )
@@ -34,7 +35,7 @@ type wire struct {
 
 	buf     []byte          // what read fills
 	watched context.Context // interrupts the connection when it ends
-	unwatch func() bool
+	unwatch func()
 
 	unread  []byte // what is left of the block in hand
 	partial []byte // a header or body of which more is to come
@@ -57,21 +58,36 @@ func newWire(conn net.Conn) *wire {
 }
 
 func (w *wire) close() error {
+	w.release()
+	return w.conn.Close()
+}
+
+// release lets go of the context of earlier reads: its end does nothing to the
+// connection any more.
+func (w *wire) release() {
 	if w.unwatch != nil {
 		w.unwatch()
+		w.unwatch, w.watched = nil, nil
+		_ = w.conn.SetReadDeadline(time.Time{}) // fails if the connection is closed, as the next read will
 	}
-	return w.conn.Close()
 }
 
 // read waits for the next block. Once ctx ends it returns the cause, and the
 // connection can be read no more.
 func (w *wire) read(ctx context.Context) (block, error) {
 	if ctx != w.watched {
-		if w.unwatch != nil {
-			w.unwatch()
-		}
+		w.release()
+		interrupted := make(chan struct{})
+		stop := context.AfterFunc(ctx, func() {
+			_ = w.conn.SetReadDeadline(longAgo)
+			close(interrupted)
+		})
 		w.watched = ctx
-		w.unwatch = context.AfterFunc(ctx, func() { _ = w.conn.SetReadDeadline(longAgo) })
+		w.unwatch = func() {
+			if !stop() {
+				<-interrupted
+			}
+		}
 	}
 	n, err := w.conn.Read(w.buf)
 	if err != nil && ctx.Err() != nil {

@@ -12,11 +12,16 @@ type ServerError struct {
 	*pgconn.PgError
 }
 
-// Error returns the text of NoticeText.
+// Error returns the text of NoticeText, and below it in what context the error
+// came up, if the server says so.
 //
 // Source: pqBuildErrorMessage3 in src/interfaces/libpq/fe-protocol3.c, PostgreSQL 18.
 func (e *ServerError) Error() string {
-	return NoticeText(e.Severity, e.Message, e.PgError.Detail, e.PgError.Hint)
+	text := NoticeText(e.Severity, e.Message, e.PgError.Detail, e.PgError.Hint)
+	if e.Where != "" {
+		text += "\nCONTEXT:  " + e.Where
+	}
+	return text
 }
 
 // Unwrap returns the parsed error, for its SQLSTATE.

@@ -27,6 +27,7 @@ type login struct {
 	channelBinding string // disable, prefer or require
 	requireAuth    requirement
 	oldest, newest protocolVersion
+	logical        bool // the connection is for logical replication
 
 	negotiated bool
 	asked      bool   // the server wants a password

@@ -83,6 +83,7 @@ func (c *connector) authenticate(ctx context.Context, conn net.Conn, t target, s
 		password:       password,
 		channelBinding: c.params.Value("channel_binding"),
 		requireAuth:    requirement(c.params.Value("require_auth")),
+		logical:        c.params.Value("replication") == "database",
 	}
 	l.oldest, l.newest = c.protocolVersions()
 	if secured, ok := conn.(*tls.Conn); ok {
@@ -152,7 +153,7 @@ func (l *login) judge(err error) (verdict, error) {
 	var server *pgconn.PgError
 	switch {
 	case errors.As(err, &server):
-		told := serverError(server)
+		told := serverError(server, l.logical)
 		switch {
 		case server.Code == "57P03": // cannot connect now
 			return nextHost, told
@@ -176,16 +177,21 @@ func (l *login) judge(err error) (verdict, error) {
 }
 
 // serverError adds to what the server said what the user can do about it.
-func serverError(e *pgconn.PgError) error {
+// Connections for logical replication are to a database and come under its
+// lines of pg_hba.conf.
+func serverError(e *pgconn.PgError, logical bool) error {
 	told := &ServerError{e}
 	hint := ""
 	switch {
-	case e.Code == "28000" && strings.Contains(e.Message, "pg_hba.conf"):
+	case e.Code == "28000" && strings.Contains(e.Message, "pg_hba.conf") && !logical:
 		hint = "a replication connection needs a line in the server's pg_hba.conf whose database is the word replication; \"all\" does not cover it"
 	case e.Code == "42501":
 		hint = "give the user the right: ALTER ROLE ... REPLICATION"
 	case e.Code == "53300" && strings.Contains(e.Message, "max_wal_senders"):
-		hint = "raise max_wal_senders on the server; a base backup with -X stream takes two"
+		hint = "raise max_wal_senders on the server"
+		if !logical {
+			hint += "; a base backup with -X stream takes two"
+		}
 	default:
 		return told
 	}

@@ -155,9 +155,14 @@ func TestRequest(t *testing.T) {
 			facts{"dbname": "replication", "replication": "true"}},
 		{"the kind of connection is not up to the user", Request{Program: "p", ConnString: "replication=no fallback_application_name=x"},
 			facts{"dbname": "replication", "replication": "true", "fallback_application_name": "p"}},
-		{"logical", Request{Database: "x"}, facts{"dbname": "x", "replication": "database"}},
-		{"logical, by connection string", Request{Database: "dbname=x port=1", Port: "2"},
+		{"logical", Request{Logical: true, Database: "x"}, facts{"dbname": "x", "replication": "database"}},
+		{"logical, by connection string", Request{Logical: true, Database: "dbname=x port=1", Port: "2"},
 			facts{"dbname": "x", "replication": "database", "port": "2"}},
+		{"logical, by connection string that names no database", Request{Logical: true, Database: "port=1"},
+			facts{"replication": "database", "port": "1"}},
+		{"logical, in whatever database the environment says", Request{Logical: true}, facts{"replication": "database"}},
+		{"logical, whatever the connection string says", Request{Logical: true, Database: "dbname=x replication=true"},
+			facts{"dbname": "x", "replication": "database"}},
 	} {
 		p, err := c.in.Params()
 		if err != nil {

@@ -9,8 +9,10 @@ type Request struct {
 	Port       string // -p
 	User       string // -U
 
-	// Database asks for logical replication in that database. It may itself
-	// be a connection string, as -d of pg_recvlogical may.
+	// Logical asks for logical replication, in the database that Database
+	// names (-d of pg_recvlogical). That may itself be a connection string; if
+	// it is empty, environment and defaults name the database.
+	Logical  bool
 	Database string
 }
 
@@ -24,12 +26,15 @@ func (r Request) Params() (Params, error) {
 	p.set("dbname", "replication")
 	given := r.ConnString
 	mode := "true"
-	if r.Database != "" {
+	if r.Logical {
 		mode = "database"
-		if isConnString(r.Database) {
+		switch {
+		case isConnString(r.Database):
 			given = r.Database
+			fallthrough
+		case r.Database == "":
 			delete(p.values, "dbname")
-		} else {
+		default:
 			p.set("dbname", r.Database)
 		}
 	}

@@ -1,6 +1,7 @@
 package plain
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -115,34 +116,29 @@ func (l *Log) fit(f *os.File, path string, size int64) error {
 	return fmt.Errorf(`write-ahead log file "%s" has %d bytes, should be 0 or %d`, path, info.Size(), size)
 }
 
-// History writes the history file of a timeline and marks it as archived. One
-// that is there is replaced.
+// History writes the history file of a timeline and marks it as archived.
 func (l *Log) History(name string, content []byte) error {
 	if l.closed {
 		return fs.ErrClosed
+	}
+	path := filepath.Join(l.path, name)
+	switch kept, err := l.root.ReadFile(name); {
+	case err == nil && !bytes.Equal(kept, content):
+		return wal.OtherHistory(path)
+	case err == nil:
+		return l.markDone(name)
+	case !errors.Is(err, fs.ErrNotExist):
+		return localfs.Errorf(err, path, `could not open timeline history file "%s"`, path)
 	}
 	temp := localfs.Temporary(name)
 	if err := l.write(temp, content); err != nil {
 		return err
 	}
 	if err := l.root.Rename(temp, name); err != nil {
-		from, to := filepath.Join(l.path, temp), filepath.Join(l.path, name)
-		return localfs.Errorf(err, from, `could not rename file "%s" to "%s"`, from, to)
+		from := filepath.Join(l.path, temp)
+		return localfs.Errorf(err, from, `could not rename file "%s" to "%s"`, from, path)
 	}
 	return l.markDone(name)
-}
-
-// HasHistory says whether the history file is there.
-func (l *Log) HasHistory(name string) (bool, error) {
-	_, err := l.root.Lstat(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		path := filepath.Join(l.path, name)
-		return false, localfs.Errorf(err, path, `could not open timeline history file "%s"`, path)
-	}
-	return true, nil
 }
 
 // Commit says that the log is whole, which needs nothing here: it is made durable

@@ -171,5 +171,8 @@ func StartReplication(slot string, from wal.Position) string {
 	return fmt.Sprintf("%s %v TIMELINE %d", s, from.LSN, from.Timeline)
 }
 
+// ReadSlot returns the command that asks where a slot stands, from 15 on.
+func ReadSlot(name string) string { return "READ_REPLICATION_SLOT " + quoteIdentifier(name) }
+
 // TimelineHistory returns the command that fetches a timeline's history file.
 func TimelineHistory(t wal.Timeline) string { return fmt.Sprintf("TIMELINE_HISTORY %d", t) }

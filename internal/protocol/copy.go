@@ -83,10 +83,13 @@ func ParseProgress(msg []byte) (done int64, err error) {
 // its first byte, the position, the server's end, and a time.
 const DataHeaderSize = 1 + 8 + 8 + 8
 
-// ParseDataHeader returns where the bytes behind the header belong. h is DataHeaderSize long.
+// ParseDataHeader returns where the bytes behind the header belong, and how far
+// the server's own log was durable when it sent them. h is DataHeaderSize long.
 //
 // Source: ProcessXLogDataMsg in src/bin/pg_basebackup/receivelog.c, PostgreSQL 18.
-func ParseDataHeader(h []byte) wal.LSN { return wal.LSN(binary.BigEndian.Uint64(h[1:])) }
+func ParseDataHeader(h []byte) (at, end wal.LSN) {
+	return wal.LSN(binary.BigEndian.Uint64(h[1:])), wal.LSN(binary.BigEndian.Uint64(h[9:]))
+}
 
 // Keepalive is what a server sends when it has nothing else to say.
 type Keepalive struct {

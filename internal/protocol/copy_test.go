@@ -101,12 +101,12 @@ func TestParseKeepalive(t *testing.T) {
 }
 
 func TestParseDataHeader(t *testing.T) {
-	header := "w" + "\x00\x00\x00\x16\xB3\x74\xD8\x48" + "\xff\xff\xff\xff\xff\xff\xff\xff" + "\xff\xff\xff\xff\xff\xff\xff\xff"
+	header := "w" + "\x00\x00\x00\x16\xB3\x74\xD8\x48" + "\x00\x00\x00\x17\x00\x00\x00\x01" + "\xff\xff\xff\xff\xff\xff\xff\xff"
 	if len(header) != DataHeaderSize {
 		t.Fatalf("%d bytes", len(header))
 	}
-	if got := ParseDataHeader([]byte(header)); got != 0x16B374D848 {
-		t.Errorf("got %v", got)
+	if at, end := ParseDataHeader([]byte(header)); at != 0x16B374D848 || end != 0x1700000001 {
+		t.Errorf("at %v, the server's end %v", at, end)
 	}
 }
 

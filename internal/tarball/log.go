@@ -39,10 +39,10 @@ type Log struct {
 	file    *localfs.Writer
 	dir     *localfs.Claim
 	mode    fs.FileMode
-	kept    map[string]bool // history files
-	open    *segment        // the one being written, or nil
-	named   bool            // the name is durable
-	owed    int64           // bytes that the last member is short of, to be zeros
+	kept    map[string]string // content of history files, by name
+	open    *segment          // the one being written, or nil
+	named   bool              // the name is durable
+	owed    int64             // bytes that the last member is short of, to be zeros
 	failed  error
 }
 
@@ -57,7 +57,7 @@ func NewLog(o LogOptions) (*Log, error) {
 	if err != nil {
 		return nil, localfs.Errorf(err, path, `could not create file "%s"`, path)
 	}
-	l := &Log{file: o.Sync.NewWriter(f, path), dir: o.Dir, mode: o.FileMode, kept: map[string]bool{}}
+	l := &Log{file: o.Sync.NewWriter(f, path), dir: o.Dir, mode: o.FileMode, kept: map[string]string{}}
 	if l.archive, err = newArchive(l.file, o.Compress); err != nil {
 		return nil, err
 	}
@@ -97,7 +97,10 @@ func (l *Log) member(name string, size int64) backup.Member {
 
 // History adds a timeline's history file and its mark, if it is not there yet.
 func (l *Log) History(name string, content []byte) error {
-	if l.kept[name] {
+	if kept, ok := l.kept[name]; ok {
+		if kept != string(content) {
+			return wal.OtherHistory(name)
+		}
 		return nil
 	}
 	if err := l.ready(); err != nil {
@@ -107,12 +110,9 @@ func (l *Log) History(name string, content []byte) error {
 	if l.failed = l.archive.add(context.Background(), m, bytes.NewReader(content)); l.failed != nil {
 		return l.failed
 	}
-	l.kept[name] = true
+	l.kept[name] = string(content)
 	return l.markDone(name)
 }
-
-// HasHistory says whether the archive holds the history file.
-func (l *Log) HasHistory(name string) (bool, error) { return l.kept[name], nil }
 
 // markDone says that a file is in the archive.
 func (l *Log) markDone(name string) error {

@@ -7,7 +7,9 @@
 package keepertest
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -132,10 +134,8 @@ func (s Suite) whole(t *testing.T) {
 	for range 2 {
 		must(t, k.History(history, []byte(historyContent)))
 	}
-	for name, want := range map[string]bool{history: true, "00000003.history": false} {
-		if has, err := k.HasHistory(name); has != want || err != nil {
-			t.Errorf("%s: %t, %v", name, has, err)
-		}
+	if err := k.History(history, []byte("1\t0/4000000\tanother\n")); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("another history of the same name: %v", err)
 	}
 	must(t, begin(t, k, second, content).Finish())
 	subject.end(t, map[string]string{

@@ -1,0 +1,132 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"basin/internal/protocol"
+	"basin/internal/usererr"
+	"basin/internal/wal"
+)
+
+// data passes a piece of the log on to the segments it belongs to.
+func (r *receiver) data(ctx context.Context) error {
+	c := r.conn
+	if c.left < protocol.DataHeaderSize {
+		return fmt.Errorf("streaming header too small: %d", c.left)
+	}
+	header, err := c.bytes(ctx, protocol.DataHeaderSize)
+	if err != nil {
+		return err
+	}
+	at, end := protocol.ParseDataHeader(header)
+	if at != r.pos && !r.ended {
+		return usererr.Hinted("The stream has a gap or a repetition; nothing of it was kept. See whether the server is the one that it should be.",
+			"got WAL data at %v, expected %v", at, r.pos)
+	}
+	r.o.Progress.heard(end)
+	for c.left > 0 && !r.ended {
+		if r.segment == nil {
+			name := wal.SegmentAt(wal.Position{LSN: r.pos, Timeline: r.timeline}, r.o.Segment).Name(r.o.Segment)
+			if r.segment, err = r.keeper.Begin(name, r.o.Segment); err != nil {
+				return err
+			}
+		}
+		room := r.o.Segment - int64(r.pos)%r.o.Segment
+		piece, err := c.fragment(ctx, int(min(int64(c.left), room)))
+		if err != nil {
+			return err
+		}
+		if r.ended { // the stop point became known while we waited for the piece
+			return nil
+		}
+		if err := r.pages.Check(piece); err != nil {
+			return err
+		}
+		if _, err := r.segment.Write(piece); err != nil {
+			return err
+		}
+		r.pos += wal.LSN(len(piece))
+		r.o.Progress.received(r.pos, len(piece))
+		if int64(len(piece)) == room {
+			if err := r.finishSegment(); err != nil {
+				return err
+			}
+		}
+	}
+	return r.checkStop()
+}
+
+func (r *receiver) finishSegment() error {
+	segment := r.segment
+	r.segment = nil
+	if r.o.Durable {
+		if err := segment.Flush(); err != nil {
+			return errors.Join(err, segment.Abandon())
+		}
+	}
+	if err := segment.Finish(); err != nil {
+		return err
+	}
+	r.setFlushed()
+	r.o.Progress.segments.Add(1)
+	if r.o.Finished != nil {
+		r.o.Finished(wal.Position{LSN: r.pos, Timeline: r.timeline})
+	}
+	return r.checkStop()
+}
+
+// reportsFlush says whether the server is told what is durable: a slot holds the
+// log until then, and commits may wait for it.
+func (r *receiver) reportsFlush() bool { return r.o.Slot != "" || r.o.Synchronous }
+
+// flush makes all that came durable, if the server is told of that.
+func (r *receiver) flush() error {
+	if !r.reportsFlush() || r.segment == nil || r.flushed == r.pos {
+		return nil
+	}
+	if r.o.Durable {
+		begun := time.Now()
+		if err := r.segment.Flush(); err != nil {
+			return err
+		}
+		r.synced = time.Now()
+		r.syncPeriod = r.synced.Sub(begun)
+	}
+	r.setFlushed()
+	return nil
+}
+
+func (r *receiver) setFlushed() {
+	r.flushed = r.pos
+	r.o.Progress.flushed(r.pos)
+}
+
+// flushInTime is flush of a synchronous stream, and tells the server. With more
+// to be read it lets that come first, so that one flush serves many commits,
+// but spends as much time on the one as on the other.
+func (r *receiver) flushInTime(more bool) error {
+	if !r.o.Synchronous || !r.talks() || r.segment == nil || r.flushed == r.pos {
+		return nil
+	}
+	if more && time.Since(r.synced) < r.syncPeriod {
+		return nil
+	}
+	if err := r.flush(); err != nil {
+		return err
+	}
+	return r.report(false)
+}
+
+// leaveSegment closes the segment in hand, if any, before its end.
+func (r *receiver) leaveSegment() error {
+	err := r.flush()
+	segment := r.segment
+	r.segment = nil
+	if segment == nil {
+		return nil
+	}
+	return errors.Join(err, segment.Abandon())
+}
