@@ -47,8 +47,11 @@ var floors = [][]string{
 		"internal/server",
 		"internal/tarball",
 		"internal/verify",
+		"internal/waldir",
 	},
-	{}, // services
+	{ // services
+		"internal/monitor",
+	},
 	{ // programs
 		"cmd/basin",
 	},
