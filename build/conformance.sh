@@ -23,6 +23,8 @@ readonly known=18.6 # the version that this was last looked at with
 readonly default_files=(
 	src/bin/pg_basebackup/t/010_pg_basebackup.pl
 	src/bin/pg_basebackup/t/011_in_place_tablespace.pl
+	src/bin/pg_basebackup/t/020_pg_receivewal.pl
+	src/bin/pg_basebackup/t/030_pg_recvlogical.pl
 )
 
 build=$(dirname -- "$(realpath -- "$0")")

@@ -6,10 +6,8 @@ import (
 	"path"
 	"time"
 
-	"basin/internal/getopt"
 	"basin/internal/localfs"
 	"basin/internal/seal"
-	"basin/internal/usererr"
 )
 
 // baseBackup is pg_basebackup.
@@ -29,11 +27,7 @@ func parseBaseBackup(c call) (baseBackupOptions, error) {
 		Compression:    compression{Request: seal.ParseRequest("none")},
 		given:          make(map[string]bool),
 	}
-	parsing := getopt.Parsing{StopAtOperand: c.posix}
-	operands, err := parsing.Parse(c.argv, baseBackupTable(&o, c))
-	if e := (*getopt.Error)(nil); errors.As(err, &e) {
-		return o, &usererr.Error{Err: e, Hint: c.usageHint()}
-	}
+	operands, err := c.parse(baseBackupTable(&o, c))
 	if err != nil {
 		return o, err
 	}

@@ -72,6 +72,8 @@ Connection options:
 Options of basin alone (not to be abbreviated):
       --compress-wal     compress pg_wal.tar too if the client compresses with lz4 or zstd,
                          as with gzip it always does
+      --log-format=text|json
+                         set form of messages (default: text)
 
 This is basin %[2]s, a stand-in for pg_basebackup of PostgreSQL %[3]s.
 PostgreSQL home page: <https://www.postgresql.org/>

@@ -52,12 +52,7 @@ type baseBackupOptions struct {
 	Progress   bool
 	Verbose    bool
 
-	// Connection. Empty texts leave it to the environment and the defaults.
-	ConnectionString string
-	Host             string
-	Port             string
-	User             string
-	Password         passwordPrompt
+	connectionOptions
 
 	given map[string]bool // options whose value can be given and yet be empty, by long name
 }
@@ -105,17 +100,9 @@ type compression struct {
 // The order is kept because the complaint about an ambiguous option lists it.
 func baseBackupTable(o *baseBackupOptions, c call) []getopt.Option {
 	help := func() error { return c.usage("") } // but for a hint, silent: help is to come first
-	set := func(long string, short byte, field *bool) getopt.Option {
-		return getopt.Option{Long: long, Short: short, Flag: func() error { *field = true; return nil }}
-	}
+	set := flagOption
 	text := func(long string, short byte, field *string) getopt.Option {
-		return getopt.Option{Long: long, Short: short, Value: func(value string) error {
-			*field, o.given[long] = value, true
-			return nil
-		}}
-	}
-	prompt := func(long string, short byte, when passwordPrompt) getopt.Option {
-		return getopt.Option{Long: long, Short: short, Flag: func() error { o.Password = when; return nil }}
+		return textOption(long, short, field, o.given)
 	}
 	return []getopt.Option{
 		{Long: "help", Flag: help},
@@ -140,9 +127,9 @@ func baseBackupTable(o *baseBackupOptions, c call) []getopt.Option {
 		text("host", 'h', &o.Host),
 		text("port", 'p', &o.Port),
 		text("username", 'U', &o.User),
-		prompt("no-password", 'w', promptNever),
-		prompt("password", 'W', promptAlways),
-		{Long: "status-interval", Short: 's', Value: o.setStatusInterval},
+		promptOption("no-password", 'w', &o.Password, promptNever),
+		promptOption("password", 'W', &o.Password, promptAlways),
+		secondsOption("status-interval", 's', &o.StatusInterval),
 		set("verbose", 'v', &o.Verbose),
 		set("progress", 'P', &o.Progress),
 		text("waldir", 0, &o.WALDirectory),
@@ -156,6 +143,7 @@ func baseBackupTable(o *baseBackupOptions, c call) []getopt.Option {
 
 		// basin's own: whole names only, so that no abbreviation of the above becomes ambiguous.
 		{Long: "compress-wal", Whole: true, Flag: func() error { o.CompressWAL = true; return nil }},
+		c.logFormat(),
 	}
 }
 
@@ -206,12 +194,6 @@ func (o *baseBackupOptions) setSyncMethod(value string) (err error) {
 func (o *baseBackupOptions) setCompression(value string) error {
 	o.Compression.Request = seal.ParseRequest(value)
 	return nil
-}
-
-func (o *baseBackupOptions) setStatusInterval(value string) (err error) {
-	seconds, err := parseInt(value, "-s/--status-interval", 0, math.MaxInt32/1000)
-	o.StatusInterval = time.Duration(seconds) * time.Second
-	return err
 }
 
 func (o *baseBackupOptions) setMaxRate(value string) (err error) {

@@ -109,18 +109,15 @@ func (b *baseBackupRun) run(ctx context.Context) error {
 
 // connect opens the connection and learns what everything else depends on.
 func (b *baseBackupRun) connect(ctx context.Context) error {
-	b.request = conninfo.Request{
-		ConnString: b.o.ConnectionString, Program: b.report.name,
-		Host: b.o.Host, Port: b.o.Port, User: b.o.User,
-	}
+	b.request = b.o.connectionRequest(b.report.name)
 	params, err := b.request.Params()
 	if err != nil {
 		return err
 	}
-	if b.session, err = b.dial(ctx, params, b.o.Password); err != nil {
+	if b.session, err = dial(ctx, b.report, params, b.o.Password); err != nil {
 		return err
 	}
-	b.conn = b.converse(b.session)
+	b.conn = converse(b.report, b.session)
 	if err := b.checkVersion(); err != nil {
 		return err
 	}
@@ -138,25 +135,6 @@ func (b *baseBackupRun) connect(ctx context.Context) error {
 	}
 	b.system, err = b.conn.IdentifySystem(ctx)
 	return err
-}
-
-func (b *baseBackupRun) dial(ctx context.Context, params conninfo.Params, prompt passwordPrompt) (*connect.Session, error) {
-	o := connect.Options{
-		Params: params, System: conninfo.ThisSystem(), ForcePrompt: prompt == promptAlways,
-		Warn:   func(text string) { b.report.warning("%s", text) },
-		Notice: b.report.notice,
-	}
-	if prompt != promptNever {
-		o.Password = promptPassword
-	}
-	return connect.Connect(ctx, o)
-}
-
-// converse takes a session over; what the server says beside its answers is printed.
-func (b *baseBackupRun) converse(s *connect.Session) *client.Conn {
-	c := client.NewConn(s)
-	c.Notice = b.report.notice
-	return c
 }
 
 // checkVersion refuses what this server cannot do.

@@ -1,4 +1,5 @@
-// Command basin takes base backups of PostgreSQL servers.
+// Command basin takes base backups of PostgreSQL servers, and receives what they
+// write.
 //
 // It is one program under several names. Called as pg_basebackup it is that
 // program, to the letter of its messages; called as basin, its first argument
@@ -14,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"basin/internal/usererr"
 )
@@ -29,7 +31,17 @@ const postgresVersion = "18.6"
 const (
 	exitSuccess = 0
 	exitFailure = 1 // every failure: usage, connection, backup
+	exitGap     = 3 // log is missing that no server and no slot held
 )
+
+// exitStatus is an error with which a process ends in another way than exitFailure.
+type exitStatus struct {
+	error
+	status int
+}
+
+// Unwrap returns the error without the status.
+func (s exitStatus) Unwrap() error { return s.error }
 
 // command is one thing basin does.
 type command struct {
@@ -38,6 +50,10 @@ type command struct {
 	summary string // one line
 	help    func(w io.Writer, called string) error
 	run     func(ctx context.Context, c call) error
+
+	// own are signals that do not end it, as they would end the others: it
+	// catches them itself, and until it does they have their usual effect.
+	own []os.Signal
 }
 
 // commands returns all commands in the order in which help lists them.
@@ -48,6 +64,19 @@ func commands() []command {
 		summary: "take a base backup of a running server",
 		help:    helpBaseBackup,
 		run:     baseBackup,
+	}, {
+		name:    "receivewal",
+		program: "pg_receivewal",
+		summary: "receive the write-ahead log of a running server",
+		help:    helpReceiveWAL,
+		run:     receiveWAL,
+	}, {
+		name:    "recvlogical",
+		program: "pg_recvlogical",
+		summary: "receive what a logical replication slot decodes",
+		help:    helpRecvLogical,
+		run:     recvLogical,
+		own:     []os.Signal{syscall.SIGHUP},
 	}}
 }
 
@@ -69,13 +98,15 @@ func (c call) usageHint() string {
 }
 
 func main() {
-	endWith(func(ctx context.Context) int { return run(ctx, os.Args, os.Stdout, os.Stderr) })
+	m, _, _ := find(os.Args)
+	endWith(m.own, func(ctx context.Context) int { return run(ctx, os.Args, os.Stdout, os.Stderr) })
 }
 
 // endWith ends the process with the exit status that work returns, or if that is
-// of a failure and a signal led to it, by the signal.
-func endWith(work func(context.Context) int) {
-	ctx, stop := signalContext(context.Background())
+// of a failure and a signal led to it, by the signal. own are signals that are
+// left to work.
+func endWith(own []os.Signal, work func(context.Context) int) {
+	ctx, stop := signalContext(context.Background(), own)
 	status := work(ctx)
 	stop()
 	if i := (interrupted{}); status != exitSuccess && errors.As(context.Cause(ctx), &i) {
@@ -86,48 +117,74 @@ func endWith(work func(context.Context) int) {
 
 // run does what the command line says and returns the exit status.
 func run(ctx context.Context, argv []string, stdout io.Writer, stderr *os.File) int {
-	name := "basin"
-	if len(argv) > 0 {
-		name = filepath.Base(argv[0])
-	}
-	r := newReport(name, stderr, os.LookupEnv)
-	err := dispatch(ctx, name, argv, stdout, r)
+	r := newReport(programName(argv), stderr, os.LookupEnv)
+	err := dispatch(ctx, argv, stdout, r)
 	if err == nil {
 		return exitSuccess
 	}
 	if !errors.As(err, new(reported)) {
 		r.error(signalFirst(ctx, err))
 	}
-	return exitFailure
+	return statusOf(err)
 }
 
-// dispatch finds the command in the program's name or its first argument.
-func dispatch(ctx context.Context, name string, argv []string, stdout io.Writer, r *report) error {
-	_, posix := os.LookupEnv("POSIXLY_CORRECT")
-	for _, c := range commands() {
-		if c.program == name {
-			return c.call(ctx, stdout, call{argv: argv, called: name, posix: posix, report: r})
+// statusOf returns the exit status of a process that ends with err, if no signal ends it.
+func statusOf(err error) int {
+	if s := (exitStatus{}); errors.As(err, &s) {
+		return s.status
+	}
+	if err != nil {
+		return exitFailure
+	}
+	return exitSuccess
+}
+
+// programName returns the name that the program was called by.
+func programName(argv []string) string {
+	if len(argv) == 0 {
+		return "basin"
+	}
+	return filepath.Base(argv[0])
+}
+
+// find finds the command in the program's name or its first argument. own is the
+// command line without that argument, and called what the user typed for both.
+func find(argv []string) (m command, own []string, called string) {
+	name := programName(argv)
+	for _, m := range commands() {
+		if m.program == name {
+			return m, argv, name
 		}
 	}
-	first := ""
+	if len(argv) > 1 {
+		for _, m := range commands() {
+			if m.name == argv[1] || m.program == argv[1] {
+				return m, append([]string{argv[0]}, argv[2:]...), name + " " + m.name
+			}
+		}
+	}
+	return command{}, nil, ""
+}
+
+// dispatch does what the command line says.
+func dispatch(ctx context.Context, argv []string, stdout io.Writer, r *report) error {
+	if m, own, called := find(argv); m.run != nil {
+		_, posix := os.LookupEnv("POSIXLY_CORRECT")
+		return m.call(ctx, stdout, call{argv: own, called: called, posix: posix, report: r})
+	}
+	name, first := programName(argv), ""
 	if len(argv) > 1 {
 		first = argv[1]
 	}
 	switch first {
 	case "", "--help", "-?", "-h", "help":
 		if first == "help" && len(argv) > 2 {
-			return dispatch(ctx, name, []string{argv[0], argv[2], "--help"}, stdout, r)
+			return dispatch(ctx, []string{argv[0], argv[2], "--help"}, stdout, r)
 		}
 		return helpBasin(stdout, name)
 	case "--version", "-V":
 		_, err := fmt.Fprintf(stdout, "basin %s (PostgreSQL %s client tools)\n", version, postgresVersion)
 		return err
-	}
-	for _, c := range commands() {
-		if c.name == first || c.program == first {
-			argv = append([]string{argv[0]}, argv[2:]...)
-			return c.call(ctx, stdout, call{argv: argv, called: name + " " + c.name, posix: posix, report: r})
-		}
 	}
 	return unknownCommand(name, first)
 }
@@ -191,7 +248,7 @@ func editDistance(a, b string) int {
 // helpBasin prints what basin is and its commands.
 func helpBasin(w io.Writer, name string) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s takes base backups of PostgreSQL servers, with their write-ahead log.\n\n", name)
+	fmt.Fprintf(&b, "%s takes base backups of PostgreSQL servers, and receives what they write.\n\n", name)
 	fmt.Fprintf(&b, "Usage:\n  %s COMMAND [OPTION]...\n\nCommands:\n", name)
 	for _, c := range commands() {
 		fmt.Fprintf(&b, "  %-14s %s (%s)\n", c.name, c.summary, c.program)
@@ -208,6 +265,10 @@ Examples:
                  the same as compressed tar files
   %[1]s basebackup -h db1 -R -D /srv/standby
                  a standby of db1, ready to start
+  %[1]s receivewal -h db1 -S archive -D /srv/wal -Z zstd
+                 all of the log, as it is written; the slot holds what is not there yet
+  %[1]s recvlogical -h db1 -d shop -S changes --start -f changes.log
+                 what the slot decodes of the changes in the database shop, as it happens
 
 `, name)
 	for _, c := range commands() {

@@ -16,15 +16,17 @@ import (
 // TestMain lets the test binary be basin under each of its names.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"basin":         main,
-		"pg_basebackup": main,
-		"waiter":        waiter,
+		"basin":          main,
+		"pg_basebackup":  main,
+		"pg_receivewal":  main,
+		"pg_recvlogical": main,
+		"waiter":         waiter,
 	})
 }
 
 // waiter is a command that says it is there and waits until it is interrupted.
 func waiter() {
-	endWith(func(ctx context.Context) int {
+	endWith(nil, func(ctx context.Context) int {
 		fmt.Println("waiting")
 		<-ctx.Done()
 		fmt.Println(signalFirst(ctx, ctx.Err()))

@@ -51,10 +51,11 @@ type progressForm struct {
 }
 
 // progressFormFor finds out how to show progress where r prints. It is
-// pg_basebackup's form unless that is a terminal which can clear a line.
+// pg_basebackup's form unless that is a terminal which can clear a line, and r
+// prints text.
 func progressFormFor(r *report, verbose bool, getenv func(string) string) progressForm {
 	form := progressForm{Verbose: verbose}
-	if !r.isTerminal() {
+	if r.log != nil || !r.isTerminal() {
 		return form
 	}
 	if name := getenv("TERM"); name == "" || name == "dumb" {

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
 	"sync"
@@ -14,12 +16,13 @@ import (
 )
 
 // report prints diagnostics in the form of PostgreSQL's programs, and keeps a
-// status line, if there is one, below them.
+// status line, if there is one, below them; or it prints each as a line of JSON.
 //
 // Source: src/common/logging.c, PostgreSQL 18.
 type report struct {
 	name   string // begins every line
 	colors map[string]string
+	log    *slog.Logger // prints JSON; nil for text
 
 	mu     sync.Mutex
 	out    *os.File
@@ -66,11 +69,28 @@ func parseColors(s string) map[string]string {
 	return colors
 }
 
+// setFormat reads the value of --log-format, and goes on in that form.
+func (r *report) setFormat(value string) error {
+	switch value {
+	case "text":
+		r.log = nil
+	case "json":
+		r.log = slog.New(slog.NewJSONHandler(r.out, nil)).With("program", r.name)
+	default:
+		return fmt.Errorf("invalid log format \"%s\", must be \"text\" or \"json\"", value)
+	}
+	return nil
+}
+
 // isTerminal says whether what is reported is read by a person as it comes.
 func (r *report) isTerminal() bool { return term.IsTerminal(int(r.out.Fd())) }
 
 // error prints an error with its detail and hint.
 func (r *report) error(err error) {
+	if r.log != nil {
+		r.record(slog.LevelError, err.Error(), "detail", usererr.Detail(err), "hint", usererr.Hint(err))
+		return
+	}
 	var b strings.Builder
 	switch text := err.Error(); {
 	case errors.As(err, new(*getopt.Error)): // begins as glibc's own complaint does
@@ -89,6 +109,10 @@ func (r *report) error(err error) {
 
 // warning prints a warning.
 func (r *report) warning(format string, args ...any) {
+	if r.log != nil {
+		r.record(slog.LevelWarn, fmt.Sprintf(format, args...))
+		return
+	}
 	var b strings.Builder
 	r.line(&b, "warning", "warning: ", fmt.Sprintf(format, args...))
 	r.print(b.String())
@@ -96,14 +120,44 @@ func (r *report) warning(format string, args ...any) {
 
 // info prints what is going on.
 func (r *report) info(format string, args ...any) {
+	if r.log != nil {
+		r.record(slog.LevelInfo, fmt.Sprintf(format, args...))
+		return
+	}
 	var b strings.Builder
 	r.line(&b, "", "", fmt.Sprintf(format, args...))
 	r.print(b.String())
 }
 
 // notice prints what a server says beside its answers as libpq does: without
-// the program's name. text has no newline at its end.
-func (r *report) notice(text string) { r.print(text + "\n") }
+// the program's name. text has the form of connect.NoticeText.
+func (r *report) notice(text string) {
+	if r.log == nil {
+		r.print(text + "\n")
+		return
+	}
+	text, hint, _ := strings.Cut(text, "\nHINT:  ")
+	text, detail, _ := strings.Cut(text, "\nDETAIL:  ")
+	severity, message, _ := strings.Cut(text, ":  ")
+	level := slog.LevelWarn // what it is called in other languages is not known
+	switch severity {
+	case "NOTICE", "INFO", "LOG", "DEBUG":
+		level = slog.LevelInfo
+	}
+	r.record(level, message, "severity", severity, "detail", detail, "hint", hint)
+}
+
+// record prints one line of JSON. The texts that follow the message are names and
+// values in turn; one without a value is left out.
+func (r *report) record(level slog.Level, message string, texts ...string) {
+	var attributes []slog.Attr
+	for i := 0; i < len(texts); i += 2 {
+		if texts[i+1] != "" {
+			attributes = append(attributes, slog.String(texts[i], texts[i+1]))
+		}
+	}
+	r.log.LogAttrs(context.Background(), level, strings.TrimSuffix(message, "\n"), attributes...)
+}
 
 // line adds one line to b. Messages of servers end in a newline of their own.
 func (r *report) line(b *strings.Builder, color, label, text string) {
@@ -122,9 +176,13 @@ func (r *report) paint(color, text string) string {
 	return text
 }
 
-// print writes whole lines, above the status line if there is one. There is
+// print writes whole lines, in JSON as what is going on, above the status line if there is one. There is
 // nobody to tell that it could not be written.
 func (r *report) print(text string) {
+	if r.log != nil {
+		r.info("%s", strings.TrimSpace(text))
+		return
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.status != "" {

@@ -1,0 +1,342 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"basin/internal/client"
+	"basin/internal/conninfo"
+	"basin/internal/localfs"
+	"basin/internal/monitor"
+	"basin/internal/usererr"
+	"basin/internal/wal"
+	"basin/internal/waldir"
+)
+
+// receiveWAL is pg_receivewal.
+func receiveWAL(ctx context.Context, c call) error {
+	o, err := parseReceiveWAL(c)
+	if err != nil {
+		return err
+	}
+	r := &receiveWALRun{report: c.report, o: o}
+	return r.run(ctx)
+}
+
+// receiveWALRun is one receiver of the log at work.
+type receiveWALRun struct {
+	report *report
+	o      receiveWALOptions
+
+	params conninfo.Params // as given, and with the password once it was asked for
+	conn   *client.Conn    // nil while there is none
+
+	system   client.System // as the server last identified itself
+	segment  int64         // size of the server's segments, in bytes
+	fileMode fs.FileMode   // of files made from the log
+	dir      *waldir.Directory
+	backOff  backOff // between attempts
+	progress client.ReceiveProgress
+	monitor  *monitor.Monitor // is told what happens
+	told     func() error     // why the receiver was told to end, if it was
+}
+
+// run does the slot's action, or receives until it is told to end.
+//
+// Source: main in src/bin/pg_basebackup/pg_receivewal.c, PostgreSQL 18.
+func (r *receiveWALRun) run(ctx context.Context) error {
+	if r.o.CreateSlot || r.o.DropSlot {
+		return r.slotAction(ctx)
+	}
+	if err := r.startMonitor(); err != nil {
+		return err
+	}
+	err := r.receive(ctx)
+	r.endMonitor(err)
+	return err
+}
+
+// receive receives until it is told to end.
+func (r *receiveWALRun) receive(ctx context.Context) error {
+	r.told = func() error { return context.Cause(ctx) }
+	if err := checkDirectory(r.o.Directory); err != nil {
+		return err
+	}
+	var err error
+	if r.params, err = r.connectionParams(); err != nil {
+		return err
+	}
+	defer r.disconnect()
+	if err := r.connect(ctx, r.o.Password); err != nil {
+		return err
+	}
+	// Not before: a password that is asked for may be refused by a signal.
+	ctx, stop := receiverContext(ctx)
+	defer stop()
+	r.told = func() error { return context.Cause(ctx) }
+	defer context.AfterFunc(ctx, r.monitor.Stopping)()
+	systemID, err := strconv.ParseUint(r.system.ID, 10, 64)
+	if err != nil {
+		return fmt.Errorf("system identifier: %w", err)
+	}
+	r.dir, err = waldir.Open(waldir.Options{
+		Path: r.o.Directory, SegmentSize: r.segment, Compression: r.o.Compression, FileMode: r.fileMode,
+		NoSync: r.o.NoSync, QuickFlush: r.o.Synchronous, SystemID: systemID,
+		Warn: r.warn,
+	})
+	if err != nil {
+		return err
+	}
+	r.monitor.Opened(r.dir.Backlog)
+	err = r.loop(ctx)
+	if ctx.Err() != nil { // by which a receiver is ended
+		r.verbose("received interrupt signal, exiting")
+		err = endOfReceiving(ctx)
+	}
+	r.monitor.Stopping() // what is left may take its time
+	if closed := r.dir.Close(); err == nil {
+		err = closed
+	}
+	return err
+}
+
+// checkDirectory makes sure that the directory is there before a server is asked
+// for anything.
+func checkDirectory(path string) error {
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return localfs.Errorf(err, path, "could not open directory \"%s\"", path)
+	}
+	return root.Close()
+}
+
+// errSilent is what a server did that does not answer.
+var errSilent = usererr.Hinted("See whether the server is overloaded or stopped.", "the server did not answer for %v", client.DefaultTimeout)
+
+// connectTimeout is how long one server is waited for unless the user says
+// otherwise, in seconds: the next of the list may be the primary by now.
+const connectTimeout = "10"
+
+// connectionParams returns the parameters of all connections, complete.
+func (r *receiveWALRun) connectionParams() (conninfo.Params, error) {
+	params, err := r.o.connectionRequest(r.report.name).Params()
+	if err != nil {
+		return params, err
+	}
+	if params, err = params.Complete(conninfo.ThisSystem()); err != nil {
+		return params, err
+	}
+	if params.Value("connect_timeout") == "" {
+		err = params.Set("connect_timeout", connectTimeout)
+	}
+	return params, err
+}
+
+func (r *receiveWALRun) verbose(format string, args ...any) {
+	if r.o.Verbose {
+		r.report.info(format, args...)
+	}
+}
+
+// warn reports what ends nothing.
+func (r *receiveWALRun) warn(err error) {
+	r.report.warning("%s", err)
+	r.monitor.Warned()
+}
+
+// connect opens a connection and learns, or checks, what does not change from one
+// to the next.
+func (r *receiveWALRun) connect(ctx context.Context, prompt passwordPrompt) error {
+	r.monitor.Connecting()
+	session, err := dial(ctx, r.report, r.params, prompt)
+	if err != nil {
+		return err
+	}
+	r.params = session.Params
+	r.conn = converse(r.report, session)
+	ctx, cancel := context.WithTimeoutCause(ctx, client.DefaultTimeout, errSilent)
+	defer cancel()
+	return r.identify(ctx)
+}
+
+// identify learns what the server is, and sees that it is the right one.
+func (r *receiveWALRun) identify(ctx context.Context) error {
+	if err := r.conn.CheckStreaming(); err != nil {
+		return fatal{err}
+	}
+	group, err := r.conn.GroupAccess(ctx)
+	if err != nil {
+		return err
+	}
+	r.fileMode = 0o600
+	dirMode := fs.FileMode(0o700)
+	if group {
+		r.fileMode, dirMode = 0o640, 0o750
+	}
+	unix.Umask(int(0o777 &^ dirMode)) // nobody else's, whatever the user's own says
+	system, err := r.conn.IdentifySystem(ctx)
+	if err != nil {
+		return err
+	}
+	segment, err := r.conn.SegmentSize(ctx)
+	if err != nil {
+		return err
+	}
+	if r.system.ID != "" && system.ID != r.system.ID {
+		return fatal{usererr.Hinted("Name the servers of one cluster only, and receive each cluster into a directory of its own.",
+			"the server is of cluster %s, but the log so far is of cluster %s", system.ID, r.system.ID)}
+	}
+	r.system, r.segment = system, segment
+	r.monitor.Connected(system.ID, cmp.Or(r.params.Value("application_name"), r.params.Value("fallback_application_name")))
+	return nil
+}
+
+func (r *receiveWALRun) disconnect() {
+	if r.conn != nil {
+		_ = r.conn.Close() // all that was wanted has come, or will not
+		r.conn = nil
+	}
+}
+
+// loop streams, and begins again when the stream breaks, until the end position
+// is reached or ctx ends.
+func (r *receiveWALRun) loop(ctx context.Context) error {
+	for {
+		err := r.attempt(ctx)
+		r.disconnect()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		switch {
+		case errors.Is(err, client.ErrGap):
+			return exitStatus{err, exitGap}
+		case isFatal(err):
+			return err
+		}
+		r.report.error(err)
+		r.monitor.Disconnected(err)
+		if r.o.NoLoop {
+			return errDisconnected
+		}
+		pause := r.backOff.next()
+		r.report.info("disconnected; waiting %.3g seconds to try again", pause.Seconds())
+		if !sleep(ctx, pause) {
+			return nil
+		}
+	}
+}
+
+// errDisconnected is how a receiver ends that is not to try again. Why was reported.
+var errDisconnected = errors.New("disconnected")
+
+// fatal is an error that another attempt would not mend.
+type fatal struct{ error }
+
+func (f fatal) Unwrap() error { return f.error }
+
+// isFatal says whether somebody has to decide what to do about err. That the server
+// sends other log than is here already, and that a file is where one has to go, does
+// not change by itself; a full disk does.
+func isFatal(err error) bool {
+	return errors.As(err, new(fatal)) || errors.As(err, new(*waldir.ConflictError)) || errors.Is(err, fs.ErrExist)
+}
+
+// attempt connects, unless that is done, and streams until the stream ends.
+func (r *receiveWALRun) attempt(ctx context.Context) error {
+	if r.conn == nil {
+		if err := r.connect(ctx, promptNever); err != nil {
+			return err
+		}
+	}
+	return r.stream(ctx)
+}
+
+// stream receives the log into the directory from where that ends.
+//
+// Source: StreamLog in src/bin/pg_basebackup/pg_receivewal.c, PostgreSQL 18.
+func (r *receiveWALRun) stream(ctx context.Context) error {
+	// A signal ends the stream in good order: what came is made durable, and the
+	// server is told. Only if that takes too long is the connection given up.
+	working, giveUp := graceContext(ctx, stopGrace)
+	defer giveUp()
+	stop := make(chan wal.Position, 2)
+	told := context.AfterFunc(ctx, func() { stop <- wal.Position{LSN: 1} }) // which is behind us
+	defer told()
+	start, err := r.start(working)
+	if err != nil {
+		return err
+	}
+	start.LSN = wal.SegmentAt(start, r.segment).Start(r.segment)
+	r.verbose("starting log streaming at %v (timeline %d)", start.LSN, start.Timeline)
+	if r.o.EndPosition != 0 {
+		stop <- wal.Position{LSN: r.o.EndPosition + 1} // a byte beyond has to be there
+	}
+	before := r.progress.Status().Bytes
+	err = client.ReceiveWAL(working, r.conn, r.dir, client.ReceiveOptions{
+		SystemID: r.system.ID, Start: start, Segment: r.segment, Slot: r.o.Slot,
+		Durable: !r.o.NoSync, Synchronous: r.o.Synchronous,
+		Stop: stop, StatusInterval: r.o.StatusInterval, Progress: &r.progress,
+		Started: r.started, Finished: r.finished, Switched: r.switched,
+	})
+	status := r.progress.Status()
+	if status.Bytes > before {
+		r.backOff.reset()
+	}
+	if status.Received%wal.LSN(r.segment) != 0 {
+		name := wal.SegmentAt(wal.Position{LSN: status.Received, Timeline: status.Timeline}, r.segment).Name(r.segment)
+		r.report.info("not renaming \"%s.partial\", segment is not complete", name)
+	}
+	if err == nil && ctx.Err() == nil {
+		r.verbose("stopped log streaming at %v (timeline %d)", status.Received, status.Timeline)
+	}
+	return err
+}
+
+func (r *receiveWALRun) started(wal.Position) { r.monitor.Streaming() }
+
+func (r *receiveWALRun) finished(at wal.Position) {
+	r.verbose("finished segment at %v (timeline %d)", at.LSN, at.Timeline)
+}
+
+func (r *receiveWALRun) switched(at wal.Position) {
+	r.verbose("switched to timeline %d at %v", at.Timeline, at.LSN)
+}
+
+// start returns where to stream from: behind what the directory has, else where
+// the slot stands, else where the server does.
+func (r *receiveWALRun) start(ctx context.Context) (wal.Position, error) {
+	start, ok, err := r.dir.Start()
+	r.monitor.Gaps(r.gaps())
+	switch {
+	case err != nil:
+		return start, fatal{err}
+	case ok:
+		return r.afterFork(ctx, start)
+	case r.o.Slot != "" && r.conn.CanReadSlots():
+		start, err = r.conn.ReadSlot(ctx, r.o.Slot)
+		if err != nil || start.LSN != 0 {
+			return start, err
+		}
+	}
+	return r.system.Position, nil
+}
+
+// sleep waits, and returns false if ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

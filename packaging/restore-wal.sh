@@ -1,0 +1,38 @@
+#!/bin/sh
+# restore_command = '/usr/share/basin/restore-wal.sh /var/lib/basin/receivewal/main %f %p'
+#
+# Copies one file of write-ahead log, $2, out of a directory that basin receivewal or
+# pg_receivewal has filled, $1, to $3. Of the segment that was never completed it
+# takes what there is. Exits with 1 if there is nothing, which ends the recovery; what
+# cannot be decompressed ends the server instead, as the log would have a hole.
+#
+# SEGMENT_SIZE is that of the cluster's segments, if not 16M.
+set -u
+dir=$1 name=$2 to=$3
+
+unpack() {
+	case $1 in
+	*.gz | *.gz.partial) gzip -dc <"$1" ;;
+	*.lz4 | *.lz4.partial) lz4 -dc <"$1" ;;
+	*.zst | *.zst.partial) zstd -dcq <"$1" ;;
+	*) cat <"$1" ;;
+	esac
+}
+
+for ending in '' .gz .lz4 .zst; do
+	if [ -f "$dir/$name$ending" ]; then
+		unpack "$dir/$name$ending" >"$to" || exit 255
+		exit 0
+	fi
+done
+
+# A compressed one may be cut short: what can be had of it counts. A server takes no
+# segment that has not its full size, and finds the end of the log in one that has.
+for ending in '' .gz .lz4 .zst; do
+	if [ -f "$dir/$name$ending.partial" ]; then
+		unpack "$dir/$name$ending.partial" >"$to" 2>/dev/null
+		truncate -s "%${SEGMENT_SIZE:-16M}" "$to" || exit 255
+		exit 0
+	fi
+done
+exit 1
