@@ -148,7 +148,7 @@ func (r *receiveWALRun) verbose(format string, args ...any) {
 
 // warn reports what ends nothing.
 func (r *receiveWALRun) warn(err error) {
-	r.report.warning("%s", err)
+	r.report.warn(err)
 	r.monitor.Warned()
 }
 

@@ -98,23 +98,32 @@ func (r *report) error(err error) {
 	case text != "":
 		r.line(&b, "error", "error: ", text)
 	}
-	if detail := usererr.Detail(err); detail != "" {
-		r.line(&b, "note", "detail: ", detail)
-	}
-	if hint := usererr.Hint(err); hint != "" {
-		r.line(&b, "note", "hint: ", hint)
-	}
+	r.explain(&b, err)
 	r.print(b.String())
 }
 
+// explain adds the detail and the hint of an error to b.
+func (r *report) explain(b *strings.Builder, err error) {
+	if detail := usererr.Detail(err); detail != "" {
+		r.line(b, "note", "detail: ", detail)
+	}
+	if hint := usererr.Hint(err); hint != "" {
+		r.line(b, "note", "hint: ", hint)
+	}
+}
+
 // warning prints a warning.
-func (r *report) warning(format string, args ...any) {
+func (r *report) warning(format string, args ...any) { r.warn(fmt.Errorf(format, args...)) }
+
+// warn prints as a warning what ends nothing, with its detail and hint.
+func (r *report) warn(err error) {
 	if r.log != nil {
-		r.record(slog.LevelWarn, fmt.Sprintf(format, args...))
+		r.record(slog.LevelWarn, err.Error(), "detail", usererr.Detail(err), "hint", usererr.Hint(err))
 		return
 	}
 	var b strings.Builder
-	r.line(&b, "warning", "warning: ", fmt.Sprintf(format, args...))
+	r.line(&b, "warning", "warning: ", err.Error())
+	r.explain(&b, err)
 	r.print(b.String())
 }
 
