@@ -388,7 +388,7 @@ func (s *segment) take(base part, parts []part) error {
 		return err
 	}
 	if isPlain {
-		err = errors.Join(f.reserve(s.size), d.syncFile(f), d.syncNames())
+		err = errors.Join(f.reserve(s.size), d.syncNames()) // what it holds is durable since it was measured
 	}
 	if err != nil {
 		return errors.Join(err, f.Close())
