@@ -36,9 +36,7 @@ func TestSecondPromotionRefused(t *testing.T) {
 			second.Exec(t, "CREATE TABLE stranger AS SELECT 1", "SELECT pg_switch_wal()")
 
 			before := snapshot(t, p.log.path)
-			receiver = p.receive(t, args...) // it asks again and again, in case there is another primary
-			receiver.says(t, "00000002.history", "two servers were promoted to the same timeline", "disconnected; waiting")
-			receiver.ends(t, syscall.SIGTERM)
+			p.receive(t, args...).wait(t).failed(t, "00000002.history", "two servers were promoted to the same timeline")
 			if after := snapshot(t, p.log.path); after != before {
 				t.Errorf("the directory was\n%s and is\n%s", before, after)
 			}
