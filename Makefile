@@ -38,8 +38,9 @@ fuzz: ## each fuzz target for 20 seconds
 conformance: compat ## PostgreSQL's own tests, with our programs in place of its
 	build/conformance.sh --programs bin
 
-bench: basin ## time and memory beside the stock programs; writes docs/benchmarks.md
+bench: basin ## time and memory beside the stock programs; writes docs/benchmarks*.md
 	build/bench.sh ./basin
+	build/bench-log.sh ./basin
 
 lint: ## formatting, vet and staticcheck
 	build/lint.sh

@@ -10,11 +10,11 @@
 #	BASIN_BENCH_PAIRS=N   pairs of runs a case, 5
 #	BASIN_BENCH_SCALE=N   size of the cluster in MB, 2200; it takes three times that in
 #	                      /dev/shm or, where there is no room, below TMPDIR
-# shellcheck source-path=SCRIPTDIR source=cluster.sh
-. "$(dirname -- "$(realpath -- "$0")")/cluster.sh"
+# shellcheck source-path=SCRIPTDIR source=measure.sh
+. "$(dirname -- "$(realpath -- "$0")")/measure.sh"
 
 readonly port=5432 # of a socket in a folder of our own
-readonly pairs=${BASIN_BENCH_PAIRS:-5} scale=${BASIN_BENCH_SCALE:-2200}
+readonly whole=(5 2200) # pairs and scale of a whole run
 readonly common=(-c fast -X stream)
 
 # Name, target and options of each case. The target of the first six is the part of
@@ -32,47 +32,15 @@ memory-gzip|--compress=client-gzip:6
 memory-zstd|--compress=client-zstd:level=3,workers=2
 memory-lz4|--compress=client-lz4'
 
-# say prints what goes on, beside the report.
-say() {
-	printf '%s\n' "$*" >&2
-}
-
-# wanted CASE tells whether a case was asked for.
-wanted() {
-	((${#chosen[@]} == 0)) || [[ " ${chosen[*]} " == *" $1 "* ]]
-}
-
-# place prints the folder that everything goes to: memory, if there is room.
-place() {
-	local free
-	free=$(df --output=avail -B 1000000 /dev/shm 2>/dev/null | tail -n 1) || free=0
-	if ((${free:-0} > 3 * scale + 1500)); then
-		echo /dev/shm
-	elif [ "$(id -u)" = 0 ]; then
-		echo /tmp
-	else
-		echo "${TMPDIR:-/tmp}"
-	fi
-}
-
 # fill makes the cluster, as fast as can be, and leaves it running as it is measured.
 fill() {
-	local half
 	doing="making a cluster of $scale MB"
 	say "$doing"
 	{
 		make_cluster "$work/data" 'fsync = off' 'full_page_writes = off' 'autovacuum = off' 'shared_buffers = 512MB' \
 			'max_wal_size = 8GB' 'checkpoint_timeout = 1h' 'wal_level = minimal' 'max_wal_senders = 0'
 		start "$work/data" $port
-		for half in 0 1; do
-			"${as[@]}" "$bin/psql" -p $port -X -q -v ON_ERROR_STOP=1 -v half=$half -v rows=$((scale * 780)) \
-				-f - <"$here/bench.sql" >"$work/half$half.log" 2>&1 &
-			children+=($!)
-		done
-		for half in 0 1; do
-			wait "${children[half]}" || { cat "$work/half$half.log" && return 1; }
-		done
-		children=()
+		load $port $((scale * 780))
 		stop "$work/data"
 		configure "$work/data" 'full_page_writes = on' 'wal_level = replica' 'max_wal_senders = 10'
 		start "$work/data" $port
@@ -84,25 +52,21 @@ remove() {
 	rm -rf -- "$1"
 }
 
-# take CASE PROGRAM OUTPUT OPTION... takes a backup, appends its sample to
-# $work/last, and leaves the backup in OUTPUT, unless that is - for /dev/null.
+# take CASE WHOSE OUTPUT OPTION... takes a backup and leaves its sample in $work/last,
+# and the backup in OUTPUT, unless that is - for /dev/null.
 take() {
-	local name=$1 program=$2 output=$3 command folder=()
+	local name=$1 whose=$2 output=$3 command=("$bin/pg_basebackup") folder=''
 	shift 3
-	if [ "$program" = ours ]; then
-		command=("$work/basin" basebackup)
-	else
-		command=("$bin/pg_basebackup")
-	fi
+	if [ "$whose" = ours ]; then command=("$work/basin" basebackup); fi
 	if [ "$output" != - ]; then
 		remove "$output"
-		folder=(-output "$output")
+		folder=$output
 	fi
-	doing="$name, $program"
+	doing="$name, $whose"
 	sql $port CHECKPOINT >"$log" 2>&1
-	"${as[@]}" "$work/bench" run -case "$name" -program "$program" ${folder[@]+"${folder[@]}"} \
-		"${command[@]}" -p $port -D "$output" "$@" >"$work/last" 2>"$log"
-	awk -F '\t' '{ printf "  %-24s %-6s %8.2f s  CPU %8.2f s  memory %7.1f MB\n", $1, $2, $3/1e6, $4/1e6, $5/1e6 }' "$work/last" >&2
+	sampling "$name" "$whose" "$folder"
+	"${measured[@]}" "${command[@]}" -p $port -D "$output" "$@" >"$work/last" 2>"$log"
+	tell
 }
 
 # verify CASE checks what ours has just made with the stock pg_verifybackup. It
@@ -117,19 +81,13 @@ verify() {
 
 # compare CASE OPTION... warms both programs up, and runs them by turns.
 compare() {
-	local name=$1 program i
+	local name=$1
 	shift
 	say "$name, to warm up"
 	take "$name" stock "$work/output" "${common[@]}" "$@"
 	take "$name" ours "$work/output" "${common[@]}" "$@"
 	verify "$name"
-	say "$name, $pairs pairs"
-	for ((i = 0; i < pairs; i++)); do
-		for program in stock ours; do
-			take "$name" "$program" "$work/output" "${common[@]}" "$@"
-			cat "$work/last" >>"$work/samples"
-		done
-	done
+	by_turns "$pairs" take "$name" "$work/output" "${common[@]}" "$@"
 	remove "$work/output"
 }
 
@@ -167,26 +125,6 @@ measure_memory() {
 	done 3<<<"$memories"
 }
 
-# facts prints about the machine what has a part in the figures, and nothing that names it.
-facts() {
-	local kind model
-	kind=$(stat -f -c %T "$work")
-	model=$(sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo | head -n 1)
-	cat <<-END
-		| | |
-		|---|---|
-		| date | $(date -u +%Y-%m-%d) |
-		| processor | $(nproc) cores, ${model:-unknown} |
-		| memory | $(awk '/^MemTotal/ { printf "%.0f GB", $2 / 1e6 }' /proc/meminfo) |
-		| kernel | $(uname -sr) |
-		| basin | $("$work/basin" --version | head -n 1), $(go version "$work/basin" | awk '{ print $NF }') |
-		| stock | $("$bin/pg_basebackup" --version) |
-		| server | $("$bin/postgres" --version) |
-		| cluster | $small, of which indexes $indexes %, page checksums on |
-		| cluster and backups are on | $kind |
-	END
-}
-
 # page prints docs/benchmarks.md.
 page() {
 	cat <<-END
@@ -195,7 +133,9 @@ page() {
 		\`basin basebackup\` beside PostgreSQL's own \`pg_basebackup\`. This page is written by
 		\`make bench\`; change [bench.sh](../build/bench.sh), not the page.
 
-		$(facts)
+		$(facts pg_basebackup)
+		| cluster | $small, of which indexes $indexes %, page checksums on |
+		| cluster and backups are on | $(filesystem "$work") |
 
 		## Method
 
@@ -228,33 +168,13 @@ page() {
 	fi
 }
 
-prepare() {
-	local program=$1
-	go -C "$here/.." build -o "$work/bench" ./build/_bench
-	cp -- "$program" "$work/basin"
-	# The server of the cache must be whole: its stock programs are what is compared with.
-	"$bin/pg_basebackup" --version >"$log"
-	"$bin/pg_verifybackup" --version >"$log"
-	: >"$work/samples"
-	: >"$work/memory-cases"
-}
-
 main() {
-	local basin name options page_file
-	[ $# -ge 1 ] || die "usage: build/bench.sh BASIN [CASE...]"
-	[ -x "$1" ] || die "$1: not a program; make builds it"
-	[[ $pairs =~ ^[1-9][0-9]*$ && $scale =~ ^[1-9][0-9]*$ ]] || die "BASIN_BENCH_PAIRS and BASIN_BENCH_SCALE are whole numbers"
-	basin=$(realpath -- "$1")
-	shift
-	chosen=("$@")
-	for name; do
-		grep -q "^$name|" <<<"$comparisons"$'\n'"$memories" || die "$name: no such case"
-	done
-	page_file=$(realpath -m -- "$here/../docs/benchmarks.md")
+	local name options
+	accept "${whole[@]}" "$(cut -d '|' -f 1 <<<"$comparisons"$'\n'"$memories" | paste -s -d ' ')" "$@"
 	install_postgres 18
-	open_work basin-bench "$(place)"
-	doing="preparing"
-	prepare "$basin"
+	open_work basin-bench "$(place $((3 * scale + 1500)))"
+	prepare pg_basebackup pg_verifybackup
+	: >"$work/memory-cases"
 	fill
 	small=$(cluster_size)
 	indexes=$(sql $port "SELECT round(100 * sum(pg_indexes_size(oid)) / sum(pg_total_relation_size(oid)))
@@ -279,13 +199,7 @@ main() {
 		sort -t @ -k 1,1 -s "$work/memory-cases" # the small before the large of each
 	} >"$work/cases"
 	"$work/bench" report "$work/cases" <"$work/samples" >"$work/report" 2>"$log"
-	if ((${#chosen[@]} == 0 && pairs >= 5 && scale >= 2200)); then
-		page >"$page_file"
-		say "docs/benchmarks.md is written"
-		cat "$work/report"
-	else
-		page
-	fi
+	publish benchmarks.md "${whole[@]}"
 	doing=''
 }
 

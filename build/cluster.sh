@@ -15,8 +15,10 @@
 set -euo pipefail
 umask 022
 
+exec {complaints}>&2 # where the end of the script is told, wherever errors then go
+
 here=$(dirname -- "$(realpath -- "${BASH_SOURCE[0]}")")
-work='' log='' bin='' doing='' as=() clusters=() children=()
+work='' log='' bin='' doing='' folder='' as=() folders=() clusters=() children=()
 
 # shellcheck disable=SC2034 # the scripts print with these
 if [ -t 1 ]; then
@@ -35,18 +37,19 @@ die() {
 # open_work NAME BASE makes the script's folder in the folder BASE.
 open_work() {
 	local name
-	work=$(mktemp -d "$2/$1.XXXXXX")
-	log=$work/log
 	trap close_work EXIT
 	trap 'exit 130' INT
 	trap 'exit 143' TERM HUP
+	open_folder "$1" "$2"
+	work=$folder
+	log=$work/log
 	# The name of a socket has 107 bytes: sun_path in unix(7).
 	[ ${#work} -lt 80 ] || die "$2: too long a name for a socket; set TMPDIR to another folder"
 	: >"$log"
 	as=(env "HOME=$work")
 	if [ "$(id -u)" = 0 ]; then
 		as+=(setpriv --reuid=65534 --regid=65534 --clear-groups --)
-		chown 65534:65534 "$work" "$log"
+		chown 65534:65534 "$log"
 	fi
 	# No setting of the user's own leads these programs to another server.
 	while read -r name; do unset "$name"; done < <(compgen -e PG)
@@ -54,11 +57,20 @@ open_work() {
 	cd "$work"
 }
 
+# open_folder NAME BASE makes a folder of the script's own in the folder BASE, and sets
+# folder to it. It is removed with the others.
+open_folder() {
+	folder=$(mktemp -d "$2/$1.XXXXXX")
+	folders+=("$folder")
+	if [ "$(id -u)" = 0 ]; then chown 65534:65534 "$folder"; fi
+}
+
 # close_work leaves nothing behind, and of a failure what is known of it.
 close_work() {
 	local status=$? cluster child
 	trap '' INT TERM HUP
 	set +e
+	exec 2>&"$complaints"
 	if [ "$status" != 0 ] && [ "$status" != 130 ] && [ "$status" != 143 ] && [ -n "$doing" ]; then
 		printf '%s✗ %s%s\n' "$red" "$doing" "$plain" >&2
 		tail -n 20 "$log" | sed 's/^/    /' >&2
@@ -73,7 +85,7 @@ close_work() {
 		"${as[@]}" "$bin/pg_ctl" stop -D "$cluster" -m immediate -s >/dev/null 2>&1
 	done
 	cd /
-	rm -rf -- "$work"
+	rm -rf -- ${folders[@]+"${folders[@]}"}
 	exit "$status"
 }
 

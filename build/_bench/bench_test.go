@@ -1,59 +1,52 @@
 package main
 
 import (
+	"bufio"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 )
 
-func TestMedian(t *testing.T) {
-	for _, test := range []struct {
-		reason string
-		all    []float64
-		want   float64
-	}{
-		{"one", []float64{3}, 3},
-		{"odd, in no order", []float64{9, 1, 4}, 4},
-		{"even: between the middle two", []float64{8, 1, 2, 4}, 3},
-		{"one run that was disturbed", []float64{1, 1, 50, 1, 1}, 1},
-	} {
-		if got := median(test.all); got != test.want {
-			t.Errorf("%s: got %v, want %v", test.reason, got, test.want)
-		}
-	}
-}
-
 func TestParseSample(t *testing.T) {
-	whole := sample{"tar", "ours", 1500 * time.Millisecond, 2 * time.Second, 3 << 20, 4 << 20, 5}
+	whole := sample{"tar", "ours", 1500 * time.Millisecond, 2 * time.Second, 3 << 20, 4 << 20, 5, load{}}
+	loaded := whole
+	loaded.Load = load{1000, 2 * time.Second, 3 * time.Millisecond, 4 * time.Millisecond, 5 << 20, 6 * time.Millisecond}
 	for _, test := range []struct {
 		reason, line string
+		want         sample
 		ok           bool
 	}{
-		{"as written", whole.String(), true},
-		{"empty", "", false},
-		{"cut short", "tar\tours\t1\t2", false},
-		{"another program", "tar\tother\t1\t2\t3\t4\t5", false},
-		{"not a number", "tar\tours\t1\t2\tx\t4\t5", false},
-		{"negative", "tar\tours\t1\t2\t-3\t4\t5", false},
+		{"as written", whole.String(), whole, true},
+		{"as written, with a load", loaded.String(), loaded, true},
+		{"empty", "", sample{}, false},
+		{"cut short", "tar\tours\t1\t2", sample{}, false},
+		{"cut short within the load", whole.String() + "\t1\t2", sample{}, false},
+		{"too long", loaded.String() + "\t1", sample{}, false},
+		{"another program", "tar\tother\t1\t2\t3\t4\t5", sample{}, false},
+		{"not a number", "tar\tours\t1\t2\tx\t4\t5", sample{}, false},
+		{"negative", "tar\tours\t1\t2\t-3\t4\t5", sample{}, false},
+		{"a load that is not a number", whole.String() + "\t1\t2\t3\t4\t5\tx", sample{}, false},
 	} {
 		got, err := parseSample(test.line)
-		if (err == nil) != test.ok || test.ok && got != whole {
+		if (err == nil) != test.ok || test.ok && got != test.want {
 			t.Errorf("%s: got %v, %v", test.reason, got, err)
 		}
 	}
 }
 
 func FuzzParseSample(f *testing.F) {
-	f.Add(sample{"tar", "ours", 1, 2, 3, 4, 5}.String())
+	f.Add(sample{"tar", "ours", 1, 2, 3, 4, 5, load{}}.String())
+	f.Add(sample{"tar", "ours", 1000, 2000, 3, 4, 5, load{1, 2000, 3000, 4000, 5, 6000}}.String())
 	f.Fuzz(func(t *testing.T, line string) {
 		s, err := parseSample(line)
 		if err != nil {
 			return
 		}
-		if again, err := parseSample(s.String()); err != nil || again != s && s.Wall >= 0 && s.CPU >= 0 {
+		if again, err := parseSample(s.String()); err != nil || again != s {
 			t.Errorf("%q: %v, then %v, %v", line, s, again, err)
 		}
 	})
@@ -99,7 +92,7 @@ func TestReport(t *testing.T) {
 		t.Fatal(err)
 	}
 	at := func(name, program string, seconds, megabytes int64) sample {
-		return sample{name, program, time.Duration(seconds) * time.Second, time.Second, megabytes * 1e6, 2 * megabytes * 1e6, 7e6}
+		return sample{name, program, time.Duration(seconds) * time.Second, time.Second, megabytes * 1e6, 2 * megabytes * 1e6, 7e6, load{}}
 	}
 	var out strings.Builder
 	if err := report(&out, cases, []sample{
@@ -167,7 +160,7 @@ func TestMeasure(t *testing.T) {
 		return
 	}
 	var s sample
-	if err := measure(command("parent"), &s); err != nil {
+	if err := measure(command("parent"), &s, sampling, nil); err != nil {
 		t.Fatal(err)
 	}
 	if s.Wall < 200*time.Millisecond || s.CPU < 400*time.Millisecond {
@@ -175,5 +168,46 @@ func TestMeasure(t *testing.T) {
 	}
 	if s.Largest < 64*mib || s.Sum < 96*mib || s.Largest >= s.Sum {
 		t.Errorf("processes of 64 and 32 MiB: largest %d, sum %d", s.Largest/mib, s.Sum/mib)
+	}
+}
+
+// TestMeasureEnds runs this test's own program as one that is told to end.
+func TestMeasureEnds(t *testing.T) {
+	const role = "BENCH_TEST_SIGNAL"
+	if is := os.Getenv(role); is != "" {
+		sent := make(chan os.Signal, 1)
+		signal.Notify(sent, syscall.SIGTERM)
+		os.Stdout.WriteString("ready\n")
+		for range sent {
+			if is == "obeys" {
+				return
+			}
+			os.Stdout.WriteString("no\n")
+		}
+	}
+	for _, test := range []struct {
+		reason, role string
+		ok           bool
+	}{
+		{"it ends when it is told, which is no failure", "obeys", true},
+		{"it does not, and is killed", "stays", false},
+	} {
+		command := exec.Command(os.Args[0], "-test.run=^TestMeasureEnds$")
+		command.Env = append(os.Environ(), role+"="+test.role)
+		says, err := command.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		stop := make(chan os.Signal, 8) // more than come
+		go func() {
+			lines := bufio.NewScanner(says)
+			for lines.Scan() && (lines.Text() == "ready" || lines.Text() == "no") {
+				stop <- syscall.SIGTERM
+			}
+		}()
+		var s sample
+		if err := measure(command, &s, sampling, stop); (err == nil) != test.ok {
+			t.Errorf("%s: %v", test.reason, err)
+		}
 	}
 }

@@ -1,10 +1,13 @@
-// Command bench measures programs and compares what it measured, for bench.sh.
+// Command bench measures programs and compares what it measured, for bench.sh and
+// bench-log.sh.
 //
-//	bench run -case C -program P [-output DIR] COMMAND...   prints a sample
-//	bench report CASES < SAMPLES                             prints tables of them
+//	bench run -case C -program P [-output DIR] [-every T] COMMAND...   prints a sample
+//	bench load [-log BYTES] [-behind US] LOG...                         prints what to append to one
+//	bench report CASES < SAMPLES                                        prints tables of backups
+//	bench log -memory MIB CASES < SAMPLES                               prints tables of receivers
 //
-// It knows nothing of PostgreSQL. It is a tool of the script beside it and not a part of
-// basin, therefore the underscore in the name of its folder.
+// Of PostgreSQL it knows the log of pgbench and no more. It is a tool of the scripts beside
+// it and not a part of basin, therefore the underscore in the name of its folder.
 package main
 
 import (
@@ -23,13 +26,17 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return errors.New("run or report?")
+		return errors.New("run, load, report or log?")
 	}
 	switch args[0] {
 	case "run":
 		return runCommand(ctx, args[1:])
+	case "load":
+		return runLoad(args[1:])
 	case "report":
 		return runReport(args[1:])
+	case "log":
+		return runLogReport(args[1:])
 	}
-	return fmt.Errorf("%s: not known; run or report", args[0])
+	return fmt.Errorf("%s: not known; run, load, report or log", args[0])
 }

@@ -173,16 +173,6 @@ func medianOf(samples []sample, of func(sample) float64) float64 {
 	return median(all)
 }
 
-// median returns the middle of at least one number, of an even count the mean of two.
-func median(all []float64) float64 {
-	all = slices.Sorted(slices.Values(all))
-	half := len(all) / 2
-	if len(all)%2 == 1 {
-		return all[half]
-	}
-	return (all[half-1] + all[half]) / 2
-}
-
 func seconds(s float64) string {
 	return fmt.Sprintf("%.2f s", time.Duration(s*float64(time.Second)).Seconds())
 }

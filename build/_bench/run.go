@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -15,27 +16,38 @@ import (
 	"time"
 )
 
-// sampling is the time between two looks at a program's memory. The kernel keeps the peak
-// itself, so that only what a process takes in its very last moments can be missed.
+// sampling is the time between two looks at a program's memory, unless something else is
+// asked for. The kernel keeps the peak itself, so that only what a process takes in its
+// very last moments can be missed.
 const sampling = 10 * time.Millisecond
 
+// longest is after how long a command is killed: it hangs.
+const longest = 10 * time.Minute
+
 // runCommand runs a command and prints a sample of it. Its standard output is
-// dropped: for a program that finds /dev/null there that is no work at all.
+// dropped: for a program that finds /dev/null there that is no work at all. SIGTERM is
+// passed on to it, as the way to end it; a second one kills it.
 func runCommand(ctx context.Context, args []string) error {
 	var s sample
 	flags := flag.NewFlagSet("run", flag.ContinueOnError)
 	flags.StringVar(&s.Case, "case", "", "name of the case")
 	flags.StringVar(&s.Program, "program", "", "stock or ours")
 	output := flags.String("output", "", "folder whose files are counted after the command")
+	every := flags.Duration("every", sampling, "time between two looks at its memory")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if flags.NArg() == 0 {
 		return errors.New("run: no command")
 	}
+	ctx, cancel := context.WithTimeout(ctx, longest)
+	defer cancel()
 	command := exec.CommandContext(ctx, flags.Arg(0), flags.Args()[1:]...)
 	command.Stderr = os.Stderr
-	if err := measure(command, &s); err != nil {
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM)
+	defer signal.Stop(stop)
+	if err := measure(command, &s, *every, stop); err != nil {
 		return fmt.Errorf("%s: %w", command, err)
 	}
 	if *output != "" {
@@ -48,8 +60,9 @@ func runCommand(ctx context.Context, args []string) error {
 	return nil
 }
 
-// measure runs a command to its end.
-func measure(command *exec.Cmd, s *sample) error {
+// measure runs a command to its end. A signal from stop is passed on to it, and if
+// another comes it is killed.
+func measure(command *exec.Cmd, s *sample, every time.Duration, stop <-chan os.Signal) error {
 	began := time.Now()
 	if err := command.Start(); err != nil {
 		return err
@@ -61,9 +74,9 @@ func measure(command *exec.Cmd, s *sample) error {
 		ended <- err
 	}()
 	peaks := make(map[int]int64)
-	ticker := time.NewTicker(sampling)
+	ticker := time.NewTicker(every)
 	defer ticker.Stop()
-	for {
+	for told := false; ; {
 		look(command.Process.Pid, peaks)
 		select {
 		case err := <-ended:
@@ -74,6 +87,12 @@ func measure(command *exec.Cmd, s *sample) error {
 				s.Sum += peak
 			}
 			return err
+		case sent := <-stop:
+			_ = command.Process.Signal(sent) // it may have ended by itself
+			if told {
+				_ = command.Process.Kill()
+			}
+			told = true
 		case <-ticker.C:
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -17,30 +18,54 @@ type sample struct {
 	Largest int64         // bytes, peak resident memory of its largest process
 	Sum     int64         // bytes, sum of the peaks of all its processes
 	Output  int64         // bytes in the files it made
+	Load    load          // what went on beside it; zero if nothing did
 }
 
 func (s sample) String() string {
-	return fmt.Sprintf("%s\t%s\t%d\t%d\t%d\t%d\t%d",
+	line := fmt.Sprintf("%s\t%s\t%d\t%d\t%d\t%d\t%d",
 		s.Case, s.Program, s.Wall.Microseconds(), s.CPU.Microseconds(), s.Largest, s.Sum, s.Output)
+	if s.Load != (load{}) {
+		line += "\t" + s.Load.String()
+	}
+	return line
 }
 
 // parseSample reads what String wrote.
 func parseSample(line string) (sample, error) {
 	var s sample
-	var wall, cpu int64
 	fields := strings.Split(line, "\t")
-	if len(fields) != 7 || fields[0] == "" || fields[1] != "stock" && fields[1] != "ours" {
+	if len(fields) < 7 || fields[0] == "" || fields[1] != "stock" && fields[1] != "ours" {
 		return s, fmt.Errorf("sample %q: not case, program and five numbers", line)
 	}
 	s.Case, s.Program = fields[0], fields[1]
-	for i, number := range []*int64{&wall, &cpu, &s.Largest, &s.Sum, &s.Output} {
-		if _, err := fmt.Sscanf(fields[2+i], "%d", number); err != nil || *number < 0 {
-			return s, fmt.Errorf("sample %q: field %d is not a number", line, 3+i)
+	numbers, err := parseNumbers(fields[2:7])
+	if err != nil {
+		return s, fmt.Errorf("sample %q: %w", line, err)
+	}
+	s.Wall, s.CPU = microseconds(numbers[0]), microseconds(numbers[1])
+	s.Largest, s.Sum, s.Output = numbers[2], numbers[3], numbers[4]
+	if len(fields) > 7 {
+		if s.Load, err = parseLoad(fields[7:]); err != nil {
+			return s, fmt.Errorf("sample %q: %w", line, err)
 		}
 	}
-	s.Wall, s.CPU = time.Duration(wall)*time.Microsecond, time.Duration(cpu)*time.Microsecond
 	return s, nil
 }
+
+// parseNumbers reads counts, which are not negative.
+func parseNumbers(fields []string) ([]int64, error) {
+	numbers := make([]int64, len(fields))
+	for i, field := range fields {
+		n, err := strconv.ParseUint(field, 10, 63)
+		if err != nil {
+			return nil, fmt.Errorf("%q is not a number", field)
+		}
+		numbers[i] = int64(n)
+	}
+	return numbers, nil
+}
+
+func microseconds(n int64) time.Duration { return time.Duration(n) * time.Microsecond }
 
 // readSamples reads samples, one a line, in the order in which they were taken.
 func readSamples(r io.Reader) ([]sample, error) {
