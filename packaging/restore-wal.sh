@@ -30,7 +30,13 @@ done
 # segment that has not its full size, and finds the end of the log in one that has.
 for ending in '' .gz .lz4 .zst; do
 	if [ -f "$dir/$name$ending.partial" ]; then
-		unpack "$dir/$name$ending.partial" >"$to" 2>/dev/null
+		[ ! -s "$dir/$name$ending.partial" ] && exit 1 # nothing was received of it yet
+		[ -r "$dir/$name$ending.partial" ] || exit 255
+		complaint=$(unpack "$dir/$name$ending.partial" 2>&1 >"$to")
+		if [ ! -s "$to" ]; then # not cut short: no program to unpack it, or nothing but damage
+			echo "$dir/$name$ending.partial: $complaint" >&2
+			exit 255
+		fi
 		truncate -s "%${SEGMENT_SIZE:-16M}" "$to" || exit 255
 		exit 0
 	fi

@@ -43,7 +43,8 @@ type receiveWALRun struct {
 	segment  int64         // size of the server's segments, in bytes
 	fileMode fs.FileMode   // of files made from the log
 	dir      *waldir.Directory
-	backOff  backOff // between attempts
+	backOff  backOff      // between attempts
+	furthest wal.Position // that was received
 	progress client.ReceiveProgress
 	monitor  *monitor.Monitor // is told what happens
 	told     func() error     // why the receiver was told to end, if it was
@@ -97,13 +98,17 @@ func (r *receiveWALRun) receive(ctx context.Context) error {
 	}
 	r.monitor.Opened(r.dir.Backlog)
 	err = r.loop(ctx)
-	if ctx.Err() != nil { // by which a receiver is ended
+	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Cause(ctx))) { // by which a receiver is ended
 		r.verbose("received interrupt signal, exiting")
 		err = endOfReceiving(ctx)
 	}
 	r.monitor.Stopping() // what is left may take its time
 	if closed := r.dir.Close(); err == nil {
 		err = closed
+	}
+	if err != nil && ctx.Err() != nil && !errors.As(err, new(interrupted)) {
+		r.report.error(err) // what was to be kept is not, which a signal is no excuse for
+		return reported{err}
 	}
 	return err
 }
@@ -268,6 +273,9 @@ func (r *receiveWALRun) stream(ctx context.Context) error {
 	working, giveUp := graceContext(ctx, stopGrace)
 	defer giveUp()
 	stop := make(chan wal.Position, 2)
+	if r.o.EndPosition != 0 {
+		stop <- wal.Position{LSN: r.o.EndPosition + 1} // a byte beyond has to be there
+	}
 	told := context.AfterFunc(ctx, func() { stop <- wal.Position{LSN: 1} }) // which is behind us
 	defer told()
 	start, err := r.start(working)
@@ -276,10 +284,9 @@ func (r *receiveWALRun) stream(ctx context.Context) error {
 	}
 	start.LSN = wal.SegmentAt(start, r.segment).Start(r.segment)
 	r.verbose("starting log streaming at %v (timeline %d)", start.LSN, start.Timeline)
-	if r.o.EndPosition != 0 {
-		stop <- wal.Position{LSN: r.o.EndPosition + 1} // a byte beyond has to be there
+	if r.furthest.Timeline != start.Timeline {
+		r.furthest = start
 	}
-	before := r.progress.Status().Bytes
 	err = client.ReceiveWAL(working, r.conn, r.dir, client.ReceiveOptions{
 		SystemID: r.system.ID, Start: start, Segment: r.segment, Slot: r.o.Slot,
 		Durable: !r.o.NoSync, Synchronous: r.o.Synchronous,
@@ -287,8 +294,9 @@ func (r *receiveWALRun) stream(ctx context.Context) error {
 		Started: r.started, Finished: r.finished, Switched: r.switched,
 	})
 	status := r.progress.Status()
-	if status.Bytes > before {
-		r.backOff.reset()
+	if reached := (wal.Position{LSN: status.Received, Timeline: status.Timeline}); reached.Timeline != r.furthest.Timeline || reached.LSN > r.furthest.LSN {
+		r.furthest = reached
+		r.backOff.reset() // what came again is no progress
 	}
 	if status.Received%wal.LSN(r.segment) != 0 {
 		name := wal.SegmentAt(wal.Position{LSN: status.Received, Timeline: status.Timeline}, r.segment).Name(r.segment)
@@ -317,7 +325,7 @@ func (r *receiveWALRun) start(ctx context.Context) (wal.Position, error) {
 	r.monitor.Gaps(r.gaps())
 	switch {
 	case err != nil:
-		return start, fatal{err}
+		return start, err
 	case ok:
 		return r.afterFork(ctx, start)
 	case r.o.Slot != "" && r.conn.CanReadSlots():

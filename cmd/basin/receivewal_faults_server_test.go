@@ -145,7 +145,7 @@ func TestReceiverOnFullDisk(t *testing.T) {
 			p := r.start(t)
 			writeNoise(t, s, 8)
 			p.says(t, "No space left on device", "hint: ", "bytes free")
-			if err := os.WriteFile(filepath.Join(full, "rest"), make([]byte, 1<<20), 0o600); err == nil {
+			if err := os.WriteFile(filepath.Join(full, "rest"), make([]byte, 8<<20), 0o600); err == nil {
 				t.Error("the disk is not full")
 			}
 			if test.killed {

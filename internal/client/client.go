@@ -149,7 +149,7 @@ func (c *Conn) ReadSlot(ctx context.Context, name string) (wal.Position, error) 
 	}
 	row := rows[0]
 	if row[0] == nil {
-		return wal.Position{}, gap(fmt.Errorf("replication slot \"%s\" does not exist", name))
+		return wal.Position{}, gap(fmt.Errorf("replication slot \"%s\" does not exist", name), slotMissing)
 	}
 	if row[1] == nil {
 		return wal.Position{}, nil

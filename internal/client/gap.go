@@ -14,14 +14,21 @@ import (
 // nothing, and a new base backup is needed to go on after the gap.
 var ErrGap = errors.New("the log that was to come next is missing")
 
-// gap marks err as ErrGap and says what to do.
-func gap(err error) error {
+// gap marks err as ErrGap and says what to do, slot being what is wrong with the
+// slot, if that is it.
+func gap(err error, slot string) error {
 	return &usererr.Error{
 		Err: &gapError{err},
 		Hint: "Nothing holds the log that comes next, so that it may be gone. If the server, a standby or an archive has the missing segments, copy them here. " +
-			"If not, receive into an empty directory and take a new base backup. See to it that the slot exists (--create-slot) and that max_slot_wal_keep_size is large enough.",
+			"If not, receive into an empty directory and take a new base backup." + slot,
 	}
 }
+
+// What to do about slots.
+const (
+	slotMissing     = " See whether the slot's name is right, and make the slot with --create-slot."
+	slotInvalidated = " The slot is of no use any more: drop it with --drop-slot, make it anew with --create-slot, and raise max_slot_wal_keep_size."
+)
 
 // gapError is an error that is ErrGap too, but does not say so itself.
 type gapError struct{ error }
@@ -42,12 +49,14 @@ const (
 func refusedStream(err error, format string, args ...any) error {
 	worded := fmt.Errorf(format+": %w", append(args, err)...)
 	switch sqlState(err) {
-	case stateUndefinedFile, stateUndefinedObject:
-		return gap(worded)
+	case stateUndefinedFile:
+		return gap(worded, "")
+	case stateUndefinedObject:
+		return gap(worded, slotMissing)
 	case stateNotInState:
 		// "can no longer access replication slot", "has been invalidated"; the words differ from release to release.
 		if text := err.Error(); strings.Contains(text, "can no longer") || strings.Contains(text, "invalidated") {
-			return gap(worded)
+			return gap(worded, slotInvalidated)
 		}
 	}
 	return worded

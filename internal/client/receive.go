@@ -75,7 +75,7 @@ func ReceiveWAL(ctx context.Context, c *Conn, keeper wal.Keeper, o ReceiveOption
 	for {
 		done, err := r.receiveTimeline(ctx)
 		if err != nil {
-			return errors.Join(err, r.leaveSegment())
+			return errors.Join(err, r.abandon())
 		}
 		if done {
 			return nil

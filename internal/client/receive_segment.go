@@ -122,11 +122,19 @@ func (r *receiver) flushInTime(more bool) error {
 
 // leaveSegment closes the segment in hand, if any, before its end.
 func (r *receiver) leaveSegment() error {
-	err := r.flush()
+	if err := r.flush(); err != nil {
+		return errors.Join(err, r.abandon())
+	}
+	return r.abandon()
+}
+
+// abandon closes the segment in hand, if any, as it is: after an error the server
+// is told no more.
+func (r *receiver) abandon() error {
 	segment := r.segment
 	r.segment = nil
 	if segment == nil {
 		return nil
 	}
-	return errors.Join(err, segment.Abandon())
+	return segment.Abandon()
 }

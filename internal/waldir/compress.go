@@ -25,10 +25,10 @@ type compressor struct {
 
 	mu      sync.Mutex
 	changed *sync.Cond
-	next    []string // the segment that was finished last, if it is not taken yet
+	next    []string // segments that were finished, in that order, and are not taken yet
 	backlog []string // segments that could not be compressed before
 	stalled bool     // the backlog has to wait until a segment was compressed again
-	held    bool     // the backlog has to wait
+	held    bool     // all have to wait
 	running bool
 }
 
@@ -41,15 +41,20 @@ func (c *compressor) locked() (unlock func()) {
 	return c.mu.Unlock
 }
 
-// add has a segment compressed. It waits if another waits already, so that log
-// that comes faster than it can be compressed is received no faster.
+// add has a segment compressed. It does not wait: log that comes faster than it can
+// be compressed stays as it is for longer, and no commit waits for that.
 func (c *compressor) add(name string) {
 	defer c.locked()()
-	for len(c.next) > 0 {
-		c.changed.Wait()
-	}
 	c.next = append(c.next, name)
 	c.start()
+}
+
+// drain waits until all that was added was tried.
+func (c *compressor) drain() {
+	defer c.locked()()
+	for c.running {
+		c.changed.Wait()
+	}
 }
 
 // Backlog returns how many complete segments are yet to be compressed, with the one
@@ -65,8 +70,7 @@ func (c *compressor) length() int {
 	return n
 }
 
-// hold waits until no segment is being compressed. None is until release, unless
-// there is one to add.
+// hold waits until no segment is being compressed, which none is until release.
 func (c *compressor) hold() {
 	defer c.locked()()
 	c.held = true
@@ -78,7 +82,8 @@ func (c *compressor) hold() {
 // drop forgets about segments that are to be compressed, while none is.
 func (c *compressor) drop(names []string) {
 	defer c.locked()()
-	c.backlog = slices.DeleteFunc(c.backlog, func(name string) bool { return slices.Contains(names, name) })
+	isDropped := func(name string) bool { return slices.Contains(names, name) }
+	c.next, c.backlog = slices.DeleteFunc(c.next, isDropped), slices.DeleteFunc(c.backlog, isDropped)
 }
 
 func (c *compressor) release() {
@@ -96,7 +101,7 @@ func (c *compressor) start() {
 }
 
 func (c *compressor) hasWork() bool {
-	return len(c.next) > 0 || len(c.backlog) > 0 && !c.stalled && !c.held
+	return !c.held && (len(c.next) > 0 || len(c.backlog) > 0 && !c.stalled)
 }
 
 func (c *compressor) run() {
@@ -125,6 +130,9 @@ func (c *compressor) run() {
 // false if it has to be tried again; Warn was told why.
 func (d *Directory) compressSegment(name string) bool {
 	err := d.replaceCompressed(name, name+seal.Suffix(d.o.Compression.Algorithm))
+	if errors.Is(err, fs.ErrNotExist) {
+		return true // somebody has removed it, who needs it no more
+	}
 	if err != nil {
 		d.warn(fmt.Errorf("segment %s stays uncompressed for now: %w", name, err))
 	}

@@ -142,6 +142,7 @@ func (d *Directory) Close() error {
 		err = d.open.Abandon()
 	}
 	d.closed = true
+	d.jobs.drain()
 	d.jobs.hold() // for good
 	if d.o.Compression.Algorithm != seal.None {
 		d.compressPartials()
