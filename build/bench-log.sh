@@ -5,7 +5,7 @@
 #
 # CASE is a name from the tables below; without any, all run. Only a whole run, of all
 # cases, at full size and with seven pairs or more, writes docs/benchmarks-log.md; others
-# print what would be there. A whole run takes about ten minutes.
+# print what would be there. A whole run takes ten minutes, on a machine with nothing else to do.
 #
 #	BASIN_BENCH_PAIRS=N   pairs of runs a case, 7
 #	BASIN_BENCH_SCALE=N   size of a cluster in MB, 1100, which is about that of its log; it
@@ -28,7 +28,7 @@ readonly memory_target=48      # MiB
 readonly bulks='bulk-none|1|2|none|none
 bulk-gzip|8|1|gzip:6|gzip:6
 bulk-lz4|1|1|lz4|lz4
-bulk-zstd|1|1|lz4|zstd'
+bulk-zstd|4|1|lz4|zstd'
 # Following what is being written: name and method.
 readonly loads='load-none|none
 load-lz4|lz4'
@@ -56,10 +56,11 @@ disk_place() {
 	die "no folder on a disk; set BASIN_BENCH_DISK to one"
 }
 
-# duration PER prints the seconds that a load lasts if it is PER at the scale of a whole run.
+# duration PER prints the seconds that a load lasts if it is PER at the scale of a whole
+# run: two at least, because to connect is part of it.
 duration() {
 	local seconds=$(($1 * scale / whole[1]))
-	echo $((seconds > 0 ? seconds : 1))
+	echo $((seconds > 2 ? seconds : 2))
 }
 
 # receiving WHOSE FOLDER PORT sets receive to a receiver into an empty folder.
@@ -76,7 +77,7 @@ await() {
 	local end=$((SECONDS + 30))
 	until "$@"; do
 		if ((SECONDS >= end)) || { [ -n "$receiver" ] && ! kill -0 "$receiver" 2>/dev/null; }; then
-			cat "$work/receiver.log" >>"$log"
+			{ echo "waited in vain: $*" && cat "$work/receiver.log"; } >>"$log"
 			return 1
 		fi
 		sleep 0.01
@@ -224,7 +225,7 @@ follow() {
 # compare_load CASE METHOD runs both programs by turns.
 compare_load() {
 	local name=$1 method=$2 seconds
-	seconds=$(duration 6)
+	seconds=$(duration 5)
 	by_turns "$pairs" follow "$name" "$method" "$seconds"
 	printf 'load\t%s\t%s\t0\n' "${name#load-}" $rate_target >>"$work/cases"
 }
@@ -311,7 +312,7 @@ page() {
 		time is that of the process. With **zstd**, which stock does not have, stock runs beside it
 		with lz4.
 
-		**Beside a load**: \`pgbench -c 8\` writes for $(duration 6) s, on the same cores, while a receiver
+		**Beside a load**: \`pgbench -c 8\` writes for $(duration 5) s, on the same cores, while a receiver
 		follows. *Behind* is the time from the last transaction until the receiver has all of the log,
 		in complete segments, the command that completes the last included.
 
@@ -329,13 +330,14 @@ page() {
 }
 
 main() {
-	local names
+	local names base
 	names=$(cut -d '|' -f 1 <<<"$bulks"$'\n'"$loads"$'\n'"$commits" | paste -s -d ' ')
 	accept "${whole[@]}" "$names" "$@"
 	install_postgres 18
 	"$here/tools.sh" # lz4 and zstd
 	open_work basin-bench "$(place $((4 * scale + 1500)))"
-	open_folder basin-bench "$(disk_place)"
+	base=$(disk_place)
+	open_folder basin-bench "$base"
 	slow=$folder
 	prepare pg_receivewal pgbench
 	: >"$work/cases"
