@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"net"
-	"os"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -75,7 +73,6 @@ type LogicalReceiver struct {
 	stopping bool      // Stop was closed
 
 	reopening atomic.Bool // Reopen has yielded
-	waiting   time.Time   // until when a read waits; zero if that is to be set
 }
 
 // NewLogicalReceiver returns a receiver that has received nothing.
@@ -98,13 +95,13 @@ const (
 //
 // Source: StreamLogicalLog in src/bin/pg_basebackup/pg_recvlogical.c, PostgreSQL 18.
 func (r *LogicalReceiver) Receive(ctx context.Context, c *Conn) (done bool, err error) {
-	r.vigil = vigil{conn: c, timeout: r.o.Timeout, interval: r.o.StatusInterval, report: r.sendStatus}
-	c.release()
+	r.vigil = vigil{
+		conn: c, progress: new(ReceiveProgress), timeout: r.o.Timeout, interval: r.o.StatusInterval,
+		report: r.sendStatus, asked: r.doAsked, due: r.syncInTime,
+	}
+	defer r.begin(ctx)()
+	defer r.watchAsked()()
 	c.wait = r.wait
-	over := make(chan struct{})
-	defer close(over)
-	go r.watch(ctx, c.conn, over)
-	r.waiting = time.Time{}
 	r.records, r.whole, r.received = r.records[:0], 0, r.written
 	r.syncedAt = time.Now()
 
@@ -175,7 +172,7 @@ func (r *LogicalReceiver) stream(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := r.syncInTime(); err != nil {
+		if _, err := r.syncInTime(); err != nil {
 			return err
 		}
 		if err := r.reportInTime(); err != nil {
@@ -363,80 +360,45 @@ func (r *LogicalReceiver) step(format string, args ...any) {
 	}
 }
 
-// untilSync is how long the sink need not be synced.
-func (r *LogicalReceiver) untilSync() time.Duration {
+// syncInTime syncs if that is due, and says for how long it is not.
+func (r *LogicalReceiver) syncInTime() (time.Duration, error) {
 	if !r.dirty || r.o.SyncInterval == 0 {
-		return math.MaxInt64
+		return math.MaxInt64, nil
 	}
-	return max(0, time.Until(r.syncedAt.Add(r.o.SyncInterval)))
+	if until := time.Until(r.syncedAt.Add(r.o.SyncInterval)); until > 0 {
+		return until, nil
+	}
+	return math.MaxInt64, r.sync()
 }
 
-// syncInTime syncs if that is due.
-func (r *LogicalReceiver) syncInTime() error {
-	if r.untilSync() > 0 {
-		return nil
-	}
-	return r.sync()
-}
-
-// watch interrupts a read of the stream when there is something else to do.
-func (r *LogicalReceiver) watch(ctx context.Context, conn net.Conn, over <-chan struct{}) {
-	for stop := r.o.Stop; ; {
-		select {
-		case <-over:
-			return
-		case <-ctx.Done():
-			_ = conn.SetReadDeadline(longAgo)
-			return
-		case <-stop:
-			stop = nil
-		case <-r.o.Reopen:
-			r.reopening.Store(true)
+// watchAsked has a read see that something is asked for, until it is told to end.
+func (r *LogicalReceiver) watchAsked() (end func()) {
+	over := make(chan struct{})
+	go func() {
+		for stop := r.o.Stop; ; r.interrupt() {
+			select {
+			case <-over:
+				return
+			case <-stop:
+				stop = nil
+			case <-r.o.Reopen:
+				r.reopening.Store(true)
+			}
 		}
-		_ = conn.SetReadDeadline(longAgo) // fails if the connection is closed, and so does the read
-	}
+	}()
+	return func() { close(over) }
 }
 
-// wait waits for the next block of the stream. What came is written before, and
-// what else is to be done is done meanwhile.
-//
-// Records come one by one, as the server decodes them. So the connection is read
-// here and not, as by a vigil, beside: to hand over each would cost more than
-// all the rest.
+// wait waits for the next block of the stream. What came is written before.
 func (r *LogicalReceiver) wait(ctx context.Context) (block, error) {
 	if err := r.flush(); err != nil {
 		return block{}, err
 	}
-	r.heard()
-	conn := r.conn.conn
-	for {
-		// Before its end is looked for: what is asked for from now on interrupts the read.
-		if until := time.Now().Add(min(r.untilNext(), r.untilSync())); r.waiting.IsZero() || until.Before(r.waiting) {
-			r.waiting = until
-			_ = conn.SetReadDeadline(until) // as above
-		}
-		if err := r.doAsked(ctx); err != nil {
-			return block{}, err
-		}
-		n, err := conn.Read(r.conn.buf)
-		if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
-			return block{r.conn.buf[:n], err}, nil
-		}
-		r.waiting = time.Time{}
-		if err := r.syncInTime(); err != nil {
-			return block{}, err
-		}
-		if err := r.alarm(); err != nil {
-			return block{}, err
-		}
-	}
+	return r.read(ctx)
 }
 
 // doAsked does what was asked for meanwhile.
-func (r *LogicalReceiver) doAsked(ctx context.Context) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
+func (r *LogicalReceiver) doAsked() error {
 	if r.reopening.CompareAndSwap(true, false) {
 		if err := r.reopen(); err != nil {
 			return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"basin/internal/protocol"
@@ -26,7 +27,7 @@ func (r *receiver) data(ctx context.Context) error {
 		return usererr.Hinted("The stream has a gap or a repetition; nothing of it was kept. See whether the server is the one that it should be.",
 			"got WAL data at %v, expected %v", at, r.pos)
 	}
-	r.o.Progress.heard(end)
+	r.progress.heard(end)
 	for c.left > 0 && !r.ended {
 		if r.segment == nil {
 			name := wal.SegmentAt(wal.Position{LSN: r.pos, Timeline: r.timeline}, r.o.Segment).Name(r.o.Segment)
@@ -49,7 +50,7 @@ func (r *receiver) data(ctx context.Context) error {
 			return err
 		}
 		r.pos += wal.LSN(len(piece))
-		r.o.Progress.received(r.pos, len(piece))
+		r.progress.received(r.pos, len(piece))
 		if int64(len(piece)) == room {
 			if err := r.finishSegment(); err != nil {
 				return err
@@ -71,7 +72,7 @@ func (r *receiver) finishSegment() error {
 		return err
 	}
 	r.setFlushed()
-	r.o.Progress.segments.Add(1)
+	r.progress.segments.Add(1)
 	if r.o.Finished != nil {
 		r.o.Finished(wal.Position{LSN: r.pos, Timeline: r.timeline})
 	}
@@ -101,23 +102,26 @@ func (r *receiver) flush() error {
 
 func (r *receiver) setFlushed() {
 	r.flushed = r.pos
-	r.o.Progress.flushed(r.pos)
+	r.progress.flushed(r.pos)
 }
 
-// flushInTime is flush of a synchronous stream, and tells the server. With more
-// to be read it lets that come first, so that one flush serves many commits,
-// but spends as much time on the one as on the other.
-func (r *receiver) flushInTime(more bool) error {
+// manyBytes are, in one read, a sign that more is on its way: a full record of TLS.
+const manyBytes = 16 << 10
+
+// flushInTime is flush of a synchronous stream, and tells the server. If much comes
+// it lets that come first, so that one flush serves many commits, but spends as
+// much time on the one as on the other. It returns how long it lets it come.
+func (r *receiver) flushInTime() (time.Duration, error) {
 	if !r.o.Synchronous || !r.talks() || r.segment == nil || r.flushed == r.pos {
-		return nil
+		return math.MaxInt64, nil
 	}
-	if more && time.Since(r.synced) < r.syncPeriod {
-		return nil
+	if until := time.Until(r.synced.Add(r.syncPeriod)); until > 0 && r.lastRead >= manyBytes {
+		return until, nil
 	}
 	if err := r.flush(); err != nil {
-		return err
+		return 0, err
 	}
-	return r.report(false)
+	return math.MaxInt64, r.report(false)
 }
 
 // leaveSegment closes the segment in hand, if any, before its end.

@@ -104,6 +104,11 @@ func receiving(t *testing.T, o ReceiveOptions, keeper wal.Keeper, script func(s 
 			defer close(done)
 			script(s)
 		}()
+		if o.Stop != nil {
+			stop := make(chan wal.Position, 1) // one of the bubble's own
+			stop <- <-o.Stop
+			o.Stop = stop
+		}
 		err = ReceiveWAL(t.Context(), c, keeper, o)
 		_ = s.conn.Close()
 		_ = c.close()

@@ -163,6 +163,7 @@ type player struct {
 	query   string
 	upload  []byte
 	closed  bool
+	late    bool // the deadline of reads is past
 }
 
 // newPlayer returns the player of a talk. With strict it says nothing that it
@@ -179,12 +180,14 @@ func newPlayer(said []byte, steps []step, strict bool) *player {
 func (p *player) Read(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for p.allowed == 0 && len(p.said) > 0 && !p.closed {
+	for p.allowed == 0 && len(p.said) > 0 && !p.closed && !p.late {
 		p.changed.Wait()
 	}
 	switch {
 	case p.closed:
 		return 0, net.ErrClosed
+	case p.late:
+		return 0, os.ErrDeadlineExceeded
 	case len(p.said) == 0:
 		return 0, io.EOF
 	case p.single > 0:
@@ -258,7 +261,15 @@ func (p *player) Close() error {
 	return nil
 }
 
-func (p *player) SetReadDeadline(time.Time) error  { return nil }
+// SetReadDeadline notices deadlines that interrupt a read; no others are waited for.
+func (p *player) SetReadDeadline(at time.Time) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.late = !at.IsZero() && at.Before(time.Now())
+	p.changed.Broadcast()
+	return nil
+}
+
 func (p *player) SetWriteDeadline(time.Time) error { return nil }
 
 // playback plays the scene with the given players at the far end. It returns

@@ -1,77 +1,94 @@
 package client
 
 import (
-	"io"
+	"context"
+	"errors"
 	"math"
+	"os"
 	"time"
 
 	"basin/internal/usererr"
 )
 
-// vigil is how a stream keeps in touch with its server: what comes is read
-// without holding up the rest, reports are sent in time, and a server that fell
-// silent is noticed. What else a stream waits for is its own affair, and so are
-// the reports.
+// vigil is how a stream keeps in touch with its server: reports are sent in time,
+// and a server that fell silent is noticed. What else a stream waits for is its
+// own affair, and so are the reports.
+//
+// The connection is read by the goroutine that deals with what comes: log comes in
+// small messages, and to hand over each from another goroutine costs more than all
+// the rest. A read waits no longer than until something is due, and is interrupted
+// when something is asked for.
 type vigil struct {
 	conn     *Conn
-	timeout  time.Duration // a server that is silent for longer is given up; zero waits for ever
-	interval time.Duration // between reports; zero reports only when asked
-	report   func(wantReply bool) error
+	progress *ReceiveProgress // told whether the stream is at work
+	timeout  time.Duration    // a server that is silent for longer is given up; zero waits for ever
+	interval time.Duration    // between reports; zero reports only when asked
 
-	blocks chan block  // what was read from the connection
-	free   chan []byte // buffers to read into
-	held   []byte      // the buffer of the block in hand; nil if there is none
+	report func(wantReply bool) error
+	asked  func() error                  // does what was asked for meanwhile
+	due    func() (time.Duration, error) // if not nil, does what else is due, and says when it is again
 
 	streaming bool      // statuses may be sent
 	ended     bool      // we told the server that we want no more
 	reported  time.Time // when the last status was sent
 	silent    time.Time // since when the server has been waited for
-	asked     time.Time // when it was then asked for a sign of life; zero if it was not
+	called    time.Time // when it was then asked for a sign of life; zero if it was not
+	waiting   time.Time // until when a read waits; zero if that is to be set
+	lastRead  int       // bytes that the last read brought
 }
 
-// readBuffers are how many blocks are read ahead: while one is written, the next is read.
-const readBuffers = 2
-
-// begin starts reading from the connection. It goes on until finish is called.
-func (v *vigil) begin() {
-	v.conn.release() // from now on it is up to wait what the end of a context means
-	v.blocks, v.free = make(chan block, readBuffers), make(chan []byte, readBuffers)
-	for range readBuffers {
-		v.free <- make([]byte, blockSize)
-	}
-	go readAhead(v.conn.conn, v.blocks, v.free)
-}
-
-func (v *vigil) finish() { close(v.free) }
-
-// readAhead fills the buffers that are free, so that the stream can do other things
-// meanwhile and knows whether more is there. It may outlive its vigil for as long
-// as a read takes.
-func readAhead(conn io.Reader, blocks chan<- block, free <-chan []byte) {
-	for buf := range free {
-		n, err := conn.Read(buf)
-		blocks <- block{buf[:n], err} // there is room for every buffer
-	}
-}
-
-// listen lets go of the block in hand, to wait for the next that v.blocks yields.
-func (v *vigil) listen() {
-	if v.held != nil {
-		v.free <- v.held
-		v.held = nil
-	}
+// read waits for the next block of the stream, and meanwhile does what is to be done.
+// Whoever asks for something calls interrupt then.
+func (v *vigil) read(ctx context.Context) (block, error) {
 	v.heard()
+	conn := v.conn.conn
+	for {
+		until := v.untilNext()
+		if v.due != nil {
+			next, err := v.due()
+			if err != nil {
+				return block{}, err
+			}
+			until = min(until, next)
+		}
+		// Before it is looked for what was asked: what is from now on interrupts the read.
+		if at := time.Now().Add(until); v.waiting.IsZero() || at.Before(v.waiting) {
+			v.waiting = at
+			_ = conn.SetReadDeadline(at) // fails if the connection is closed, and so does the read
+		}
+		if ctx.Err() != nil {
+			return block{}, context.Cause(ctx)
+		}
+		if err := v.asked(); err != nil {
+			return block{}, err
+		}
+		v.progress.rests()
+		n, err := conn.Read(v.conn.buf)
+		v.progress.works()
+		v.lastRead = n
+		if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return block{v.conn.buf[:n], err}, nil
+		}
+		v.waiting = time.Time{}
+		if err := v.alarm(); err != nil {
+			return block{}, err
+		}
+	}
 }
+
+// begin has the end of ctx interrupt reads, until end is called.
+func (v *vigil) begin(ctx context.Context) (end func()) {
+	v.conn.release() // from now on it is up to read what the end of a context means
+	stop := context.AfterFunc(ctx, v.interrupt)
+	return func() { stop() }
+}
+
+// interrupt has a read see what was asked for. It may be called from any goroutine.
+func (v *vigil) interrupt() { _ = v.conn.conn.SetReadDeadline(longAgo) } // as above
 
 // heard begins to wait for the server. That is not when it was last heard: our
 // own disk may have taken the time since.
-func (v *vigil) heard() { v.silent, v.asked = time.Now(), time.Time{} }
-
-// hold takes a block that v.blocks yielded in hand, until listen.
-func (v *vigil) hold(b block) block {
-	v.held = b.p[:cap(b.p)]
-	return b
-}
+func (v *vigil) heard() { v.silent, v.called = time.Now(), time.Time{} }
 
 // talks says whether reports can be sent: during the COPY, until we end it.
 func (v *vigil) talks() bool { return v.streaming && !v.ended }
@@ -84,10 +101,10 @@ func (v *vigil) deadline() time.Time {
 		return time.Now().Add(math.MaxInt64)
 	case !v.talks():
 		return v.silent.Add(v.timeout)
-	case v.asked.IsZero():
+	case v.called.IsZero():
 		return v.silent.Add(v.timeout / 2)
 	}
-	return v.asked.Add(v.timeout / 2)
+	return v.called.Add(v.timeout / 2)
 }
 
 // untilNext is how long nothing needs to be done if the server says nothing.
@@ -112,8 +129,8 @@ func (v *vigil) alarm() error {
 	switch {
 	case time.Now().Before(v.deadline()):
 		return v.reportInTime()
-	case v.talks() && v.asked.IsZero():
-		v.asked = time.Now()
+	case v.talks() && v.called.IsZero():
+		v.called = time.Now()
 		return v.report(true)
 	}
 	return usererr.Hinted("See whether the server and the network are up, then start again.",
