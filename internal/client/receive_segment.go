@@ -34,6 +34,7 @@ func (r *receiver) data(ctx context.Context) error {
 			if r.segment, err = r.keeper.Begin(name, r.o.Segment); err != nil {
 				return err
 			}
+			r.out.Reset(r.segment)
 		}
 		room := r.o.Segment - int64(r.pos)%r.o.Segment
 		piece, err := c.fragment(ctx, int(min(int64(c.left), room)))
@@ -46,11 +47,10 @@ func (r *receiver) data(ctx context.Context) error {
 		if err := r.pages.Check(piece); err != nil {
 			return err
 		}
-		if _, err := r.segment.Write(piece); err != nil {
+		if _, err := r.out.Write(piece); err != nil {
 			return err
 		}
 		r.pos += wal.LSN(len(piece))
-		r.progress.received(r.pos, len(piece))
 		if int64(len(piece)) == room {
 			if err := r.finishSegment(); err != nil {
 				return err
@@ -60,7 +60,27 @@ func (r *receiver) data(ctx context.Context) error {
 	return r.checkStop()
 }
 
+// writeBuffer is how many bytes of the log are gathered, at most, while more of what
+// was read is dealt with: many small messages cost one write.
+const writeBuffer = 64 << 10
+
+// writeOut hands what was gathered to the segment.
+func (r *receiver) writeOut() error {
+	if r.written == r.pos {
+		return nil
+	}
+	if err := r.out.Flush(); err != nil {
+		return err
+	}
+	r.progress.received(r.pos, int(r.pos-r.written))
+	r.written = r.pos
+	return nil
+}
+
 func (r *receiver) finishSegment() error {
+	if err := r.writeOut(); err != nil {
+		return err
+	}
 	segment := r.segment
 	r.segment = nil
 	if r.o.Durable {
@@ -88,6 +108,9 @@ func (r *receiver) flush() error {
 	if !r.reportsFlush() || r.segment == nil || r.flushed == r.pos {
 		return nil
 	}
+	if err := r.writeOut(); err != nil {
+		return err
+	}
 	if r.o.Durable {
 		begun := time.Now()
 		if err := r.segment.Flush(); err != nil {
@@ -108,10 +131,14 @@ func (r *receiver) setFlushed() {
 // manyBytes are, in one read, a sign that more is on its way: a full record of TLS.
 const manyBytes = 16 << 10
 
-// flushInTime is flush of a synchronous stream, and tells the server. If much comes
-// it lets that come first, so that one flush serves many commits, but spends as
-// much time on the one as on the other. It returns how long it lets it come.
-func (r *receiver) flushInTime() (time.Duration, error) {
+// keepInTime writes what came, and makes it durable if the stream is synchronous, and
+// tells the server. If much comes it lets that come first, so that one flush serves
+// many commits, but spends as much time on the one as on the other. It returns how
+// long it lets it come.
+func (r *receiver) keepInTime() (time.Duration, error) {
+	if err := r.writeOut(); err != nil {
+		return 0, err
+	}
 	if !r.o.Synchronous || !r.talks() || r.segment == nil || r.flushed == r.pos {
 		return math.MaxInt64, nil
 	}
@@ -127,18 +154,30 @@ func (r *receiver) flushInTime() (time.Duration, error) {
 // leaveSegment closes the segment in hand, if any, before its end.
 func (r *receiver) leaveSegment() error {
 	if err := r.flush(); err != nil {
-		return errors.Join(err, r.abandon())
+		return r.abandonAfter(err)
 	}
 	return r.abandon()
+}
+
+// abandonAfter is abandon after an error, which it adds to.
+func (r *receiver) abandonAfter(err error) error {
+	if also := r.abandon(); !errors.Is(err, also) {
+		return errors.Join(err, also)
+	}
+	return err
 }
 
 // abandon closes the segment in hand, if any, as it is: after an error the server
 // is told no more.
 func (r *receiver) abandon() error {
-	segment := r.segment
-	r.segment = nil
-	if segment == nil {
+	if r.segment == nil {
 		return nil
 	}
-	return segment.Abandon()
+	err := r.writeOut()
+	segment := r.segment
+	r.segment = nil
+	if abandoned := segment.Abandon(); err == nil {
+		err = abandoned
+	}
+	return err
 }

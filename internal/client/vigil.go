@@ -79,6 +79,7 @@ func (v *vigil) read(ctx context.Context) (block, error) {
 // begin has the end of ctx interrupt reads, until end is called.
 func (v *vigil) begin(ctx context.Context) (end func()) {
 	v.conn.release() // from now on it is up to read what the end of a context means
+	v.conn.conn = newSocket(v.conn.conn)
 	stop := context.AfterFunc(ctx, v.interrupt)
 	return func() { stop() }
 }

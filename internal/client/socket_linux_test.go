@@ -1,0 +1,124 @@
+package client
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// sockets returns both ends of a connection, one of them taken over.
+func sockets(t *testing.T) (ours, theirs net.Conn) {
+	t.Helper()
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	dialed, err := net.Dial("unix", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs, err = l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours = newSocket(dialed)
+	if ours == dialed {
+		t.Fatal("not taken over")
+	}
+	_ = theirs.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = ours.SetDeadline(time.Now().Add(20 * time.Second))
+	t.Cleanup(func() {
+		_ = ours.Close()
+		_ = theirs.Close()
+	})
+	return ours, theirs
+}
+
+func TestSocketCarriesMoreThanItHolds(t *testing.T) {
+	ours, theirs := sockets(t)
+	want := bytes.Repeat([]byte("0123456789abcde\n"), 1<<18)
+	for _, pair := range [][2]net.Conn{{ours, theirs}, {theirs, ours}} {
+		from, to := pair[0], pair[1]
+		written := make(chan error)
+		go func() {
+			_, err := from.Write(want)
+			written <- err
+		}()
+		got := make([]byte, len(want))
+		if _, err := io.ReadFull(to, got); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-written; err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("not what was written: %v", err)
+		}
+	}
+	_ = theirs.Close()
+	if n, err := ours.Read(make([]byte, 10)); n != 0 || err != io.EOF {
+		t.Errorf("at the end: %d, %v", n, err)
+	}
+	if _, err := ours.Write(want); err == nil {
+		t.Error("written to a connection that has ended")
+	}
+}
+
+func TestSocketKeepsDeadlines(t *testing.T) {
+	ours, theirs := sockets(t)
+	read := func() error {
+		_, err := ours.Read(make([]byte, 10))
+		return err
+	}
+	begun := time.Now()
+	_ = ours.SetReadDeadline(begun.Add(50 * time.Millisecond))
+	if err := read(); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(begun) < 50*time.Millisecond {
+		t.Errorf("after %v: %v", time.Since(begun), err)
+	}
+	// What comes later goes through.
+	_ = ours.SetReadDeadline(time.Time{})
+	if _, err := theirs.Write([]byte("a")); err != nil {
+		t.Fatal(err)
+	}
+	if err := read(); err != nil {
+		t.Error(err)
+	}
+	ended := make(chan error)
+	go func() { ended <- read() }()
+	time.Sleep(20 * time.Millisecond)
+	_ = ours.SetReadDeadline(longAgo)
+	if err := <-ended; !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("interrupted: %v", err)
+	}
+	_ = ours.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
+	if n, err := ours.Write(make([]byte, 16<<20)); !errors.Is(err, os.ErrDeadlineExceeded) || n == 0 {
+		t.Errorf("nobody reads: %d, %v", n, err)
+	}
+}
+
+func TestSocketEndsWhatWaits(t *testing.T) {
+	ours, _ := sockets(t)
+	_ = ours.SetDeadline(time.Time{})
+	ended := make(chan error)
+	go func() {
+		_, err := ours.Read(make([]byte, 10))
+		ended <- err
+	}()
+	time.Sleep(20 * time.Millisecond)
+	if err := ours.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-ended; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("read: %v", err)
+	}
+	if _, err := ours.Write([]byte("a")); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("write: %v", err)
+	}
+	if err := ours.Close(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("second close: %v", err)
+	}
+	_ = ours.SetReadDeadline(longAgo) // touches no file that has the number now
+}
