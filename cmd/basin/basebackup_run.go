@@ -9,8 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"basin/internal/backup"
 	"basin/internal/client"
 	"basin/internal/connect"
@@ -125,11 +123,7 @@ func (b *baseBackupRun) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.dirMode, b.fileMode = 0o700, 0o600
-	if group {
-		b.dirMode, b.fileMode = 0o750, 0o640
-	}
-	unix.Umask(int(0o777 &^ b.dirMode)) // nobody else's, whatever the user's own says
+	b.dirMode, b.fileMode = setModes(group)
 	if b.segment, err = b.conn.SegmentSize(ctx); err != nil {
 		return err
 	}

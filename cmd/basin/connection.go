@@ -2,10 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
+	"io/fs"
+
+	"golang.org/x/sys/unix"
 
 	"basin/internal/client"
 	"basin/internal/connect"
 	"basin/internal/conninfo"
+	"basin/internal/localfs"
 )
 
 // dial connects to a server. What it says meanwhile is printed.
@@ -26,4 +31,19 @@ func converse(r *report, s *connect.Session) *client.Conn {
 	c := client.NewConn(s)
 	c.Notice = r.notice
 	return c
+}
+
+// errDisconnected is how a receiver ends that is not to try again. Why was reported.
+var errDisconnected = errors.New("disconnected")
+
+// setModes returns the modes of directories and files that are made from what a server
+// has, and sets the umask so that they are nobody else's, whatever it was. group says
+// that the server's are also for its group.
+func setModes(group bool) (dir, file fs.FileMode) {
+	dir, file = localfs.DirModeOwner, localfs.FileModeOwner
+	if group {
+		dir, file = 0o750, 0o640 // PG_DIR_MODE_GROUP, PG_FILE_MODE_GROUP
+	}
+	unix.Umask(int(0o777 &^ dir))
+	return dir, file
 }

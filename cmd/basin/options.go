@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"basin/internal/conninfo"
 	"basin/internal/getopt"
 	"basin/internal/usererr"
+	"basin/internal/wal"
 )
 
 // Rows of the tables of options, of the kinds that several commands have.
@@ -45,6 +47,16 @@ func secondsOption(long string, short byte, field *time.Duration) getopt.Option 
 		*field = time.Duration(seconds) * time.Second
 		return err
 	}}
+}
+
+// parsePosition reads a position in the log, such as 16/B374D848. Blanks around
+// it are dropped; the original takes anything behind it.
+func parsePosition(s, which string) (wal.LSN, error) {
+	at, err := wal.ParseLSN(strings.Trim(s, cSpaces))
+	if err != nil {
+		return 0, fmt.Errorf("could not parse %s position \"%s\"", which, s)
+	}
+	return at, nil
 }
 
 // connectionOptions say which server is meant. Empty texts leave it to the

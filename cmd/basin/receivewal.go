@@ -10,8 +10,6 @@ import (
 	"strconv"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"basin/internal/client"
 	"basin/internal/conninfo"
 	"basin/internal/localfs"
@@ -45,6 +43,7 @@ type receiveWALRun struct {
 	dir      *waldir.Directory
 	backOff  backOff      // between attempts
 	furthest wal.Position // that was received
+	apart    setApart     // what was last told to be set apart
 	progress client.ReceiveProgress
 	monitor  *monitor.Monitor // is told what happens
 	told     func() error     // why the receiver was told to end, if it was
@@ -181,12 +180,7 @@ func (r *receiveWALRun) identify(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.fileMode = 0o600
-	dirMode := fs.FileMode(0o700)
-	if group {
-		r.fileMode, dirMode = 0o640, 0o750
-	}
-	unix.Umask(int(0o777 &^ dirMode)) // nobody else's, whatever the user's own says
+	_, r.fileMode = setModes(group)
 	system, err := r.conn.IdentifySystem(ctx)
 	if err != nil {
 		return err
@@ -221,6 +215,9 @@ func (r *receiveWALRun) loop(ctx context.Context) error {
 			return err
 		}
 		switch {
+		case errors.Is(err, client.ErrGap) && r.dir.GiveUp():
+			r.report.error(err) // there is more to go on from, and Start tells of the gap
+			continue
 		case errors.Is(err, client.ErrGap):
 			return exitStatus{err, exitGap}
 		case isFatal(err):
@@ -238,9 +235,6 @@ func (r *receiveWALRun) loop(ctx context.Context) error {
 		}
 	}
 }
-
-// errDisconnected is how a receiver ends that is not to try again. Why was reported.
-var errDisconnected = errors.New("disconnected")
 
 // fatal is an error that another attempt would not mend.
 type fatal struct{ error }

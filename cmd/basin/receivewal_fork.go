@@ -43,28 +43,48 @@ func (r *receiveWALRun) afterFork(ctx context.Context, start wal.Position) (wal.
 	if end <= fork {
 		return start, nil
 	}
-	r.warn(fmt.Errorf("timeline %d was left at %v, but the log received of it goes on to %v: the server that took over had not received it",
-		start.Timeline, fork, end))
+	left := fmt.Errorf("timeline %d was left at %v, but the log received of it goes on to %v: the server that took over had not received it",
+		start.Timeline, fork, end)
 	apart, err := r.dir.SetApart(start.Timeline, fork)
 	if err != nil {
+		r.warn(left)
 		return start, err
 	}
-	r.tellApart(apart)
+	// Until the first segment of the new timeline is here, each attempt comes to this.
+	if found := (setApart{start.Timeline, fork, len(apart.Moved), apart.Commits.Count}); found != r.apart {
+		r.warn(left)
+		r.tellApart(apart)
+		r.apart = found
+	}
 	return wal.Position{LSN: fork, Timeline: history.Child(start.Timeline, current)}, nil
+}
+
+// setApart is what was set apart, so far as to know it again.
+type setApart struct {
+	timeline       wal.Timeline
+	fork           wal.LSN
+	moved, commits int
 }
 
 // tellApart tells what became of the log that only we have, and which commits are in it.
 func (r *receiveWALRun) tellApart(apart waldir.Apart) {
 	if len(apart.Moved) > 0 {
-		r.report.warning("segments %s to %s of it are now in \"%s\"", apart.Moved[0], apart.Moved[len(apart.Moved)-1], apart.Directory)
+		which := "segment " + apart.Moved[0] + " of it is"
+		if len(apart.Moved) > 1 {
+			which = "segments " + apart.Moved[0] + " to " + apart.Moved[len(apart.Moved)-1] + " of it are"
+		}
+		r.report.warning("%s now in \"%s\"", which, apart.Directory)
 	}
 	commits := apart.Commits
 	if commits.Count == 0 {
 		r.report.warning("no transaction was committed in it")
 		return
 	}
-	r.report.warning("%d transactions that were committed in it are lost to the servers, and exist only here; they are listed in \"%s\"",
-		commits.Count, apart.List)
+	which := "1 transaction that was committed in it is lost to the servers, and exists only here; it is"
+	if commits.Count > 1 {
+		which = fmt.Sprintf("%d transactions that were committed in it are lost to the servers, and exist only here; they are", commits.Count)
+	}
+	r.report.warning("%s listed in \"%s\"", which, apart.List)
 	const told = 5
 	for i, c := range commits.First {
 		if i == told {

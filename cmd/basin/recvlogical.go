@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"strings"
 	"time"
 
@@ -123,16 +122,6 @@ func recvLogicalTable(o *recvLogicalOptions, c call) []getopt.Option {
 		timeout,
 		c.logFormat(),
 	}
-}
-
-// parsePosition reads a position in the log, such as 16/B374D848. Blanks around
-// it are dropped; the original takes anything behind it.
-func parsePosition(s, which string) (wal.LSN, error) {
-	at, err := wal.ParseLSN(strings.Trim(s, cSpaces))
-	if err != nil {
-		return 0, fmt.Errorf("could not parse %s position \"%s\"", which, s)
-	}
-	return at, nil
 }
 
 func (o *recvLogicalOptions) addOption(given string) error {

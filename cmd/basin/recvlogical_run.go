@@ -7,8 +7,6 @@ import (
 	"io/fs"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"basin/internal/client"
 	"basin/internal/conninfo"
 	"basin/internal/localfs"
@@ -95,13 +93,7 @@ func (l *recvLogicalRun) connect(ctx context.Context, prompt passwordPrompt) err
 	if err != nil {
 		return err
 	}
-	if group {
-		l.fileMode = 0o640
-		unix.Umask(0o027)
-	} else {
-		l.fileMode = localfs.FileModeOwner
-		unix.Umask(0o077)
-	}
+	_, l.fileMode = setModes(group)
 	return nil
 }
 
@@ -139,13 +131,8 @@ func (l *recvLogicalRun) createSlot(ctx context.Context) error {
 	return nil
 }
 
-const (
-	// reconnectPause is between a lost connection and the next.
-	reconnectPause = 5 * time.Second // RECONNECT_SLEEP_TIME
-	// stopGrace is how long after a signal the server may take to end the stream,
-	// and the reader of our output to take the rest.
-	stopGrace = 10 * time.Second
-)
+// reconnectPause is between a lost connection and the next.
+const reconnectPause = 5 * time.Second // RECONNECT_SLEEP_TIME
 
 // receive streams from the slot until an end that was asked for, over one
 // connection after another.
@@ -190,7 +177,7 @@ func (l *recvLogicalRun) receiveAll(ctx, working context.Context, receiver *clie
 		case done || ctx.Err() != nil:
 			return endOfReceiving(ctx)
 		case l.o.NoLoop:
-			return errors.New("disconnected")
+			return errDisconnected
 		}
 		l.report.info("disconnected; waiting %d seconds to try again", int(reconnectPause.Seconds()))
 		if err := l.pause(ctx, receiver); err != nil {

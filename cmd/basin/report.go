@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -88,7 +89,7 @@ func (r *report) isTerminal() bool { return term.IsTerminal(int(r.out.Fd())) }
 // error prints an error with its detail and hint.
 func (r *report) error(err error) {
 	if r.log != nil {
-		r.record(slog.LevelError, err.Error(), "detail", usererr.Detail(err), "hint", usererr.Hint(err))
+		r.recordError(slog.LevelError, err)
 		return
 	}
 	var b strings.Builder
@@ -118,7 +119,7 @@ func (r *report) warning(format string, args ...any) { r.warn(fmt.Errorf(format,
 // warn prints as a warning what ends nothing, with its detail and hint.
 func (r *report) warn(err error) {
 	if r.log != nil {
-		r.record(slog.LevelWarn, err.Error(), "detail", usererr.Detail(err), "hint", usererr.Hint(err))
+		r.recordError(slog.LevelWarn, err)
 		return
 	}
 	var b strings.Builder
@@ -145,8 +146,7 @@ func (r *report) notice(text string) {
 		r.print(text + "\n")
 		return
 	}
-	text, hint, _ := strings.Cut(text, "\nHINT:  ")
-	text, detail, _ := strings.Cut(text, "\nDETAIL:  ")
+	text, detail, hint := cutNotice(text)
 	severity, message, _ := strings.Cut(text, ":  ")
 	level := slog.LevelWarn // what it is called in other languages is not known
 	switch severity {
@@ -154,6 +154,20 @@ func (r *report) notice(text string) {
 		level = slog.LevelInfo
 	}
 	r.record(level, message, "severity", severity, "detail", detail, "hint", hint)
+}
+
+// cutNotice returns the parts of what a server said, which has the form of
+// connect.NoticeText at its end.
+func cutNotice(text string) (message, detail, hint string) {
+	message, hint, _ = strings.Cut(text, "\nHINT:  ")
+	message, detail, _ = strings.Cut(message, "\nDETAIL:  ")
+	return message, strings.TrimSuffix(detail, "\n"), strings.TrimSuffix(hint, "\n")
+}
+
+// recordError prints an error, that of a server too, as one line of JSON.
+func (r *report) recordError(level slog.Level, err error) {
+	message, detail, hint := cutNotice(err.Error())
+	r.record(level, message, "detail", cmp.Or(usererr.Detail(err), detail), "hint", cmp.Or(usererr.Hint(err), hint))
 }
 
 // record prints one line of JSON. The texts that follow the message are names and
@@ -185,8 +199,8 @@ func (r *report) paint(color, text string) string {
 	return text
 }
 
-// print writes whole lines, in JSON as what is going on, above the status line if there is one. There is
-// nobody to tell that it could not be written.
+// print writes whole lines, in JSON as what is going on, above the status line if
+// there is one. There is nobody to tell that it could not be written.
 func (r *report) print(text string) {
 	if r.log != nil {
 		r.info("%s", strings.TrimSpace(text))

@@ -78,6 +78,10 @@ func endOfReceiving(ctx context.Context) error {
 	return nil
 }
 
+// stopGrace is how long after a signal a server may take to end its stream, and the
+// reader of our output to take the rest.
+const stopGrace = 10 * time.Second
+
 // graceContext returns a context that ends some time after ctx, with the same
 // cause: for what is to be brought to its end, but not to be waited for for ever.
 func graceContext(ctx context.Context, grace time.Duration) (after context.Context, stop context.CancelFunc) {

@@ -30,6 +30,15 @@ func sqlState(err error) string {
 	return ""
 }
 
+// serverRoutine returns the name of the server's function that an error comes from, or
+// nothing.
+func serverRoutine(err error) string {
+	if e := (*connect.ServerError)(nil); errors.As(err, &e) {
+		return e.Routine
+	}
+	return ""
+}
+
 // System is what a server says of itself.
 type System struct {
 	ID       string // of the cluster, a decimal number given by initdb

@@ -54,8 +54,10 @@ func refusedStream(err error, format string, args ...any) error {
 	case stateUndefinedObject:
 		return gap(worded, slotMissing)
 	case stateNotInState:
-		// "can no longer access replication slot", "has been invalidated"; the words differ from release to release.
-		if text := err.Error(); strings.Contains(text, "can no longer") || strings.Contains(text, "invalidated") {
+		// A slot that was invalidated. The words differ with the release, and with the server's
+		// language, which the name of its function does not.
+		text := err.Error()
+		if serverRoutine(err) == "ReplicationSlotAcquire" || strings.Contains(text, "can no longer") || strings.Contains(text, "invalidated") {
 			return gap(worded, slotInvalidated)
 		}
 	}

@@ -374,8 +374,9 @@ func (r *LogicalReceiver) syncInTime() (time.Duration, error) {
 // watchAsked has a read see that something is asked for, until it is told to end.
 func (r *LogicalReceiver) watchAsked() (end func()) {
 	over := make(chan struct{})
+	interrupt := r.interrupter()
 	go func() {
-		for stop := r.o.Stop; ; r.interrupt() {
+		for stop := r.o.Stop; ; interrupt() {
 			select {
 			case <-over:
 				return

@@ -98,8 +98,9 @@ type receiver struct {
 	history  wal.History // of the timeline
 	pages    *wal.PageChecker
 	pos      wal.LSN // of the next byte
-	written  wal.LSN // up to here the segment was given the log; the rest is in out
+	written  wal.LSN // up to here, at least, the segment was given the log; the rest is in out
 	flushed  wal.LSN // up to here the server may let go
+	told     wal.LSN // what flushed was when the server was last told
 	stops    chan wal.Position
 	stop     wal.Position // zero as long as it is not known
 	segment  wal.SegmentWriter
@@ -129,7 +130,8 @@ func (r *receiver) checkSystem(ctx context.Context) error {
 			Detail: fmt.Sprintf("The backup is of the cluster %s, the stream would be of %s.", r.o.SystemID, system.ID),
 		}
 	case r.timeline > system.Position.Timeline:
-		return fmt.Errorf("starting timeline %d is not present in the server", r.timeline)
+		return usererr.Hinted("The log here is of a newer timeline than the server's: it was promoted later than this server was left behind. Name the server that is the primary now.",
+			"starting timeline %d is not present in the server", r.timeline)
 	}
 	r.progress.identified(system.Position.LSN)
 	return nil
@@ -166,6 +168,11 @@ func (r *receiver) receiveTimeline(ctx context.Context) (done bool, err error) {
 	return r.endOfStream(ctx, kind)
 }
 
+// historian is a keeper that can tell what is in the history files it keeps.
+type historian interface {
+	KeptHistory(wal.Timeline) (wal.History, bool)
+}
+
 // fetchHistory gets the history file of the timeline, if it has one, and has it
 // kept. It is asked for each time: two standbys may have been promoted to
 // timelines of the same number.
@@ -175,6 +182,11 @@ func (r *receiver) fetchHistory(ctx context.Context) error {
 		return nil
 	}
 	content, err := r.conn.TimelineHistory(ctx, r.timeline)
+	if keeper, ok := r.keeper.(historian); ok && sqlState(err) == stateUndefinedFile {
+		if r.history, ok = keeper.KeptHistory(r.timeline); ok { // the server has removed it, we have it
+			return nil
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -232,7 +244,7 @@ func (r *receiver) stream(ctx context.Context) (closed bool, err error) {
 			if r.reached() {
 				return true, nil
 			}
-			return false, errors.New("replication stream was terminated before stop point")
+			return false, errTerminated
 		default:
 			return false, errUnexpected(kind)
 		}
@@ -241,6 +253,10 @@ func (r *receiver) stream(ctx context.Context) (closed bool, err error) {
 		}
 	}
 }
+
+// errTerminated is the end of a stream that the server chose.
+var errTerminated = usererr.Hinted("The server was shut down, or has ended the stream by itself; its log tells more.",
+	"replication stream was terminated before stop point")
 
 // pageRules says what the pages of the stream have to look like.
 func (r *receiver) pageRules() (wal.PageRules, error) {
@@ -345,7 +361,7 @@ func (r *receiver) endOfStream(ctx context.Context, kind byte) (done bool, err e
 		return true, nil
 	}
 	if len(next) != 2 {
-		return false, errors.New("replication stream was terminated before stop point")
+		return false, errTerminated
 	}
 	timeline, err := parseTimeline(next.text(0))
 	if err != nil {
@@ -384,7 +400,7 @@ func (r *receiver) sendStatus(wantReply bool) error {
 		s.Flush = r.flushed
 	}
 	now := time.Now()
-	r.reported = now
+	r.reported, r.told = now, r.flushed
 	return r.conn.writeCopyData(s.Append(nil, now))
 }
 
@@ -397,9 +413,9 @@ const (
 	gatherTime = 100 * time.Millisecond
 )
 
-// gather lets small messages gather in the socket, where they are as safe as in a file
-// that was not flushed, if no commit waits for them. The server sends one for every
-// commit, and to be woken up for each costs more than all that is done with it.
+// gather lets small messages gather in the socket if no commit waits for them. The
+// server sends one for every commit, and to be woken up for each costs more than all
+// that is done with it. If more is there already, they come fast enough.
 func (r *receiver) gather() error {
 	if r.o.Synchronous || r.ended || len(r.conn.unread) > 0 {
 		return nil
@@ -413,7 +429,7 @@ func (r *receiver) gather() error {
 	if few || elapsed > gatherTime {
 		r.gathered, r.gatheredTo = now, r.pos
 	}
-	if few {
+	if few && !isReadable(r.conn.conn) {
 		r.progress.rests()
 		pause(gatherPause)
 		r.progress.works()
@@ -429,6 +445,7 @@ func (r *receiver) watchStop() (end func()) {
 	default:
 	}
 	over := make(chan struct{})
+	interrupt := r.interrupter()
 	go func() {
 		for {
 			select {
@@ -437,7 +454,7 @@ func (r *receiver) watchStop() (end func()) {
 			case stop := <-r.o.Stop:
 				select {
 				case r.stops <- stop:
-					r.interrupt()
+					interrupt()
 				case <-over:
 					return
 				}

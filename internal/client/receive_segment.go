@@ -128,7 +128,7 @@ func (r *receiver) setFlushed() {
 	r.progress.flushed(r.pos)
 }
 
-// manyBytes are, in one read, a sign that more is on its way: a full record of TLS.
+// manyBytes are, in one read, a sign that more is on its way.
 const manyBytes = 16 << 10
 
 // keepInTime writes what came, and makes it durable if the stream is synchronous, and
@@ -139,14 +139,19 @@ func (r *receiver) keepInTime() (time.Duration, error) {
 	if err := r.writeOut(); err != nil {
 		return 0, err
 	}
-	if !r.o.Synchronous || !r.talks() || r.segment == nil || r.flushed == r.pos {
+	if !r.o.Synchronous || !r.talks() {
 		return math.MaxInt64, nil
 	}
-	if until := time.Until(r.synced.Add(r.syncPeriod)); until > 0 && r.lastRead >= manyBytes {
-		return until, nil
+	if r.segment != nil && r.flushed != r.pos {
+		if until := time.Until(r.synced.Add(r.syncPeriod)); until > 0 && r.lastRead >= manyBytes {
+			return until, nil
+		}
+		if err := r.flush(); err != nil {
+			return 0, err
+		}
 	}
-	if err := r.flush(); err != nil {
-		return 0, err
+	if r.flushed == r.told {
+		return math.MaxInt64, nil
 	}
 	return math.MaxInt64, r.report(false)
 }

@@ -490,3 +490,49 @@ func FuzzReceiveWAL(f *testing.F) {
 		}
 	})
 }
+
+func TestInvalidatedSlotIsAGapInAnyLanguage(t *testing.T) {
+	for _, c := range []struct {
+		text, routine string
+		want          bool
+	}{
+		{`can no longer get changes from replication slot "s"`, "StartReplication", true},
+		{"auf Replikations-Slot »s« kann nicht mehr zugegriffen werden", "ReplicationSlotAcquire", true},
+		{"cannot use a logical replication slot for physical replication", "StartReplication", false},
+		{"logischer Slot", "StartReplication", false},
+	} {
+		err := receiving(t, from(), new(shelf), func(s *server) {
+			s.expectQuery(`START_REPLICATION SLOT "s" 0/200000 TIMELINE 1`)
+			s.say(message('E', []byte("SERROR\x00VERROR\x00C55000\x00M"+c.text+"\x00R"+c.routine+"\x00\x00")...), ready)
+		})
+		if errors.Is(err, ErrGap) != c.want {
+			t.Errorf("%s: %v", c.text, err)
+		}
+	}
+}
+
+// library is a shelf with the history of timeline 2.
+type library struct{ shelf }
+
+func (*library) KeptHistory(t wal.Timeline) (wal.History, bool) {
+	history, err := wal.ParseHistory(2, []byte("1\t0/2001F4\tno recovery target specified\n"))
+	return history, t == 2 && err == nil
+}
+
+func TestHistoryThatTheServerHasRemoved(t *testing.T) {
+	o := from()
+	o.Start.Timeline = 2
+	for _, keeper := range []wal.Keeper{new(library), new(shelf)} {
+		begun := false
+		err := receiving(t, o, keeper, func(s *server) {
+			s.expectQuery("TIMELINE_HISTORY 2")
+			s.say(errorSaid("58P01", `could not open file "pg_wal/00000002.history"`), ready)
+			if kind, body := s.heard(); kind == 'Q' && strings.HasPrefix(body, "START_REPLICATION") {
+				begun = true
+			}
+		})
+		if _, knows := keeper.(*library); begun != knows || err == nil {
+			t.Errorf("%T: begun is %v, %v", keeper, begun, err)
+		}
+	}
+}

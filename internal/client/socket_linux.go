@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,10 +28,13 @@ type socket struct {
 	using  sync.RWMutex // is locked to close fd and wake
 	closed atomic.Bool
 
-	readUntil, writeUntil atomic.Int64 // in nanoseconds of the Unix time; zero is for ever
+	readUntil, writeUntil atomic.Int64 // in nanoseconds since clock; zero is for ever
 
 	yielded time.Time
 }
+
+// clock is when deadlines are counted from, so that they do not move with the system's time.
+var clock = time.Now()
 
 // newSocket takes a connection over. One that is more than a socket, as with TLS, or
 // that cannot be taken over stays as it is.
@@ -48,9 +52,9 @@ func newSocket(conn net.Conn) net.Conn {
 	if err != nil {
 		return conn
 	}
-	fd := -1
-	err = errors.Join(raw.Control(func(of uintptr) { fd, err = unix.FcntlInt(of, unix.F_DUPFD_CLOEXEC, 0) }), err)
-	if err != nil {
+	fd, failed := -1, error(nil)
+	err = raw.Control(func(of uintptr) { fd, failed = unix.FcntlInt(of, unix.F_DUPFD_CLOEXEC, 0) })
+	if err != nil || failed != nil {
 		return conn
 	}
 	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
@@ -116,11 +120,11 @@ func (s *socket) await(events int16, until *atomic.Int64) error {
 		}
 		timeout := -1 // milliseconds
 		if at := until.Load(); at != 0 {
-			left := at - time.Now().UnixNano()
+			left := time.Duration(at) - time.Since(clock)
 			if left <= 0 {
 				return os.ErrDeadlineExceeded
 			}
-			timeout = int(min((left+999_999)/1_000_000, 1<<30))
+			timeout = int(min(left/time.Millisecond, 1<<30)) + 1
 		}
 		_, err := unix.Poll(both[:], timeout)
 		switch {
@@ -174,7 +178,11 @@ func (s *socket) setDeadline(until *atomic.Int64, t time.Time) error {
 		until.Store(0)
 		return nil
 	}
-	until.Store(t.UnixNano())
+	at := t.Sub(clock)
+	if at == 0 {
+		at = -1
+	}
+	until.Store(int64(at))
 	if !t.After(time.Now()) {
 		s.awaken()
 	}
@@ -209,4 +217,30 @@ func (s *socket) Close() error {
 func pause(d time.Duration) {
 	for left := unix.NsecToTimespec(int64(d)); errors.Is(unix.Nanosleep(&left, &left), unix.EINTR); {
 	}
+}
+
+// isReadable says whether a connection has something to be read, or its end. Below TLS
+// that may be less than can be made anything of.
+func isReadable(conn net.Conn) (is bool) {
+	look := func(fd uintptr) {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		is = n > 0 && err == nil
+	}
+	if s, ok := conn.(*socket); ok {
+		s.using.RLock()
+		defer s.using.RUnlock()
+		if !s.closed.Load() {
+			look(uintptr(s.fd))
+		}
+		return is
+	}
+	if over, ok := conn.(layered); ok {
+		conn = over.NetConn()
+	}
+	if below, ok := conn.(syscall.Conn); ok {
+		if raw, err := below.SyscallConn(); err == nil {
+			_ = raw.Control(look) // fails if the connection is closed, as the next read will
+		}
+	}
+	return is
 }

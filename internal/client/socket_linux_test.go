@@ -2,8 +2,13 @@ package client
 
 import (
 	"bytes"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
+	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -121,4 +126,75 @@ func TestSocketEndsWhatWaits(t *testing.T) {
 		t.Errorf("second close: %v", err)
 	}
 	_ = ours.SetReadDeadline(longAgo) // touches no file that has the number now
+}
+
+// overTLS returns both ends of a connection with TLS, ours and the server's.
+func overTLS(t *testing.T) (ours, theirs net.Conn) {
+	t.Helper()
+	public, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	certificate, err := x509.CreateCertificate(rand.Reader, template, template, public, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	dialed, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	accepted, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := tls.Client(dialed, &tls.Config{InsecureSkipVerify: true})
+	server := tls.Server(accepted, &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{certificate}, PrivateKey: private}}})
+	done := make(chan error)
+	go func() { done <- server.Handshake() }()
+	if err := errors.Join(client.Handshake(), <-done); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = client.Close()
+		_ = server.Close()
+	})
+	return client, server
+}
+
+// TestReadBringsAllThatIsThere is what one flush for many commits depends on: with TLS
+// each message is a record, and a plain read brings one of them.
+func TestReadBringsAllThatIsThere(t *testing.T) {
+	const messages, size = 100, 300
+	connections := map[string]func(*testing.T) (net.Conn, net.Conn){"socket": sockets, "TLS": overTLS}
+	for name, connected := range connections {
+		t.Run(name, func(t *testing.T) {
+			ours, theirs := connected(t)
+			v := vigil{
+				conn: newConn(ours), progress: new(ReceiveProgress), interval: time.Second,
+				asked: func() error { return nil }, report: func(bool) error { return nil },
+			}
+			defer v.begin(t.Context())()
+			for round := range 2 { // what was read with a deadline that is past goes on afterwards
+				for range messages {
+					if _, err := theirs.Write(make([]byte, size)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				time.Sleep(50 * time.Millisecond) // until the system has delivered it
+				if b, err := v.read(t.Context()); err != nil || b.err != nil || len(b.p) != messages*size {
+					t.Fatalf("round %d: %d bytes, %v, %v", round, len(b.p), err, b.err)
+				}
+			}
+			_ = theirs.Close()
+			if b, err := v.read(t.Context()); err != nil || b.err != io.EOF {
+				t.Errorf("at the end: %d bytes, %v, %v", len(b.p), err, b.err)
+			}
+		})
+	}
 }

@@ -10,4 +10,7 @@ import (
 // newSocket is of use where the runtime is known to take more time than it needs.
 func newSocket(conn net.Conn) net.Conn { return conn }
 
-func pause(d time.Duration) { time.Sleep(d) }
+// pause is of no use where it is not known whether something is there already.
+func pause(time.Duration) {}
+
+func isReadable(net.Conn) bool { return false }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"net"
 	"os"
 	"time"
 
@@ -38,7 +39,7 @@ type vigil struct {
 }
 
 // read waits for the next block of the stream, and meanwhile does what is to be done.
-// Whoever asks for something calls interrupt then.
+// Whoever asks for something calls what interrupter returned then.
 func (v *vigil) read(ctx context.Context) (block, error) {
 	v.heard()
 	conn := v.conn.conn
@@ -64,6 +65,9 @@ func (v *vigil) read(ctx context.Context) (block, error) {
 		}
 		v.progress.rests()
 		n, err := conn.Read(v.conn.buf)
+		if err == nil {
+			n = v.readOn(n)
+		}
 		v.progress.works()
 		v.lastRead = n
 		if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -76,16 +80,56 @@ func (v *vigil) read(ctx context.Context) (block, error) {
 	}
 }
 
+// layered is a connection that makes something else of what another brings: a tls.Conn.
+type layered interface{ NetConn() net.Conn }
+
+// readPatience is how long the rest of something is waited for of which a part is there.
+const readPatience = 5 * time.Millisecond
+
+// readOn reads more of what is there, up to a full buffer, and returns how much the
+// buffer then holds. A read of a socket brings all of it, but one of TLS no more than
+// a record, and the server makes one of every message.
+func (v *vigil) readOn(n int) int {
+	conn, ok := v.conn.conn.(layered)
+	if !ok {
+		return n
+	}
+	over, buf := v.conn.conn, v.conn.buf
+	v.waiting = time.Time{}
+	for isPatient := false; n < len(buf); {
+		until := longAgo // yields what was read with what came before, and waits for nothing
+		if isPatient {
+			until = time.Now().Add(readPatience)
+		}
+		_ = over.SetReadDeadline(until) // as in read
+		m, err := over.Read(buf[n:])
+		n += m
+		switch {
+		case err == nil:
+			isPatient = false
+		case isPatient || !errors.Is(err, os.ErrDeadlineExceeded) || !isReadable(conn.NetConn()):
+			return n // an error comes again
+		default:
+			isPatient = true
+		}
+	}
+	return n
+}
+
 // begin has the end of ctx interrupt reads, until end is called.
 func (v *vigil) begin(ctx context.Context) (end func()) {
 	v.conn.release() // from now on it is up to read what the end of a context means
 	v.conn.conn = newSocket(v.conn.conn)
-	stop := context.AfterFunc(ctx, v.interrupt)
+	stop := context.AfterFunc(ctx, v.interrupter())
 	return func() { stop() }
 }
 
-// interrupt has a read see what was asked for. It may be called from any goroutine.
-func (v *vigil) interrupt() { _ = v.conn.conn.SetReadDeadline(longAgo) } // as above
+// interrupter returns a function that has a read see what was asked for. It may be
+// called from any goroutine, and when the vigil is over.
+func (v *vigil) interrupter() func() {
+	conn := v.conn.conn
+	return func() { _ = conn.SetReadDeadline(longAgo) } // fails if the connection is closed
+}
 
 // heard begins to wait for the server. That is not when it was last heard: our
 // own disk may have taken the time since.

@@ -25,7 +25,7 @@ const maxBody = 64 << 20
 // wire cuts what a server sends into messages. One goroutine uses it.
 //
 // A message is read by head, then body or fragments until its length is used
-// up. When wait returns an error nothing is lost: the same call can be made again.
+// up. When wait returns an error nothing that was read is lost.
 type wire struct {
 	conn net.Conn
 

@@ -75,8 +75,17 @@ func Start(o Options) (*Monitor, error) {
 	}
 	now := time.Now()
 	m := &Monitor{o: o, started: now, state: Starting, since: now, beat: now}
+	if o.Listen != "" {
+		var err error
+		if m.http, err = listen(o.Listen, m); err != nil {
+			return nil, err
+		}
+	}
 	if o.StatusFile != "" {
 		if err := writeStatusFile(o.StatusFile, m.Status()); err != nil {
+			if m.http != nil {
+				m.http.close()
+			}
 			return nil, err
 		}
 		m.outlets = append(m.outlets, newOutlet(o.Interval, o.Warn, func(s Status) error {
@@ -89,12 +98,6 @@ func Start(o Options) (*Monitor, error) {
 			every = min(every, s.Watchdog/2)
 		}
 		m.outlets = append(m.outlets, newOutlet(every, o.Warn, s.tell))
-	}
-	if o.Listen != "" {
-		var err error
-		if m.http, err = listen(o.Listen, m); err != nil {
-			return nil, err
-		}
 	}
 	for _, outlet := range m.outlets {
 		go outlet.run(m.Status)

@@ -52,7 +52,7 @@ type Apart struct {
 // position where another timeline left it: log that the servers do not have any more,
 // as they go on with a standby that had not received it. The directory for it is in
 // this one and is called diverged, with timeline and position. A partial segment
-// stays if it is the one that the position is in: its beginning is of both.
+// stays if its beginning is before the position, and so of both.
 //
 // What was committed in that log is lost to the servers, so it is listed, in a file
 // there called COMMITS too. No segment may be open. Nothing is overwritten; after a
@@ -149,7 +149,7 @@ func (a *apart) sync() error {
 // stays says whether a file is not moved.
 func (a *apart) stays(e entry) bool {
 	own := wal.SegmentAt(wal.Position{LSN: a.fork, Timeline: a.timeline}, a.dir.o.SegmentSize)
-	return e.partial && e.segment == own
+	return e.partial && e.segment == own && own.Start(a.dir.o.SegmentSize) < a.fork
 }
 
 // move moves the files. Each has its new name for good before it loses the old one.

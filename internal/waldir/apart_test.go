@@ -116,6 +116,16 @@ func TestSetApart(t *testing.T) {
 	}
 }
 
+func TestPartialSegmentStaysIfItsBeginningIsOfBoth(t *testing.T) {
+	d := &Directory{o: Options{SegmentSize: segmentSize}}
+	own := entry{segment: wal.Segment{Timeline: 1, Number: 3}, partial: true}
+	for fork, want := range map[wal.LSN]bool{3 * segmentSize: false, 3*segmentSize + 40: true, 4 * segmentSize: false} {
+		if got := (&apart{dir: d, timeline: 1, fork: fork}).stays(own); got != want {
+			t.Errorf("left at %v: stays is %v", fork, got)
+		}
+	}
+}
+
 func TestNothingToSetApart(t *testing.T) {
 	l := newLog(1, 5, 7).fill(2*segmentSize, 30_000)
 	s := newSession(t, Options{}).open(seal.None).receive(l, l.start+segmentSize+5000)

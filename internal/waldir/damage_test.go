@@ -107,9 +107,13 @@ func TestDamage(t *testing.T) {
 			warns: []string{`segment file "` + two + `" has incorrect size 0, skipping`, `write-ahead log is missing in "DIR": segment ` + two}},
 		{reason: "segments are missing", start: 3, files: map[string][]byte{one: l.segment(0), four + ".partial": part(l, 3, 4*segmentSize-5000)},
 			warns: []string{`write-ahead log is missing in "DIR": segments ` + two + " to " + three}},
-		{reason: "the partial one comes after a damaged one", start: 2, files: map[string][]byte{
+		{reason: "the partial one comes after a damaged one", start: 1, files: map[string][]byte{
 			one: l.segment(0), two: {}, three + ".partial": third(l, 5000)},
-			warns: []string{`segment file "` + two + `" has incorrect size 0, skipping`, `write-ahead log is missing in "DIR": segment ` + two}},
+			warns:        []string{`segment file "` + two + `" has incorrect size 0, skipping`},
+			receiveWarns: []string{`segment file "` + two + `" has incorrect size 0; it is set aside as "DIR/` + two + `.damaged"`}},
+		{reason: "gzip with a large size", start: 1, files: map[string][]byte{one: l.segment(0), two + ".gz": bytes.Repeat([]byte{0xff}, 1000)},
+			warns:        []string{`compressed segment file "` + two + `.gz" has incorrect uncompressed size 4294967295, skipping`},
+			receiveWarns: []string{`compressed segment file "` + two + `.gz" has incorrect uncompressed size 4294967295; it is set aside as "DIR/` + two + `.gz.damaged"`}},
 
 		{reason: "gzip of a part", start: 1, files: map[string][]byte{one: l.segment(0), two + ".gz": packed(t, l.segment(1)[:1000], seal.Gzip)},
 			warns:        []string{`compressed segment file "` + two + `.gz" has incorrect uncompressed size 1000, skipping`},
@@ -313,6 +317,30 @@ func checkNothingLost(t *testing.T, dir string, files map[string][]byte) {
 		content = bytes.TrimRight(content, "\x00")
 		if !ok || !slices.ContainsFunc(segments[name[:segmentDigits]], func(c []byte) bool { return bytes.HasPrefix(c, content) }) {
 			t.Errorf("what was in %s is lost", name)
+		}
+	}
+}
+
+func TestDamagedSegmentThatTheServerHasNot(t *testing.T) {
+	l := newDamageLogs().l
+	dir := t.TempDir()
+	for name, content := range map[string][]byte{l.nth(0): l.segment(0), l.nth(1): {}, l.nth(2) + ".partial": l.until(l.start + 2*segmentSize + 5000).segment(2)} {
+		must(t, os.WriteFile(filepath.Join(dir, name), content, 0o600))
+	}
+	d, err := Open(Options{Path: dir, SegmentSize: segmentSize})
+	must(t, err)
+	defer d.Close()
+	for _, want := range []int{1, 2, 2} {
+		start, ok, err := d.Start()
+		must(t, err)
+		if at := l.start + wal.LSN(want*segmentSize); !ok || start.LSN != at {
+			t.Errorf("starts at %v, want %v", start.LSN, at)
+		}
+		if gaps := d.Gaps(); len(gaps) != want-1 {
+			t.Errorf("gaps: %v", gaps)
+		}
+		if d.GiveUp() != (want == 1) {
+			t.Errorf("given up at %v", start.LSN)
 		}
 	}
 }

@@ -15,8 +15,8 @@ import (
 )
 
 // Start returns where the log is to be streamed from, the beginning of a segment:
-// of the first partial one after the newest complete one, or of the next. It
-// returns false if the directory has nothing to go on from.
+// of the first partial one after the newest complete one, or of a damaged one before
+// that, or of the next. It returns false if the directory has nothing to go on from.
 //
 // Only the newest complete segment is read; of the others the size is looked at, the
 // first time. What is found damaged is told to Warn and left out. A segment that is of another
@@ -33,7 +33,7 @@ func (d *Directory) Start() (start wal.Position, ok bool, err error) {
 	}
 	d.jobs.hold()
 	defer d.jobs.release()
-	d.gaps = nil
+	d.gaps, d.tried = nil, wal.Segment{}
 	entries, err := d.list(".")
 	if err != nil {
 		return wal.Position{}, false, err
@@ -62,7 +62,7 @@ func (d *Directory) Start() (start wal.Position, ok bool, err error) {
 // it is the first time, when the older files are looked at too.
 func (d *Directory) startOn(entries []entry, isFirst bool) (start wal.Position, ok bool, err error) {
 	size := d.o.SegmentSize
-	newest, err := d.newest(entries)
+	newest, damaged, err := d.newest(entries)
 	if err != nil {
 		return wal.Position{}, false, err
 	}
@@ -72,6 +72,10 @@ func (d *Directory) startOn(entries []entry, isFirst bool) (start wal.Position, 
 	}
 	i := slices.IndexFunc(entries, func(e entry) bool { return e.partial && e.segment.Number >= next })
 	switch {
+	case i >= 0 && damaged >= 0 && entries[damaged].segment != d.givenUp && entries[damaged].segment.Number < entries[i].segment.Number:
+		// The server may still have what is damaged here.
+		d.tried = entries[damaged].segment
+		next = d.tried.Number
 	case i >= 0:
 		next = entries[i].segment.Number
 	case newest < 0:
@@ -97,23 +101,38 @@ func (d *Directory) startOn(entries []entry, isFirst bool) (start wal.Position, 
 	return start, true, nil
 }
 
-// newest returns the index of the newest complete segment that is not damaged, less
-// than zero if there is none.
-func (d *Directory) newest(entries []entry) (int, error) {
+// GiveUp is told that the server has not the segment that Start returned. It says
+// whether there is another to start with: if a damaged one was to be had again, what
+// was received after it. The gap remains.
+func (d *Directory) GiveUp() bool {
+	tried := d.tried
+	d.tried = wal.Segment{}
+	if tried == (wal.Segment{}) {
+		return false
+	}
+	d.givenUp = tried
+	return true
+}
+
+// newest returns the index of the newest complete segment that is not damaged, and of
+// the first damaged one after it; less than zero if there is none.
+func (d *Directory) newest(entries []entry) (newest, damaged int, err error) {
+	damaged = -1
 	for i, e := range slices.Backward(entries) {
 		if e.partial {
 			continue
 		}
 		damage, err := d.inspect(e)
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		if damage == nil {
-			return i, nil
+			return i, damaged, nil
 		}
+		damaged = i
 		d.notice(fmt.Errorf("%w, skipping", damage))
 	}
-	return -1, nil
+	return -1, damaged, nil
 }
 
 // rely makes a file durable that something else will be let go of for, be it here or
@@ -256,7 +275,7 @@ func (d *Directory) gzipSize(e entry) (int64, error) {
 	if _, err := f.ReadAt(end[:], e.bytes-isize); err != nil {
 		return 0, err
 	}
-	return int64(int32(binary.LittleEndian.Uint32(end[:]))), nil
+	return int64(binary.LittleEndian.Uint32(end[:])), nil
 }
 
 // inspect returns what is wrong with a complete segment, of which a compressed one
@@ -328,6 +347,12 @@ func (d *Directory) checkFirstPage(e entry) (damage, err error) {
 
 // maxHistory bounds, in bytes, what is read of a history file.
 const maxHistory = 1 << 20
+
+// KeptHistory returns the history of a timeline, if its file is here.
+func (d *Directory) KeptHistory(t wal.Timeline) (wal.History, bool) {
+	history := d.history(t)
+	return history, history != nil
+}
 
 // history returns where a timeline comes from, as far as that is known here.
 func (d *Directory) history(t wal.Timeline) wal.History {

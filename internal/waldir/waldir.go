@@ -69,12 +69,13 @@ type Directory struct {
 	warning sync.Mutex
 	warned  map[string]bool // by text: what was found is told once
 
-	gaps   []Gap             // that Start has found
-	wrong  map[string]bool   // files whose size Start has found wrong; nil if it has not looked yet
-	open   *segment          // the one being written, or nil
-	left   map[string]string // partial segments of this process: what they are called when complete, by file
-	jobs   compressor
-	closed bool
+	gaps           []Gap             // that Start has found
+	wrong          map[string]bool   // files whose size Start has found wrong; nil if it has not looked yet
+	tried, givenUp wal.Segment       // damaged ones that Start was to have again, and that cannot be had
+	open           *segment          // the one being written, or nil
+	left           map[string]string // partial segments of this process: what they are called when complete, by file
+	jobs           compressor
+	closed         bool
 }
 
 // Open opens the directory, which no other Directory may have open, here or in
