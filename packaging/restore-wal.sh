@@ -6,7 +6,8 @@
 # takes what there is. Exits with 1 if there is nothing, which ends the recovery; what
 # cannot be decompressed ends the server instead, as the log would have a hole.
 #
-# SEGMENT_SIZE is that of the cluster's segments, if not 16M.
+# The size of the cluster's segments is what a segment says; SEGMENT_SIZE is used instead
+# if it is set.
 set -u
 dir=$1 name=$2 to=$3
 
@@ -19,11 +20,14 @@ unpack() {
 	esac
 }
 
-for ending in '' .gz .lz4 .zst; do
-	if [ -f "$dir/$name$ending" ]; then
-		unpack "$dir/$name$ending" >"$to" || exit 255
-		exit 0
-	fi
+# A file may be replaced by its compressed form meanwhile, so it is looked for twice.
+for _ in 1 2; do
+	for ending in '' .gz .lz4 .zst; do
+		if [ -f "$dir/$name$ending" ]; then
+			unpack "$dir/$name$ending" >"$to" && exit 0
+			[ -f "$dir/$name$ending" ] && exit 255
+		fi
+	done
 done
 
 # A compressed one may be cut short: what can be had of it counts. A server takes no
@@ -37,7 +41,9 @@ for ending in '' .gz .lz4 .zst; do
 			echo "$dir/$name$ending.partial: $complaint" >&2
 			exit 255
 		fi
-		truncate -s "%${SEGMENT_SIZE:-16M}" "$to" || exit 255
+		size=${SEGMENT_SIZE:-$(od -An -tu4 -j32 -N4 "$to" | tr -d ' ')} # xlp_seg_size
+		[ "${size:-0}" != 0 ] || size=16M                             # no page of it has come
+		truncate -s "%$size" "$to" || exit 255
 		exit 0
 	fi
 done

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"os"
 	"os/exec"
@@ -71,8 +72,9 @@ func TestUnitCallsBasinWell(t *testing.T) {
 }
 
 func TestRestoreScript(t *testing.T) {
-	const size = 16 << 20
+	const size = 1 << 20
 	content := bytes.Repeat([]byte("log "), 1000)
+	binary.LittleEndian.PutUint32(content[32:], size) // xlp_seg_size
 	pack := func(program string) []byte {
 		c := exec.Command(program, "-c")
 		c.Stdin = bytes.NewReader(content)
