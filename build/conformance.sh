@@ -25,6 +25,16 @@ readonly default_files=(
 	src/bin/pg_basebackup/t/011_in_place_tablespace.pl
 	src/bin/pg_basebackup/t/020_pg_receivewal.pl
 	src/bin/pg_basebackup/t/030_pg_recvlogical.pl
+	src/bin/pg_verifybackup/t/001_basic.pl
+	src/bin/pg_verifybackup/t/002_algorithm.pl
+	src/bin/pg_verifybackup/t/003_corruption.pl
+	src/bin/pg_verifybackup/t/004_options.pl
+	src/bin/pg_verifybackup/t/005_bad_manifest.pl
+	src/bin/pg_verifybackup/t/006_encoding.pl
+	src/bin/pg_verifybackup/t/007_wal.pl
+	src/bin/pg_verifybackup/t/008_untar.pl
+	src/bin/pg_verifybackup/t/009_extract.pl
+	src/bin/pg_verifybackup/t/010_client_untar.pl
 )
 
 build=$(dirname -- "$(realpath -- "$0")")

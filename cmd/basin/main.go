@@ -77,6 +77,12 @@ func commands() []command {
 		help:    helpRecvLogical,
 		run:     recvLogical,
 		own:     []os.Signal{syscall.SIGHUP},
+	}, {
+		name:    "verifybackup",
+		program: "pg_verifybackup",
+		summary: "compare a backup with its manifest",
+		help:    helpVerifyBackup,
+		run:     verifyBackup,
 	}}
 }
 
@@ -85,6 +91,7 @@ type call struct {
 	argv   []string // argv[0] as the system gave it, then the command's own arguments
 	called string   // what the user typed to call it: "pg_basebackup" or "basin basebackup"
 	posix  bool     // the first operand ends the options (POSIXLY_CORRECT)
+	stdout io.Writer
 	report *report
 }
 
@@ -170,7 +177,7 @@ func find(argv []string) (m command, own []string, called string) {
 func dispatch(ctx context.Context, argv []string, stdout io.Writer, r *report) error {
 	if m, own, called := find(argv); m.run != nil {
 		_, posix := os.LookupEnv("POSIXLY_CORRECT")
-		return m.call(ctx, stdout, call{argv: own, called: called, posix: posix, report: r})
+		return m.call(ctx, stdout, call{argv: own, called: called, posix: posix, stdout: stdout, report: r})
 	}
 	name, first := programName(argv), ""
 	if len(argv) > 1 {
@@ -269,6 +276,8 @@ Examples:
                  all of the log, as it is written; the slot holds what is not there yet
   %[1]s recvlogical -h db1 -d shop -S changes --start -f changes.log
                  what the slot decodes of the changes in the database shop, as it happens
+  %[1]s verifybackup /backup/monday
+                 whether all of a backup is there and as it was
 
 `, name)
 	for _, c := range commands() {

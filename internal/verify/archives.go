@@ -1,0 +1,228 @@
+package verify
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+
+	"basin/internal/localfs"
+	"basin/internal/manifest"
+	"basin/internal/pgdata"
+	"basin/internal/seal"
+)
+
+// archive is one tar file of a backup.
+type archive struct {
+	name       string // of the file
+	tablespace uint64 // OID; zero is the data directory
+	method     seal.Algorithm
+}
+
+// Archives verifies the tar files in a directory, all of what they hold.
+//
+// Source: verify_tar_backup in src/bin/pg_verifybackup/pg_verifybackup.c, PostgreSQL 18.
+func (v *Verifier) Archives(ctx context.Context, dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return localfs.Errorf(err, dir, "could not open directory \"%s\"", dir)
+	}
+	var archives []archive
+	for _, e := range entries {
+		if v.ignores(e.Name()) {
+			continue
+		}
+		a, isData, err := v.archive(dir, e.Name())
+		if err != nil {
+			return err
+		}
+		if isData {
+			archives = append(archives, a)
+		}
+	}
+	for _, a := range archives {
+		if err := v.readArchive(ctx, dir, a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// archive looks at a file among tar files. isData says whether it is an archive of what
+// is in the manifest.
+func (v *Verifier) archive(dir, name string) (a archive, isData bool, err error) {
+	info, err := os.Stat(dir + "/" + name)
+	switch {
+	case err != nil:
+		return a, false, v.problem(localfs.Errorf(err, dir+"/"+name, "could not stat file or directory \"%s\"", name))
+	case !info.Mode().IsRegular():
+		return a, false, v.problemf("file \"%s\" is not a regular file", name)
+	}
+	a, isLog, ok := parseArchive(name)
+	if !ok {
+		return a, false, v.problemf("file \"%s\" is not expected in a tar format backup", name)
+	}
+	if !isLog {
+		v.total.Add(info.Size())
+	}
+	return a, !isLog, nil
+}
+
+// parseArchive returns what a file of that name is.
+//
+// Source: precheck_tar_backup_file in src/bin/pg_verifybackup/pg_verifybackup.c, PostgreSQL 18.
+func parseArchive(name string) (a archive, isLog, ok bool) {
+	stem, isTar := strings.CutSuffix(name, ".tgz")
+	a = archive{name: name, method: seal.Gzip}
+	if !isTar {
+		a.method = seal.BySuffix(name)
+		stem, isTar = strings.CutSuffix(strings.TrimSuffix(name, seal.Suffix(a.method)), ".tar")
+	}
+	switch {
+	case !isTar:
+		return a, false, false
+	case stem == "base":
+		return a, false, true
+	case stem == "pg_wal":
+		return a, true, true
+	}
+	oid, err := strconv.ParseUint(stem, 10, 32)
+	a.tablespace = oid
+	return a, false, err == nil && oid > 0
+}
+
+// readArchive verifies what is in an archive.
+func (v *Verifier) readArchive(ctx context.Context, dir string, a archive) error {
+	where := dir + "/" + a.name
+	f, err := os.Open(where)
+	if err != nil {
+		return v.problem(localfs.Errorf(err, where, "could not open file \"%s\"", a.name))
+	}
+	defer f.Close()
+	r, err := seal.NewReader(interruptible{ctx, &counted{fileReader{f, a.name}, v}}, a.method)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	members := tar.NewReader(r)
+	buf := make([]byte, readSize)
+	for {
+		member, err := members.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err == nil && member.Typeflag == tar.TypeReg {
+			err = v.readMember(members, member, a, buf)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case errors.As(err, new(unreadable)):
+			return v.problem(fmt.Errorf("could not read archive \"%s\": %w", a.name, err))
+		case err != nil:
+			return err
+		}
+	}
+	// What follows the archive's end is to be whole too, where it is compressed.
+	if _, err := io.CopyBuffer(io.Discard, r, buf); err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return v.problem(fmt.Errorf("could not read archive \"%s\": %w", a.name, err))
+	}
+	return nil
+}
+
+// unreadable is the error of an archive that cannot be read any further.
+type unreadable struct{ error }
+
+func (u unreadable) Unwrap() error { return u.error }
+
+// counted counts the bytes of an archive as they are on disk.
+type counted struct {
+	r io.Reader
+	v *Verifier
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.v.done.Add(int64(n))
+	return n, err
+}
+
+// readMember verifies one file of an archive.
+func (v *Verifier) readMember(r io.Reader, member *tar.Header, a archive, buf []byte) error {
+	within := path.Clean("./" + member.Name)
+	if a.tablespace != 0 {
+		within = path.Clean(fmt.Sprintf("pg_tblspc/%d/%s", a.tablespace, member.Name))
+	}
+	if v.ignores(within) {
+		return nil
+	}
+	i, ok := v.files.Find(within)
+	if !ok {
+		return v.problemf("file \"%s\" is present in archive \"%s\" but not in the manifest", member.Name, a.name)
+	}
+	f := v.files.At(i)
+	v.seen[i] |= found
+	if f.Size != member.Size {
+		v.seen[i] |= bad
+		return v.problemf("file \"%s\" has size %d in archive \"%s\" but size %d in the manifest", member.Name, member.Size, a.name, f.Size)
+	}
+	var sum hash.Hash
+	if v.hasChecksum(i, f) {
+		sum = f.Algorithm.New()
+	}
+	var control []byte
+	isControl := within == pgdata.ControlPath && v.manifest.Version != 1
+	size := int64(0)
+	for {
+		n, err := r.Read(buf)
+		size += int64(n)
+		if sum != nil {
+			_, _ = sum.Write(buf[:n])
+		}
+		if isControl && len(control) < pgdata.ControlSize {
+			control = append(control, buf[:n]...)
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return unreadable{err}
+		}
+	}
+	if err := v.checkMember(sum, size, f, a); err != nil {
+		return err
+	}
+	switch {
+	case !isControl:
+		return nil
+	case size != pgdata.ControlSize:
+		return fmt.Errorf("unexpected control file size %d, expected %d", size, pgdata.ControlSize)
+	}
+	return v.checkControl(a.name+": "+f.Path, control)
+}
+
+// checkMember compares what was read of a file with the manifest. sum is nil if there
+// is no checksum to compare.
+func (v *Verifier) checkMember(sum hash.Hash, size int64, f manifest.File, a archive) error {
+	if sum == nil {
+		return nil
+	}
+	what := fmt.Sprintf("file \"%s\" in archive \"%s\"", f.Path, a.name)
+	err := compare(sum, f, what)
+	if size != f.Size {
+		err = fmt.Errorf("%s should contain %d bytes, but %d bytes were read", what, f.Size, size)
+	}
+	if err != nil {
+		return v.problem(err)
+	}
+	return nil
+}

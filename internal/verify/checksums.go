@@ -1,0 +1,133 @@
+package verify
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"hash"
+	"io"
+	"os"
+	"runtime"
+	"sync"
+
+	"basin/internal/localfs"
+	"basin/internal/manifest"
+)
+
+// readSize is how many bytes of a file are read at once, by each reader.
+const readSize = 256 << 10
+
+// Checksums reads the files of a data directory that Directory has found, on all
+// processors, and compares them with the manifest. Problems are told in the order of
+// the manifest.
+func (v *Verifier) Checksums(ctx context.Context, path string) error {
+	q := &queue{ctx: ctx, v: v, path: path, results: make(map[int]error)}
+	var readers sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		readers.Go(q.read)
+	}
+	readers.Wait()
+	if q.err == nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return q.err
+}
+
+// queue hands out the files of a manifest, and takes what was found.
+type queue struct {
+	ctx  context.Context
+	v    *Verifier
+	path string
+
+	mu      sync.Mutex
+	next    int           // to be handed out
+	told    int           // all before it were told
+	results map[int]error // of files from told on
+	err     error         // why no more is to be read
+}
+
+// take returns the next file to be read, less than zero if there is none.
+func (q *queue) take() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for ; q.err == nil && q.ctx.Err() == nil && q.next < q.v.files.Len(); q.next++ {
+		f := q.v.files.At(q.next)
+		if q.v.hasChecksum(q.next, f) && !q.v.ignores(f.Path) {
+			q.next++
+			return q.next - 1
+		}
+		if q.told == q.next {
+			q.told++
+		} else {
+			q.results[q.next] = nil
+		}
+	}
+	return -1
+}
+
+// give takes the result of a file, and tells of those that come next.
+func (q *queue) give(i int, result error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.results[i] = result
+	for {
+		result, ok := q.results[q.told]
+		if !ok || q.err != nil {
+			return
+		}
+		delete(q.results, q.told)
+		q.told++
+		if result != nil {
+			q.err = q.v.problem(result)
+		}
+	}
+}
+
+func (q *queue) read() {
+	buf := make([]byte, readSize)
+	for i := q.take(); i >= 0; i = q.take() {
+		f := q.v.files.At(i)
+		q.give(i, q.v.checkFile(q.ctx, q.path+"/"+f.Path, f, buf))
+	}
+}
+
+// checkFile reads a file and returns what is wrong with it.
+func (v *Verifier) checkFile(ctx context.Context, path string, f manifest.File, buf []byte) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return localfs.Errorf(err, path, "could not open file \"%s\"", f.Path)
+	}
+	defer file.Close()
+	sum := f.Algorithm.New()
+	size := int64(0)
+	for ctx.Err() == nil {
+		n, err := file.Read(buf)
+		size += int64(n)
+		v.done.Add(int64(n))
+		_, _ = sum.Write(buf[:n])
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return localfs.Errorf(err, path, "could not read file \"%s\"", f.Path)
+		}
+	}
+	if ctx.Err() != nil {
+		return nil // it was not read to its end
+	}
+	if size != f.Size {
+		return fmt.Errorf("file \"%s\" should contain %d bytes, but read %d", f.Path, f.Size, size)
+	}
+	return compare(sum, f, fmt.Sprintf("file \"%s\"", f.Path))
+}
+
+// compare compares a checksum with the manifest's. what names the file.
+func compare(sum hash.Hash, f manifest.File, what string) error {
+	switch got := sum.Sum(nil); {
+	case len(got) != len(f.Checksum):
+		return fmt.Errorf("%s has checksum of length %d, but expected %d", what, len(f.Checksum), len(got))
+	case !bytes.Equal(got, f.Checksum):
+		return fmt.Errorf("checksum mismatch for %s", what)
+	}
+	return nil
+}

@@ -1,0 +1,166 @@
+package verify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"basin/internal/localfs"
+	"basin/internal/manifest"
+	"basin/internal/usererr"
+	"basin/internal/wal"
+)
+
+// Log reads the log that a restore needs, from a directory such as pg_wal: all records
+// of each range of the manifest have to be there, whole and valid. It understands the
+// log of any server from 10 to 18.
+func (v *Verifier) Log(ctx context.Context, dir string) error {
+	return v.eachRange(ctx, func(r manifest.Range) error {
+		size, err := segmentSize(dir)
+		if err != nil {
+			return err
+		}
+		s := &segments{ctx: ctx, dir: dir, size: size, ranges: v.manifest.Ranges}
+		s.next = wal.SegmentAt(wal.Position{LSN: r.Start, Timeline: r.Timeline}, size)
+		s.last = wal.SegmentAt(wal.Position{LSN: r.End - 1, Timeline: r.Timeline}, size)
+		defer s.close()
+		return readRange(s, size, r)
+	})
+}
+
+// eachRange has each range of the manifest read, and tells of those that cannot be.
+func (v *Verifier) eachRange(ctx context.Context, read func(manifest.Range) error) error {
+	for _, r := range v.manifest.Ranges {
+		err := read(r)
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err == nil:
+			continue
+		}
+		err = v.problem(&usererr.Error{
+			Err:    fmt.Errorf("WAL parsing failed for timeline %d", r.Timeline),
+			Detail: err.Error(), Hint: usererr.Hint(err),
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readRange reads the records of a range, and returns why it cannot read all of them.
+// log yields it from the beginning of the segment in which it starts.
+func readRange(log io.Reader, size int64, r manifest.Range) error {
+	start := wal.SegmentAt(wal.Position{LSN: r.Start}, size).Start(size)
+	records := wal.NewRecordReader(log, start, size)
+	for begun := false; ; {
+		record, err := records.Next()
+		switch {
+		case err == io.EOF && records.Reason() != nil:
+			return fmt.Errorf("after %v: %w", records.End(), records.Reason())
+		case err == io.EOF:
+			return fmt.Errorf("the log ends at %v, and is needed up to %v", records.End(), r.End)
+		case err != nil:
+			return err
+		case record.LSN < r.Start:
+			continue
+		case !begun && record.LSN != r.Start:
+			return fmt.Errorf("no record begins at %v; the first after it is at %v", r.Start, record.LSN)
+		}
+		begun = true
+		if record.End >= r.End {
+			return nil
+		}
+	}
+}
+
+// segmentSize returns how long segments are, which any of them tells.
+func segmentSize(dir string) (int64, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return 0, localfs.Errorf(err, dir, "could not open directory \"%s\"", dir)
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil || !info.Mode().IsRegular() || !wal.ValidSegmentSize(info.Size()) {
+			continue
+		}
+		if _, err := wal.ParseSegment(e.Name(), info.Size()); err == nil {
+			return info.Size(), nil
+		}
+	}
+	return 0, fmt.Errorf("no segment of write-ahead log is in \"%s\"", dir)
+}
+
+// segments reads segments one after the other.
+type segments struct {
+	ctx        context.Context
+	dir        string
+	size       int64
+	ranges     []manifest.Range // whose timelines may have a segment too
+	next, last wal.Segment
+	file       *os.File
+}
+
+func (s *segments) Read(p []byte) (int, error) {
+	for {
+		if s.ctx.Err() != nil {
+			return 0, context.Cause(s.ctx)
+		}
+		if s.file == nil {
+			if s.next.Number > s.last.Number {
+				return 0, io.EOF
+			}
+			if err := s.open(); err != nil {
+				return 0, err
+			}
+			s.next.Number++
+		}
+		n, err := s.file.Read(p)
+		if err != nil && err != io.EOF {
+			return n, localfs.Errorf(err, s.file.Name(), "could not read file \"%s\"", s.file.Name())
+		}
+		if err == io.EOF {
+			s.close()
+		}
+		if n > 0 {
+			return n, nil
+		}
+	}
+}
+
+// open opens the next segment. The one that a timeline was left in may be there only as
+// the first of another, which begins with the same log.
+func (s *segments) open() error {
+	path := s.dir + "/" + s.next.Name(s.size)
+	f, err := os.Open(path)
+	for _, r := range s.ranges {
+		if !errors.Is(err, fs.ErrNotExist) || r.Timeline <= s.next.Timeline {
+			continue
+		}
+		other := wal.Segment{Timeline: r.Timeline, Number: s.next.Number}
+		if also, otherErr := os.Open(s.dir + "/" + other.Name(s.size)); otherErr == nil {
+			f, err = also, nil
+		}
+	}
+	if err != nil {
+		return localfs.Errorf(err, path, "could not open file \"%s\"", path)
+	}
+	info, err := f.Stat()
+	if err != nil || info.Size() != s.size {
+		return errors.Join(fmt.Errorf("file \"%s\" has not the %d bytes of a segment", f.Name(), s.size), err, f.Close())
+	}
+	s.file = f
+	return nil
+}
+
+func (s *segments) close() {
+	if s.file != nil {
+		_ = s.file.Close() // was only read
+		s.file = nil
+	}
+}

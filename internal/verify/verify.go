@@ -1,0 +1,234 @@
+// Package verify knows how to tell whether a backup is what its manifest says: the
+// files of a data directory, or of tar archives, and the log that it needs.
+//
+// It finds all problems, tells each, and changes nothing. It does not decide what is
+// to be verified or where.
+//
+// Source: src/bin/pg_verifybackup/pg_verifybackup.c, PostgreSQL 18, whose texts it has.
+package verify
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"basin/internal/localfs"
+	"basin/internal/manifest"
+	"basin/internal/pgdata"
+)
+
+// Options are the options of a Verifier.
+type Options struct {
+	Ignore        []string // paths that are not looked at, and what is below them
+	SkipChecksums bool
+	StopAtFirst   bool // the first problem ends it
+
+	// Report is told each problem, from one goroutine at a time.
+	Report func(error)
+}
+
+// ErrStopped is what ends a verification after the first problem, if it is to.
+var ErrStopped = errors.New("a problem was found")
+
+// DefaultIgnore returns what is never looked at: what no manifest has, and what is
+// made or changed after the backup, as with -R.
+func DefaultIgnore() []string {
+	return []string{manifest.Name, "pg_wal", "postgresql.auto.conf", "recovery.signal", "standby.signal"}
+}
+
+// Verifier compares a backup with its manifest.
+type Verifier struct {
+	o        Options
+	manifest manifest.Manifest
+	files    *manifest.Index
+	seen     []fileState // by number of the file
+	ignore   []string
+
+	reporting sync.Mutex
+	problems  int
+
+	total, done atomic.Int64 // bytes
+}
+
+// fileState is what is known of a file of the manifest.
+type fileState uint8
+
+const (
+	found fileState = 1 << iota
+	bad             // a problem was told
+)
+
+// Load reads the manifest at a path.
+func Load(path string) (manifest.Manifest, *manifest.Index, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return manifest.Manifest{}, nil, localfs.Errorf(err, path, "could not open file \"%s\"", path)
+	}
+	defer f.Close()
+	files := new(manifest.Index)
+	m, err := manifest.Read(fileReader{f, path}, files.Add)
+	return m, files, err
+}
+
+// fileReader words the errors of a file as PostgreSQL does.
+type fileReader struct {
+	f    *os.File
+	path string
+}
+
+func (r fileReader) Read(p []byte) (int, error) {
+	n, err := r.f.Read(p)
+	if err != nil && err != io.EOF {
+		err = localfs.Errorf(err, r.path, "could not read file \"%s\"", r.path)
+	}
+	return n, err
+}
+
+// New returns a verifier of a backup with that manifest.
+func New(m manifest.Manifest, files *manifest.Index, o Options) *Verifier {
+	return &Verifier{o: o, manifest: m, files: files, seen: make([]fileState, files.Len()), ignore: o.Ignore}
+}
+
+// Problems returns how many problems were told.
+func (v *Verifier) Problems() int {
+	v.reporting.Lock()
+	defer v.reporting.Unlock()
+	return v.problems
+}
+
+// Progress returns how many bytes were verified, and of how many. It may be called at
+// any time.
+func (v *Verifier) Progress() (done, total int64) { return v.done.Load(), v.total.Load() }
+
+// problem tells a problem. It returns ErrStopped if that is the end.
+func (v *Verifier) problem(err error) error {
+	v.reporting.Lock()
+	defer v.reporting.Unlock()
+	if v.o.StopAtFirst && v.problems > 0 {
+		return ErrStopped
+	}
+	v.problems++
+	v.o.Report(err)
+	if v.o.StopAtFirst {
+		return ErrStopped
+	}
+	return nil
+}
+
+func (v *Verifier) problemf(format string, args ...any) error {
+	return v.problem(fmt.Errorf(format, args...))
+}
+
+// ignores says whether a path or one above it is not looked at.
+func (v *Verifier) ignores(path string) bool {
+	for _, ignored := range v.ignore {
+		if rest, ok := strings.CutPrefix(path, ignored); ok && (rest == "" || rest[0] == '/') {
+			return true
+		}
+	}
+	return false
+}
+
+// hasChecksum says whether a file's checksum is to be verified.
+func (v *Verifier) hasChecksum(i int, f manifest.File) bool {
+	return !v.o.SkipChecksums && v.seen[i] == found && f.Algorithm != manifest.NoChecksum
+}
+
+// checkControl looks at a control file. What is wrong with it is no problem among
+// others: the manifest is that of another backup.
+func (v *Verifier) checkControl(name string, content []byte) error {
+	c, err := pgdata.ParseControl(content)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s: %w", name, err)
+	case c.SystemID != v.manifest.SystemID:
+		return fmt.Errorf("%s: manifest system identifier is %d, but control file has %d", name, v.manifest.SystemID, c.SystemID)
+	}
+	return nil
+}
+
+// Missing tells of files that were not found.
+func (v *Verifier) Missing() error {
+	for i, state := range v.seen {
+		if state&found != 0 {
+			continue
+		}
+		if path := v.files.At(i).Path; !v.ignores(path) {
+			if err := v.problemf("\"%s\" is present in the manifest but not on disk", path); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Directory looks for the files of a data directory, but not yet into them.
+func (v *Verifier) Directory(path string) error {
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return localfs.Errorf(err, path, "could not open directory \"%s\"", path)
+	}
+	return v.walk(path, "", entries)
+}
+
+// walk looks at the entries of a directory, which is path and within the backup below.
+func (v *Verifier) walk(path, below string, entries []fs.DirEntry) error {
+	for _, e := range entries {
+		if within := below + e.Name(); !v.ignores(within) {
+			if err := v.look(path+"/"+e.Name(), within); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// look looks at what is at path, and within the backup at within.
+func (v *Verifier) look(path, within string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		v.ignore = append(v.ignore, within) // what is below it is not a problem of its own
+		return v.problem(localfs.Errorf(err, path, "could not stat file or directory \"%s\"", within))
+	}
+	if info.IsDir() {
+		entries, err := os.ReadDir(path)
+		if err != nil {
+			v.ignore = append(v.ignore, within)
+			return v.problem(localfs.Errorf(err, path, "could not open directory \"%s\"", path))
+		}
+		return v.walk(path, within+"/", entries)
+	}
+	if !info.Mode().IsRegular() {
+		return v.problemf("\"%s\" is not a regular file or directory", within)
+	}
+	i, ok := v.files.Find(within)
+	if !ok {
+		return v.problemf("\"%s\" is present on disk but not in the manifest", within)
+	}
+	f := v.files.At(i)
+	v.seen[i] |= found
+	if f.Size != info.Size() {
+		v.seen[i] |= bad
+		if err := v.problemf("\"%s\" has size %d on disk but size %d in the manifest", within, info.Size(), f.Size); err != nil {
+			return err
+		}
+	}
+	if within == pgdata.ControlPath && v.manifest.Version != 1 {
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return localfs.Errorf(err, path, "could not open file \"%s\" for reading", path)
+		}
+		if err := v.checkControl(path, content); err != nil {
+			return err
+		}
+	}
+	if v.hasChecksum(i, f) {
+		v.total.Add(f.Size)
+	}
+	return nil
+}
