@@ -21,6 +21,10 @@ type Conn struct {
 	Version       int    // as server_version_num: 180006
 	PID           uint32 // of the server's process; it names temporary slots
 
+	// writeTimeout is how long the server may take to read what is written to it; zero
+	// waits for ever.
+	writeTimeout time.Duration
+
 	// Notice, if not nil, is given what the server says beside its answers, in
 	// the form libpq prints it: a severity, two blanks, the message. It may be
 	// called from another goroutine than the one that uses the connection.
@@ -113,6 +117,9 @@ func (c *Conn) send(command string) error {
 }
 
 func (c *Conn) write(msg []byte) error {
+	if c.writeTimeout > 0 {
+		_ = c.conn.SetWriteDeadline(time.Now().Add(c.writeTimeout)) // fails if the connection is closed, as the write will
+	}
 	if _, err := c.conn.Write(msg); err != nil {
 		return fmt.Errorf("could not send data to server: %w", err)
 	}

@@ -80,6 +80,7 @@ func (s silent) Read(p []byte) (int, error)       { return s.Reader.Read(p) }
 func (s silent) Write(p []byte) (int, error)      { return len(p), nil }
 func (s silent) SetWriteDeadline(time.Time) error { return nil }
 func (s silent) SetReadDeadline(time.Time) error  { return nil }
+func (s silent) SetDeadline(time.Time) error      { return nil }
 func (s silent) Close() error                     { return nil }
 
 // replay returns a connection to a server that says the given bytes whatever it is asked.

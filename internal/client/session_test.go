@@ -270,6 +270,7 @@ func (p *player) SetReadDeadline(at time.Time) error {
 	return nil
 }
 
+func (p *player) SetDeadline(at time.Time) error   { return p.SetReadDeadline(at) }
 func (p *player) SetWriteDeadline(time.Time) error { return nil }
 
 // playback plays the scene with the given players at the far end. It returns

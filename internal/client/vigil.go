@@ -116,11 +116,13 @@ func (v *vigil) readOn(n int) int {
 	return n
 }
 
-// begin has the end of ctx interrupt reads, until end is called.
+// begin has the end of ctx interrupt reads and writes, until end is called.
 func (v *vigil) begin(ctx context.Context) (end func()) {
 	v.conn.release() // from now on it is up to read what the end of a context means
 	v.conn.conn = newSocket(v.conn.conn)
-	stop := context.AfterFunc(ctx, v.interrupter())
+	v.conn.writeTimeout = v.timeout
+	conn := v.conn.conn
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(longAgo) }) // fails if the connection is closed
 	return func() { stop() }
 }
 
