@@ -27,6 +27,7 @@ type verifyBackupOptions struct {
 	Progress      bool
 	Quiet         bool
 	SkipChecksums bool
+	PageChecksums bool
 }
 
 // parseVerifyBackup reads the command line and checks it, in the order in which
@@ -45,6 +46,8 @@ func parseVerifyBackup(c call) (verifyBackupOptions, error) {
 		return o, c.usage("too many command-line arguments (first is \"%s\")", operands[1])
 	case o.Progress && o.Quiet:
 		return o, errors.New("cannot specify both -P/--progress and -q/--quiet")
+	case o.PageChecksums && o.SkipChecksums:
+		return o, errors.New("cannot specify both --page-checksums and -s/--skip-checksums")
 	}
 	o.Directory = localfs.Canonical(operands[0])
 	if o.Manifest == "" {
@@ -64,6 +67,8 @@ func verifyBackupTable(o *verifyBackupOptions) []getopt.Option {
 			return nil
 		}}
 	}
+	pages := flagOption("page-checksums", 0, &o.PageChecksums)
+	pages.Whole = true
 	return []getopt.Option{
 		flagOption("exit-on-error", 'e', &o.ExitOnError),
 		canonical("ignore", 'i', func(path string) { o.Ignore = append(o.Ignore, path) }),
@@ -81,6 +86,9 @@ func verifyBackupTable(o *verifyBackupOptions) []getopt.Option {
 		flagOption("quiet", 'q', &o.Quiet),
 		flagOption("skip-checksums", 's', &o.SkipChecksums),
 		canonical("wal-directory", 'w', func(path string) { o.LogDirectory = path }),
+
+		// basin's own: whole names only, so that no abbreviation of the above becomes ambiguous.
+		pages,
 	}
 }
 
@@ -105,7 +113,7 @@ func verifyBackup(ctx context.Context, c call) error {
 		}
 	}
 	v := verify.New(m, files, verify.Options{
-		Ignore: o.Ignore, SkipChecksums: o.SkipChecksums, StopAtFirst: o.ExitOnError,
+		Ignore: o.Ignore, SkipChecksums: o.SkipChecksums, PageChecksums: o.PageChecksums, StopAtFirst: o.ExitOnError,
 		Report: c.report.error,
 	})
 	err = verifyAll(ctx, v, o, c.report)

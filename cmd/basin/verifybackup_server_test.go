@@ -103,3 +103,44 @@ func isDirectory(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && info.IsDir()
 }
+
+// TestDamageFromBeforeTheBackup has pages verified that were damaged in the server, so
+// that the manifest has the checksums of damaged files.
+func TestDamageFromBeforeTheBackup(t *testing.T) {
+	basin := newProgram(t, "basin")
+	for _, major := range []int{13, 18} {
+		t.Run(fmt.Sprint(major), func(t *testing.T) {
+			t.Parallel()
+			s := pgtest.Start(t, pgtest.Config{Major: major, Checksums: true})
+			pgtest.Fill(t, s, 1)
+			s.Exec(t, "CREATE TABLE victim AS SELECT g, repeat('x', 500) FROM generate_series(1, 500) g", "CHECKPOINT")
+			victim := s.Query(t, "SELECT pg_relation_filepath('victim')")
+			backup := func(options ...string) (dir string) {
+				dir = filepath.Join(pgtest.TempDir(t), "backup")
+				args := []string{"basebackup", "-d", s.ConnString(), "-D", dir, "-c", "fast", "-N", "--no-verify-checksums"}
+				basin.run(t, nil, append(args, options...)...).succeeded(t)
+				return dir
+			}
+			intact := backup()
+			basin.run(t, nil, "verifybackup", "--page-checksums", intact).succeeded(t)
+			damagePages(t, s, "victim", 7)
+			for _, options := range [][]string{nil, {"-Ft"}, {"-Ft", "-z"}} {
+				dir := backup(options...)
+				basin.run(t, nil, "verifybackup", dir).succeeded(t)
+				e := basin.run(t, nil, "verifybackup", "--page-checksums", dir)
+				e.failed(t, fmt.Sprintf("checksum verification failed in file \"%s\", block 0: calculated ", victim), ", block 6: calculated ")
+				if n := strings.Count(e.stderr, "error: "); n != 7 {
+					t.Errorf("%d pages of 7: %v", n, e)
+				}
+			}
+		})
+	}
+	t.Run("none", func(t *testing.T) {
+		t.Parallel()
+		s := pgtest.Start(t, pgtest.Config{})
+		dir := filepath.Join(pgtest.TempDir(t), "backup")
+		basin.run(t, nil, "basebackup", "-d", s.ConnString(), "-D", dir, "-c", "fast", "-N").succeeded(t)
+		basin.run(t, nil, "verifybackup", "--page-checksums", dir).failed(t, "data checksums are not enabled in the cluster", "hint: ")
+		basin.run(t, nil, "verifybackup", "--page-checksums", "-s", dir).failed(t, "cannot specify both")
+	})
+}

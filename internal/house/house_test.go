@@ -25,7 +25,6 @@ var floors = [][]string{
 	{ // facts: the standard library alone
 		"internal/conninfo",
 		"internal/getopt",
-		"internal/pgdata",
 		"internal/usererr",
 		"internal/wal",
 	},
@@ -34,6 +33,7 @@ var floors = [][]string{
 		"internal/connect",
 		"internal/localfs",
 		"internal/manifest",
+		"internal/pgdata",
 		"internal/object",
 		"internal/protocol",
 		"internal/seal",

@@ -1,12 +1,15 @@
-// Package pgdata knows what files of a data directory say: now the control file.
+// Package pgdata knows what files of a data directory say: the control file, and the
+// pages of relations.
 //
 // It opens no file.
 package pgdata
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
+	"math"
 )
 
 // ControlPath is where the control file is, below the data directory.
@@ -21,6 +24,11 @@ const ControlSize = 8192
 type Control struct {
 	SystemID uint64 // of the cluster
 	Version  uint32 // of the file's form
+
+	// PageSize and SegmentPages are what the server was built with; zero if it is not
+	// found.
+	PageSize, SegmentPages uint32
+	DataChecksums          bool // its pages have checksums
 }
 
 // What a control file may be wrong about.
@@ -44,10 +52,22 @@ const controlUsed = 512
 //
 // Source: get_controlfile in src/common/controldata_utils.c, PostgreSQL 18.
 func ParseControl(content []byte) (Control, error) {
-	if len(content) < controlUsed || !hasChecksum(content[:controlUsed]) {
+	if len(content) < controlUsed {
+		return Control{}, ErrControlChecksum
+	}
+	end := findChecksum(content[:controlUsed])
+	if end < 0 {
 		return Control{}, ErrControlChecksum
 	}
 	c := Control{SystemID: binary.LittleEndian.Uint64(content), Version: binary.LittleEndian.Uint32(content[8:])}
+	c.readSizes(content[:end])
+	// data_checksum_version is before the nonce, which is before the checksum. From 18 on
+	// default_char_signedness is between them.
+	at := end - nonceSize - 4
+	if c.Version >= 1800 {
+		at -= 4
+	}
+	c.DataChecksums = at > 0 && binary.LittleEndian.Uint32(content[at:]) != 0
 	for _, known := range controlVersions {
 		if c.Version == known {
 			return c, nil
@@ -56,10 +76,26 @@ func ParseControl(content []byte) (Control, error) {
 	return c, ErrControlVersion
 }
 
-// hasChecksum says whether the last number that is not zero is the checksum of all
-// before it. Where it is differs from version to version, and even with how the server
-// was built.
-func hasChecksum(p []byte) bool {
+// nonceSize is of mock_authentication_nonce, in bytes: MOCK_AUTH_NONCE_LEN.
+const nonceSize = 32
+
+// floatFormat is a number that the file has to tell how the machine writes such: what
+// follows it are the sizes that the server was built with.
+//
+// Source: FLOATFORMAT_VALUE in src/include/catalog/pg_control.h, PostgreSQL 10 to 18.
+var floatFormat = binary.LittleEndian.AppendUint64(nil, math.Float64bits(1234567.0))
+
+func (c *Control) readSizes(p []byte) {
+	if at := bytes.Index(p, floatFormat); at > 0 && at+16 <= len(p) {
+		c.PageSize = binary.LittleEndian.Uint32(p[at+8:])
+		c.SegmentPages = binary.LittleEndian.Uint32(p[at+12:])
+	}
+}
+
+// findChecksum returns where the checksum of all before it is, less than zero if there is
+// none: it is the last number that is not zero. Where that is differs from version to
+// version.
+func findChecksum(p []byte) int {
 	last := len(p) - 4
 	for last > 12 && binary.LittleEndian.Uint32(p[last:]) == 0 {
 		last -= 4
@@ -67,8 +103,8 @@ func hasChecksum(p []byte) bool {
 	// A checksum may end in zeros, but not all of it can be.
 	for at := last; at > 12 && at > last-8; at -= 4 {
 		if crc32.Checksum(p[:at], castagnoli) == binary.LittleEndian.Uint32(p[at:]) {
-			return true
+			return at
 		}
 	}
-	return false
+	return -1
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"os"
 	"path"
@@ -44,6 +43,11 @@ func (v *Verifier) Archives(ctx context.Context, dir string) error {
 		}
 		if isData {
 			archives = append(archives, a)
+		}
+	}
+	if v.o.PageChecksums {
+		if err := v.findControl(ctx, dir, archives); err != nil {
+			return err
 		}
 	}
 	for _, a := range archives {
@@ -175,54 +179,91 @@ func (v *Verifier) readMember(r io.Reader, member *tar.Header, a archive, buf []
 		v.seen[i] |= bad
 		return v.problemf("file \"%s\" has size %d in archive \"%s\" but size %d in the manifest", member.Name, member.Size, a.name, f.Size)
 	}
-	var sum hash.Hash
-	if v.hasChecksum(i, f) {
-		sum = f.Algorithm.New()
-	}
+	c := v.newContent(f)
 	var control []byte
 	isControl := within == pgdata.ControlPath && v.manifest.Version != 1
-	size := int64(0)
 	for {
-		n, err := r.Read(buf)
-		size += int64(n)
-		if sum != nil {
-			_, _ = sum.Write(buf[:n])
-		}
+		n, err := io.ReadFull(r, buf)
+		c.add(buf[:n])
 		if isControl && len(control) < pgdata.ControlSize {
 			control = append(control, buf[:n]...)
 		}
-		if err == io.EOF {
+		if err == io.EOF || err == io.ErrUnexpectedEOF && c.size == member.Size {
 			break
 		}
 		if err != nil {
 			return unreadable{err}
 		}
 	}
-	if err := v.checkMember(sum, size, f, a); err != nil {
+	if err := v.checkMember(c, f, a); err != nil {
 		return err
 	}
 	switch {
 	case !isControl:
 		return nil
-	case size != pgdata.ControlSize:
-		return fmt.Errorf("unexpected control file size %d, expected %d", size, pgdata.ControlSize)
+	case c.size != pgdata.ControlSize:
+		return fmt.Errorf("unexpected control file size %d, expected %d", c.size, pgdata.ControlSize)
 	}
 	return v.checkControl(a.name+": "+f.Path, control)
 }
 
-// checkMember compares what was read of a file with the manifest. sum is nil if there
-// is no checksum to compare.
-func (v *Verifier) checkMember(sum hash.Hash, size int64, f manifest.File, a archive) error {
-	if sum == nil {
-		return nil
-	}
+// checkMember compares what was read of a file with the manifest.
+func (v *Verifier) checkMember(c *content, f manifest.File, a archive) error {
 	what := fmt.Sprintf("file \"%s\" in archive \"%s\"", f.Path, a.name)
-	err := compare(sum, f, what)
-	if size != f.Size {
-		err = fmt.Errorf("%s should contain %d bytes, but %d bytes were read", what, f.Size, size)
+	problems := c.pages.problems()
+	if c.sum != nil {
+		if err := compare(c.sum, f, what); err != nil {
+			problems = append([]error{err}, problems...)
+		}
 	}
-	if err != nil {
-		return v.problem(err)
+	for _, problem := range problems {
+		if err := v.problem(problem); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// findControl reads the control file, which comes last in its archive and tells whether
+// what comes before has checksums.
+func (v *Verifier) findControl(ctx context.Context, dir string, archives []archive) error {
+	for _, a := range archives {
+		if a.tablespace != 0 {
+			continue
+		}
+		where := dir + "/" + a.name
+		f, err := os.Open(where)
+		if err != nil {
+			return localfs.Errorf(err, where, "could not open file \"%s\"", a.name)
+		}
+		defer f.Close()
+		r, err := seal.NewReader(interruptible{ctx, fileReader{f, a.name}}, a.method)
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		members := tar.NewReader(r)
+		for {
+			member, err := members.Next()
+			switch {
+			case errors.Is(err, io.EOF):
+				return fmt.Errorf("file \"%s\" is not in archive \"%s\"", pgdata.ControlPath, a.name)
+			case ctx.Err() != nil:
+				return context.Cause(ctx)
+			case err != nil:
+				return fmt.Errorf("could not read archive \"%s\": %w", a.name, err)
+			case path.Clean("./"+member.Name) != pgdata.ControlPath:
+				continue
+			}
+			content, err := io.ReadAll(io.LimitReader(members, pgdata.ControlSize))
+			if err != nil {
+				return fmt.Errorf("could not read archive \"%s\": %w", a.name, err)
+			}
+			if err := v.checkControl(a.name+": "+pgdata.ControlPath, content); err != nil {
+				return err
+			}
+			return v.checkPageSizes()
+		}
+	}
+	return errors.New("no archive base.tar is there")
 }

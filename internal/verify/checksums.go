@@ -21,7 +21,12 @@ const readSize = 256 << 10
 // processors, and compares them with the manifest. Problems are told in the order of
 // the manifest.
 func (v *Verifier) Checksums(ctx context.Context, path string) error {
-	q := &queue{ctx: ctx, v: v, path: path, results: make(map[int]error)}
+	if v.o.PageChecksums {
+		if err := v.checkPageSizes(); err != nil {
+			return err
+		}
+	}
+	q := &queue{ctx: ctx, v: v, path: path, results: make(map[int][]error)}
 	var readers sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
 		readers.Go(q.read)
@@ -40,10 +45,10 @@ type queue struct {
 	path string
 
 	mu      sync.Mutex
-	next    int           // to be handed out
-	told    int           // all before it were told
-	results map[int]error // of files from told on
-	err     error         // why no more is to be read
+	next    int             // to be handed out
+	told    int             // all before it were told
+	results map[int][]error // of files from told on
+	err     error           // why no more is to be read
 }
 
 // take returns the next file to be read, less than zero if there is none.
@@ -52,7 +57,7 @@ func (q *queue) take() int {
 	defer q.mu.Unlock()
 	for ; q.err == nil && q.ctx.Err() == nil && q.next < q.v.files.Len(); q.next++ {
 		f := q.v.files.At(q.next)
-		if q.v.hasChecksum(q.next, f) && !q.v.ignores(f.Path) {
+		if q.v.isRead(q.next, f) && !q.v.ignores(f.Path) {
 			q.next++
 			return q.next - 1
 		}
@@ -66,7 +71,7 @@ func (q *queue) take() int {
 }
 
 // give takes the result of a file, and tells of those that come next.
-func (q *queue) give(i int, result error) {
+func (q *queue) give(i int, result []error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.results[i] = result
@@ -77,8 +82,10 @@ func (q *queue) give(i int, result error) {
 		}
 		delete(q.results, q.told)
 		q.told++
-		if result != nil {
-			q.err = q.v.problem(result)
+		for _, err := range result {
+			if q.err == nil {
+				q.err = q.v.problem(err)
+			}
 		}
 	}
 }
@@ -92,33 +99,61 @@ func (q *queue) read() {
 }
 
 // checkFile reads a file and returns what is wrong with it.
-func (v *Verifier) checkFile(ctx context.Context, path string, f manifest.File, buf []byte) error {
+func (v *Verifier) checkFile(ctx context.Context, path string, f manifest.File, buf []byte) []error {
 	file, err := os.Open(path)
 	if err != nil {
-		return localfs.Errorf(err, path, "could not open file \"%s\"", f.Path)
+		return []error{localfs.Errorf(err, path, "could not open file \"%s\"", f.Path)}
 	}
 	defer file.Close()
-	sum := f.Algorithm.New()
-	size := int64(0)
+	c := v.newContent(f)
 	for ctx.Err() == nil {
-		n, err := file.Read(buf)
-		size += int64(n)
+		n, err := io.ReadFull(file, buf)
 		v.done.Add(int64(n))
-		_, _ = sum.Write(buf[:n])
-		if err == io.EOF {
+		c.add(buf[:n])
+		if err == io.EOF || err == io.ErrUnexpectedEOF {
 			break
 		}
 		if err != nil {
-			return localfs.Errorf(err, path, "could not read file \"%s\"", f.Path)
+			return append(c.pages.problems(), localfs.Errorf(err, path, "could not read file \"%s\"", f.Path))
 		}
 	}
 	if ctx.Err() != nil {
 		return nil // it was not read to its end
 	}
-	if size != f.Size {
-		return fmt.Errorf("file \"%s\" should contain %d bytes, but read %d", f.Path, f.Size, size)
+	if c.size != f.Size {
+		return []error{fmt.Errorf("file \"%s\" should contain %d bytes, but read %d", f.Path, f.Size, c.size)}
 	}
-	return compare(sum, f, fmt.Sprintf("file \"%s\"", f.Path))
+	problems := c.pages.problems()
+	if c.sum != nil {
+		if err := compare(c.sum, f, fmt.Sprintf("file \"%s\"", f.Path)); err != nil {
+			problems = append([]error{err}, problems...)
+		}
+	}
+	return problems
+}
+
+// content is what was read of a file so far.
+type content struct {
+	size  int64
+	sum   hash.Hash // nil if there is none to be compared
+	pages *pages    // nil if it has none to be looked at
+}
+
+func (v *Verifier) newContent(f manifest.File) *content {
+	c := &content{pages: v.newPages(f.Path)}
+	if !v.o.SkipChecksums {
+		c.sum = f.Algorithm.New()
+	}
+	return c
+}
+
+// add takes what follows, of which only the last piece is not of whole pages.
+func (c *content) add(p []byte) {
+	c.size += int64(len(p))
+	if c.sum != nil {
+		_, _ = c.sum.Write(p)
+	}
+	c.pages.add(p)
 }
 
 // compare compares a checksum with the manifest's. what names the file.

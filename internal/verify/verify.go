@@ -26,6 +26,7 @@ import (
 type Options struct {
 	Ignore        []string // paths that are not looked at, and what is below them
 	SkipChecksums bool
+	PageChecksums bool // of relations are verified too; the cluster must have them
 	StopAtFirst   bool // the first problem ends it
 
 	// Report is told each problem, from one goroutine at a time.
@@ -51,6 +52,8 @@ type Verifier struct {
 
 	reporting sync.Mutex
 	problems  int
+
+	control *pgdata.Control // once it was read
 
 	total, done atomic.Int64 // bytes
 }
@@ -134,19 +137,28 @@ func (v *Verifier) ignores(path string) bool {
 	return false
 }
 
-// hasChecksum says whether a file's checksum is to be verified.
-func (v *Verifier) hasChecksum(i int, f manifest.File) bool {
-	return !v.o.SkipChecksums && v.seen[i] == found && f.Algorithm != manifest.NoChecksum
+// isRead says whether there is something to be verified within a file.
+func (v *Verifier) isRead(i int, f manifest.File) bool {
+	if v.o.SkipChecksums || v.seen[i] != found {
+		return false
+	}
+	if f.Algorithm != manifest.NoChecksum {
+		return true
+	}
+	_, hasPages := v.pagesOf(f.Path)
+	return hasPages
 }
 
 // checkControl looks at a control file. What is wrong with it is no problem among
 // others: the manifest is that of another backup.
 func (v *Verifier) checkControl(name string, content []byte) error {
 	c, err := pgdata.ParseControl(content)
-	switch {
-	case err != nil:
+	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
-	case c.SystemID != v.manifest.SystemID:
+	}
+	v.control = &c
+	switch {
+	case v.manifest.Version != 1 && c.SystemID != v.manifest.SystemID:
 		return fmt.Errorf("%s: manifest system identifier is %d, but control file has %d", name, v.manifest.SystemID, c.SystemID)
 	}
 	return nil
@@ -218,7 +230,7 @@ func (v *Verifier) look(path, within string) error {
 			return err
 		}
 	}
-	if within == pgdata.ControlPath && v.manifest.Version != 1 {
+	if within == pgdata.ControlPath && (v.manifest.Version != 1 || v.o.PageChecksums) {
 		content, err := os.ReadFile(path)
 		if err != nil {
 			return localfs.Errorf(err, path, "could not open file \"%s\" for reading", path)
@@ -227,7 +239,7 @@ func (v *Verifier) look(path, within string) error {
 			return err
 		}
 	}
-	if v.hasChecksum(i, f) {
+	if v.isRead(i, f) {
 		v.total.Add(f.Size)
 	}
 	return nil
