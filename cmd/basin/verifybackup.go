@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +12,7 @@ import (
 	"basin/internal/getopt"
 	"basin/internal/localfs"
 	"basin/internal/manifest"
+	"basin/internal/usererr"
 	"basin/internal/verify"
 )
 
@@ -28,6 +30,7 @@ type verifyBackupOptions struct {
 	Quiet         bool
 	SkipChecksums bool
 	PageChecksums bool
+	JSON          bool // the result is printed as JSON, and nothing else
 }
 
 // parseVerifyBackup reads the command line and checks it, in the order in which
@@ -48,6 +51,8 @@ func parseVerifyBackup(c call) (verifyBackupOptions, error) {
 		return o, errors.New("cannot specify both -P/--progress and -q/--quiet")
 	case o.PageChecksums && o.SkipChecksums:
 		return o, errors.New("cannot specify both --page-checksums and -s/--skip-checksums")
+	case o.JSON && o.Progress:
+		return o, errors.New("cannot specify both --json and -P/--progress")
 	}
 	o.Directory = localfs.Canonical(operands[0])
 	if o.Manifest == "" {
@@ -69,6 +74,8 @@ func verifyBackupTable(o *verifyBackupOptions) []getopt.Option {
 	}
 	pages := flagOption("page-checksums", 0, &o.PageChecksums)
 	pages.Whole = true
+	result := flagOption("json", 0, &o.JSON)
+	result.Whole = true
 	return []getopt.Option{
 		flagOption("exit-on-error", 'e', &o.ExitOnError),
 		canonical("ignore", 'i', func(path string) { o.Ignore = append(o.Ignore, path) }),
@@ -89,11 +96,31 @@ func verifyBackupTable(o *verifyBackupOptions) []getopt.Option {
 
 		// basin's own: whole names only, so that no abbreviation of the above becomes ambiguous.
 		pages,
+		result,
 	}
 }
 
 // errNotVerified is how a verification ends that has found problems, which were told.
 var errNotVerified = errors.New("the backup is not what its manifest says")
+
+// verifyResult is what --json prints. Fields may be added, and none will change.
+type verifyResult struct {
+	Backup   string          `json:"backup"`   // path
+	Verified bool            `json:"verified"` // no problem was found
+	Files    int             `json:"files"`    // in the manifest
+	Bytes    int64           `json:"bytes"`    // that were read of them; of archives as they are on disk
+	Problems []verifyProblem `json:"problems"` // in the order in which they were found
+}
+
+type verifyProblem struct {
+	Message string `json:"message"`
+	Detail  string `json:"detail,omitempty"`
+	Hint    string `json:"hint,omitempty"`
+}
+
+func newVerifyProblem(err error) verifyProblem {
+	return verifyProblem{Message: err.Error(), Detail: usererr.Detail(err), Hint: usererr.Hint(err)}
+}
 
 // verifyBackup is pg_verifybackup.
 //
@@ -103,29 +130,55 @@ func verifyBackup(ctx context.Context, c call) error {
 	if err != nil {
 		return err
 	}
+	result := verifyResult{Backup: o.Directory, Problems: []verifyProblem{}}
+	report := c.report.error
+	if o.JSON {
+		report = func(err error) { result.Problems = append(result.Problems, newVerifyProblem(err)) }
+	}
+	problems, err := verifyWith(ctx, o, &result, report, c.report)
+	if errors.Is(err, verify.ErrStopped) {
+		err = nil
+	}
+	if o.JSON && ctx.Err() == nil {
+		if err != nil { // of which that is the last
+			report(err)
+			err = reported{err}
+		}
+		result.Verified = len(result.Problems) == 0
+		if printed := json.NewEncoder(c.stdout).Encode(result); printed != nil {
+			return printed
+		}
+	}
+	switch {
+	case err != nil:
+		return err
+	case problems > 0:
+		return reported{errNotVerified}
+	case !o.Quiet && !o.JSON:
+		_, err = fmt.Fprintln(c.stdout, "backup successfully verified")
+	}
+	return err
+}
+
+// verifyWith verifies what was asked for, and returns how many problems were told.
+func verifyWith(ctx context.Context, o verifyBackupOptions, result *verifyResult, tell func(error), r *report) (problems int, err error) {
 	m, files, err := verify.Load(o.Manifest)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if o.Format == 0 {
 		if o.Format, err = formatOf(o.Directory); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	v := verify.New(m, files, verify.Options{
 		Ignore: o.Ignore, SkipChecksums: o.SkipChecksums, PageChecksums: o.PageChecksums, StopAtFirst: o.ExitOnError,
-		Report: c.report.error,
+		Report: tell,
 	})
-	err = verifyAll(ctx, v, o, c.report)
-	switch {
-	case err != nil && !errors.Is(err, verify.ErrStopped):
-		return err
-	case v.Problems() > 0:
-		return reported{errNotVerified}
-	case !o.Quiet:
-		_, err = fmt.Fprintln(c.stdout, "backup successfully verified")
-	}
-	return err
+	err = verifyAll(ctx, v, o, r)
+	result.Files = files.Len()
+	result.Bytes, _ = v.Progress()
+	return v.Problems(), err
 }
 
 // formatOf returns what form the backup in a directory has.

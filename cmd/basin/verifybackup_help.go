@@ -28,6 +28,7 @@ Options:
   -?, --help                  show this help, then exit
 
 Options of basin alone (not to be abbreviated):
+      --json                  print the result as JSON: verified, files, bytes, problems
       --page-checksums        verify the checksum of every page of relations too, which finds
                               what was damaged before the backup; the cluster must have them
 

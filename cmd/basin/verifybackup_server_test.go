@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -127,7 +128,13 @@ func TestDamageFromBeforeTheBackup(t *testing.T) {
 			for _, options := range [][]string{nil, {"-Ft"}, {"-Ft", "-z"}} {
 				dir := backup(options...)
 				basin.run(t, nil, "verifybackup", dir).succeeded(t)
-				e := basin.run(t, nil, "verifybackup", "--page-checksums", dir)
+				var result verifyResult
+				e := basin.run(t, nil, "verifybackup", "--page-checksums", "--json", dir)
+				if err := json.Unmarshal([]byte(e.stdout), &result); err != nil || e.status != exitFailure || e.stderr != "" ||
+					result.Verified || len(result.Problems) != 7 || result.Files < 900 || result.Bytes < 1<<20 {
+					t.Errorf("%v %+v %v", err, result, e)
+				}
+				e = basin.run(t, nil, "verifybackup", "--page-checksums", dir)
 				e.failed(t, fmt.Sprintf("checksum verification failed in file \"%s\", block 0: calculated ", victim), ", block 6: calculated ")
 				if n := strings.Count(e.stderr, "error: "); n != 7 {
 					t.Errorf("%d pages of 7: %v", n, e)
@@ -142,5 +149,12 @@ func TestDamageFromBeforeTheBackup(t *testing.T) {
 		basin.run(t, nil, "basebackup", "-d", s.ConnString(), "-D", dir, "-c", "fast", "-N").succeeded(t)
 		basin.run(t, nil, "verifybackup", "--page-checksums", dir).failed(t, "data checksums are not enabled in the cluster", "hint: ")
 		basin.run(t, nil, "verifybackup", "--page-checksums", "-s", dir).failed(t, "cannot specify both")
+		for path, want := range map[string]string{
+			dir: `"verified":true,`, filepath.Dir(dir): `"verified":false,"files":0,"bytes":0,"problems":[{"message":"could not open file `,
+		} {
+			if e := basin.run(t, nil, "verifybackup", "--json", path); !strings.Contains(e.stdout, want) || e.stderr != "" {
+				t.Errorf("%v %s", e, e.stdout)
+			}
+		}
 	})
 }
