@@ -41,6 +41,7 @@ conformance: compat ## PostgreSQL's own tests, with our programs in place of its
 bench: basin ## time and memory beside the stock programs; writes docs/benchmarks*.md
 	build/bench.sh ./basin
 	build/bench-log.sh ./basin
+	build/bench-verify.sh ./basin
 
 lint: ## formatting, vet and staticcheck
 	build/lint.sh
