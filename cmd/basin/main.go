@@ -1,5 +1,5 @@
-// Command basin takes base backups of PostgreSQL servers, and receives what they
-// write.
+// Command basin takes base backups of PostgreSQL servers, receives what they write, and
+// verifies backups.
 //
 // It is one program under several names. Called as pg_basebackup it is that
 // program, to the letter of its messages; called as basin, its first argument
@@ -255,7 +255,7 @@ func editDistance(a, b string) int {
 // helpBasin prints what basin is and its commands.
 func helpBasin(w io.Writer, name string) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s takes base backups of PostgreSQL servers, and receives what they write.\n\n", name)
+	fmt.Fprintf(&b, "%s takes base backups of PostgreSQL servers, receives what they write, and verifies backups.\n\n", name)
 	fmt.Fprintf(&b, "Usage:\n  %s COMMAND [OPTION]...\n\nCommands:\n", name)
 	for _, c := range commands() {
 		fmt.Fprintf(&b, "  %-14s %s (%s)\n", c.name, c.summary, c.program)

@@ -108,6 +108,7 @@ func (r *LogicalReceiver) Receive(ctx context.Context, c *Conn) (done bool, err 
 	if err = r.startStreaming(ctx); err == nil {
 		err = r.stream(ctx)
 	}
+	err = cause(ctx, err)
 	begun := r.streaming
 	r.streaming = false
 	// Whether the connection ends at a record or behind it is chance.

@@ -80,7 +80,7 @@ func ReceiveWAL(ctx context.Context, c *Conn, keeper wal.Keeper, o ReceiveOption
 	for {
 		done, err := r.receiveTimeline(ctx)
 		if err != nil {
-			return r.abandonAfter(err)
+			return r.abandonAfter(cause(ctx, err))
 		}
 		if done {
 			return nil

@@ -547,3 +547,25 @@ func TestHistoryThatTheServerHasRemoved(t *testing.T) {
 		}
 	}
 }
+
+func TestEndOfContextInterruptsWrites(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := dialogue(t)
+		wanted := errors.New("enough")
+		ctx, cancel := context.WithTimeoutCause(t.Context(), 5*time.Second, wanted)
+		defer cancel()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			s.expectQuery(`START_REPLICATION SLOT "s" 0/200000 TIMELINE 1`)
+			s.say(copyBoth)
+			<-ctx.Done() // and does not read the status
+		}()
+		if err := ReceiveWAL(ctx, c, new(shelf), from()); !errors.Is(err, wanted) {
+			t.Error(err)
+		}
+		_ = s.conn.Close()
+		_ = c.close()
+		<-done
+	})
+}

@@ -12,8 +12,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // sockets returns both ends of a connection, one of them taken over.
@@ -43,6 +47,50 @@ func sockets(t *testing.T) (ours, theirs net.Conn) {
 		_ = theirs.Close()
 	})
 	return ours, theirs
+}
+
+// eventually waits until something holds, for as long as the connections of a test last.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !holds(); runtime.Gosched() {
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain until %s", what)
+		}
+	}
+}
+
+// awaitReader waits until a socket is being read.
+func awaitReader(t *testing.T, conn net.Conn) {
+	t.Helper()
+	s := conn.(*socket)
+	eventually(t, "it is read", func() bool {
+		if s.using.TryLock() {
+			s.using.Unlock()
+			return false
+		}
+		return true
+	})
+}
+
+// queued returns how many bytes of a connection the system has, below TLS if there is any.
+func queued(t *testing.T, conn net.Conn) (n int) {
+	t.Helper()
+	if s, ok := conn.(*socket); ok {
+		n, err := unix.IoctlGetInt(s.fd, unix.SIOCINQ)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	raw, err := conn.(layered).NetConn().(syscall.Conn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	controlErr := raw.Control(func(fd uintptr) { n, err = unix.IoctlGetInt(int(fd), unix.SIOCINQ) })
+	if err := errors.Join(controlErr, err); err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 func TestSocketCarriesMoreThanItHolds(t *testing.T) {
@@ -93,7 +141,7 @@ func TestSocketKeepsDeadlines(t *testing.T) {
 	}
 	ended := make(chan error)
 	go func() { ended <- read() }()
-	time.Sleep(20 * time.Millisecond)
+	awaitReader(t, ours)
 	_ = ours.SetReadDeadline(longAgo)
 	if err := <-ended; !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("interrupted: %v", err)
@@ -112,7 +160,7 @@ func TestSocketEndsWhatWaits(t *testing.T) {
 		_, err := ours.Read(make([]byte, 10))
 		ended <- err
 	}()
-	time.Sleep(20 * time.Millisecond)
+	awaitReader(t, ours)
 	if err := ours.Close(); err != nil {
 		t.Error(err)
 	}
@@ -186,7 +234,7 @@ func TestReadBringsAllThatIsThere(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				time.Sleep(50 * time.Millisecond) // until the system has delivered it
+				eventually(t, "all of it has come", func() bool { return queued(t, v.conn.conn) >= messages*size })
 				if b, err := v.read(t.Context()); err != nil || b.err != nil || len(b.p) != messages*size {
 					t.Fatalf("round %d: %d bytes, %v, %v", round, len(b.p), err, b.err)
 				}

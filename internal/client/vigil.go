@@ -126,6 +126,15 @@ func (v *vigil) begin(ctx context.Context) (end func()) {
 	return func() { stop() }
 }
 
+// cause returns what the end of ctx was for if it interrupted a write, which says nothing
+// of that itself, and else err.
+func cause(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
 // interrupter returns a function that has a read see what was asked for. It may be
 // called from any goroutine, and when the vigil is over.
 func (v *vigil) interrupter() func() {

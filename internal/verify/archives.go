@@ -8,8 +8,10 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"basin/internal/localfs"
 	"basin/internal/manifest"
@@ -103,18 +105,11 @@ func parseArchive(name string) (a archive, isLog, ok bool) {
 
 // readArchive verifies what is in an archive.
 func (v *Verifier) readArchive(ctx context.Context, dir string, a archive) error {
-	where := dir + "/" + a.name
-	f, err := os.Open(where)
+	members, err := openArchive(ctx, dir, a, &v.done)
 	if err != nil {
-		return v.problem(localfs.Errorf(err, where, "could not open file \"%s\"", a.name))
+		return v.problem(err)
 	}
-	defer f.Close()
-	r, err := seal.NewReader(interruptible{ctx, &counted{fileReader{f, a.name}, v}}, a.method)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	members := tar.NewReader(r)
+	defer members.Close()
 	buf := make([]byte, readSize)
 	for {
 		member, err := members.Next()
@@ -134,7 +129,7 @@ func (v *Verifier) readArchive(ctx context.Context, dir string, a archive) error
 		}
 	}
 	// What follows the archive's end is to be whole too, where it is compressed.
-	if _, err := io.CopyBuffer(io.Discard, r, buf); err != nil {
+	if _, err := io.CopyBuffer(io.Discard, members.unpacked, buf); err != nil {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -148,15 +143,49 @@ type unreadable struct{ error }
 
 func (u unreadable) Unwrap() error { return u.error }
 
-// counted counts the bytes of an archive as they are on disk.
-type counted struct {
-	r io.Reader
-	v *Verifier
+// opened is an archive that is being read.
+type opened struct {
+	*tar.Reader
+	unpacked io.ReadCloser
+	file     *os.File
 }
 
-func (c *counted) Read(p []byte) (int, error) {
+// openArchive opens an archive of a directory. Bytes that were read of the file are added
+// to done, unless that is nil. The end of ctx ends reading.
+func openArchive(ctx context.Context, dir string, a archive, done *atomic.Int64) (*opened, error) {
+	where := dir + "/" + a.name
+	f, err := os.Open(where)
+	if err != nil {
+		return nil, localfs.Errorf(err, where, "could not open file \"%s\"", a.name)
+	}
+	unpacked, err := seal.NewReader(counted{ctx, fileReader{f, a.name}, done}, a.method)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &opened{tar.NewReader(unpacked), unpacked, f}, nil
+}
+
+// Close lets go of the archive, which was only read.
+func (o *opened) Close() {
+	_ = o.unpacked.Close()
+	_ = o.file.Close()
+}
+
+// counted counts the bytes that are read, until the end of a context.
+type counted struct {
+	ctx  context.Context
+	r    io.Reader
+	done *atomic.Int64 // may be nil
+}
+
+func (c counted) Read(p []byte) (int, error) {
+	if c.ctx.Err() != nil {
+		return 0, context.Cause(c.ctx)
+	}
 	n, err := c.r.Read(p)
-	c.v.done.Add(int64(n))
+	if c.done != nil {
+		c.done.Add(int64(n))
+	}
 	return n, err
 }
 
@@ -227,43 +256,35 @@ func (v *Verifier) checkMember(c *content, f manifest.File, a archive) error {
 // findControl reads the control file, which comes last in its archive and tells whether
 // what comes before has checksums.
 func (v *Verifier) findControl(ctx context.Context, dir string, archives []archive) error {
-	for _, a := range archives {
-		if a.tablespace != 0 {
+	i := slices.IndexFunc(archives, func(a archive) bool { return a.tablespace == 0 })
+	if i < 0 {
+		return errors.New("page checksums cannot be verified: there is no archive base.tar, which has the control file")
+	}
+	a := archives[i]
+	members, err := openArchive(ctx, dir, a, nil)
+	if err != nil {
+		return err
+	}
+	defer members.Close()
+	for {
+		member, err := members.Next()
+		switch {
+		case errors.Is(err, io.EOF):
+			return fmt.Errorf("file \"%s\" is not in archive \"%s\"", pgdata.ControlPath, a.name)
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err != nil:
+			return fmt.Errorf("could not read archive \"%s\": %w", a.name, err)
+		case path.Clean("./"+member.Name) != pgdata.ControlPath:
 			continue
 		}
-		where := dir + "/" + a.name
-		f, err := os.Open(where)
+		content, err := io.ReadAll(io.LimitReader(members, pgdata.ControlSize))
 		if err != nil {
-			return localfs.Errorf(err, where, "could not open file \"%s\"", a.name)
+			return fmt.Errorf("could not read archive \"%s\": %w", a.name, err)
 		}
-		defer f.Close()
-		r, err := seal.NewReader(interruptible{ctx, fileReader{f, a.name}}, a.method)
-		if err != nil {
+		if err := v.checkControl(a.name+": "+pgdata.ControlPath, content); err != nil {
 			return err
 		}
-		defer r.Close()
-		members := tar.NewReader(r)
-		for {
-			member, err := members.Next()
-			switch {
-			case errors.Is(err, io.EOF):
-				return fmt.Errorf("file \"%s\" is not in archive \"%s\"", pgdata.ControlPath, a.name)
-			case ctx.Err() != nil:
-				return context.Cause(ctx)
-			case err != nil:
-				return fmt.Errorf("could not read archive \"%s\": %w", a.name, err)
-			case path.Clean("./"+member.Name) != pgdata.ControlPath:
-				continue
-			}
-			content, err := io.ReadAll(io.LimitReader(members, pgdata.ControlSize))
-			if err != nil {
-				return fmt.Errorf("could not read archive \"%s\": %w", a.name, err)
-			}
-			if err := v.checkControl(a.name+": "+pgdata.ControlPath, content); err != nil {
-				return err
-			}
-			return v.checkPageSizes()
-		}
+		return v.checkPageSizes()
 	}
-	return errors.New("no archive base.tar is there")
 }

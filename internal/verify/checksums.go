@@ -47,7 +47,7 @@ type queue struct {
 	mu      sync.Mutex
 	next    int             // to be handed out
 	told    int             // all before it were told
-	results map[int][]error // of files from told on
+	results map[int][]error // of files from told on that have problems
 	err     error           // why no more is to be read
 }
 
@@ -61,11 +61,7 @@ func (q *queue) take() int {
 			q.next++
 			return q.next - 1
 		}
-		if q.told == q.next {
-			q.told++
-		} else {
-			q.results[q.next] = nil
-		}
+		q.v.seen[q.next] |= checked
 	}
 	return -1
 }
@@ -74,19 +70,17 @@ func (q *queue) take() int {
 func (q *queue) give(i int, result []error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.results[i] = result
-	for {
-		result, ok := q.results[q.told]
-		if !ok || q.err != nil {
-			return
-		}
-		delete(q.results, q.told)
-		q.told++
-		for _, err := range result {
+	q.v.seen[i] |= checked
+	if result != nil {
+		q.results[i] = result
+	}
+	for ; q.err == nil && q.told < len(q.v.seen) && q.v.seen[q.told]&checked != 0; q.told++ {
+		for _, err := range q.results[q.told] {
 			if q.err == nil {
 				q.err = q.v.problem(err)
 			}
 		}
+		delete(q.results, q.told)
 	}
 }
 

@@ -41,9 +41,13 @@ func (v *Verifier) eachRange(ctx context.Context, read func(manifest.Range) erro
 		case err == nil:
 			continue
 		}
+		hint := usererr.Hint(err)
+		if errors.Is(err, fs.ErrNotExist) {
+			hint = "If the log is kept elsewhere, name the place with -w; to leave the log out, use -n."
+		}
 		err = v.problem(&usererr.Error{
 			Err:    fmt.Errorf("WAL parsing failed for timeline %d", r.Timeline),
-			Detail: err.Error(), Hint: usererr.Hint(err),
+			Detail: err.Error(), Hint: hint,
 		})
 		if err != nil {
 			return err
@@ -93,7 +97,7 @@ func segmentSize(dir string) (int64, error) {
 			return info.Size(), nil
 		}
 	}
-	return 0, fmt.Errorf("no segment of write-ahead log is in \"%s\"", dir)
+	return 0, fmt.Errorf("no segment of write-ahead log is in \"%s\": %w", dir, fs.ErrNotExist)
 }
 
 // segments reads segments one after the other.

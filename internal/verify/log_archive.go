@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 
 	"basin/internal/localfs"
 	"basin/internal/manifest"
-	"basin/internal/seal"
 	"basin/internal/wal"
 )
 
@@ -23,18 +23,12 @@ func (v *Verifier) LogInArchives(ctx context.Context, dir string) error {
 		if err != nil {
 			return err
 		}
-		where := dir + "/" + a.name
-		f, err := os.Open(where)
-		if err != nil {
-			return localfs.Errorf(err, where, "could not open file \"%s\"", a.name)
-		}
-		defer f.Close()
-		unpacked, err := seal.NewReader(interruptible{ctx, fileReader{f, a.name}}, a.method)
+		members, err := openArchive(ctx, dir, a, nil)
 		if err != nil {
 			return err
 		}
-		defer unpacked.Close()
-		return readArchivedRange(tar.NewReader(unpacked), a, r)
+		defer members.Close()
+		return readArchivedRange(members.Reader, a, r)
 	})
 }
 
@@ -55,7 +49,7 @@ func logArchive(dir string) (archive, error) {
 		}
 	}
 	if base.name == "" {
-		return archive{}, fmt.Errorf("neither pg_wal.tar nor base.tar is in \"%s\"", dir)
+		return archive{}, fmt.Errorf("neither pg_wal.tar nor base.tar is in \"%s\": %w", dir, fs.ErrNotExist)
 	}
 	return base, nil
 }
@@ -87,7 +81,7 @@ func (s *archivedSegments) find(wanted func(seg wal.Segment, size int64) bool) (
 		member, err := s.members.Next()
 		switch {
 		case errors.Is(err, io.EOF):
-			return wal.Segment{}, fmt.Errorf("not found in archive \"%s\"", s.archive)
+			return wal.Segment{}, fmt.Errorf("not found in archive \"%s\": %w", s.archive, fs.ErrNotExist)
 		case err != nil:
 			return wal.Segment{}, fmt.Errorf("could not read archive \"%s\": %w", s.archive, err)
 		case member.Typeflag != tar.TypeReg || !wal.ValidSegmentSize(member.Size):
@@ -112,17 +106,4 @@ func (s *archivedSegments) Read(p []byte) (int, error) {
 			return 0, fmt.Errorf("segment %s: %w", next.Name(s.size), err)
 		}
 	}
-}
-
-// interruptible is a reader that the end of a context ends.
-type interruptible struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (i interruptible) Read(p []byte) (int, error) {
-	if i.ctx.Err() != nil {
-		return 0, context.Cause(i.ctx)
-	}
-	return i.r.Read(p)
 }

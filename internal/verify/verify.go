@@ -20,6 +20,7 @@ import (
 	"basin/internal/localfs"
 	"basin/internal/manifest"
 	"basin/internal/pgdata"
+	"basin/internal/usererr"
 )
 
 // Options are the options of a Verifier.
@@ -62,15 +63,23 @@ type Verifier struct {
 type fileState uint8
 
 const (
-	found fileState = 1 << iota
-	bad             // a problem was told
+	found   fileState = 1 << iota
+	bad               // a problem was told
+	checked           // Checksums is done with it
 )
 
 // Load reads the manifest at a path.
 func Load(path string) (manifest.Manifest, *manifest.Index, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return manifest.Manifest{}, nil, localfs.Errorf(err, path, "could not open file \"%s\"", path)
+		worded := localfs.Errorf(err, path, "could not open file \"%s\"", path)
+		if errors.Is(err, fs.ErrNotExist) {
+			worded = &usererr.Error{
+				Err:  worded,
+				Hint: "Name the manifest with -m if it is kept elsewhere. A backup of a server before PostgreSQL 13, or one taken with --no-manifest, has none.",
+			}
+		}
+		return manifest.Manifest{}, nil, worded
 	}
 	defer f.Close()
 	files := new(manifest.Index)
