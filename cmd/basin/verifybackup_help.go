@@ -32,7 +32,8 @@ Options of basin alone (not to be abbreviated):
       --page-checksums        verify the checksum of every page of relations too, which finds
                               what was damaged before the backup; the cluster must have them
 
-The log of any server that writes manifests, from PostgreSQL 13 on, is read, without pg_waldump.
+The log of any server that writes manifests, from PostgreSQL 13 on, is read
+without pg_waldump.
 
 This is basin %[2]s, a stand-in for pg_verifybackup of PostgreSQL %[3]s.
 PostgreSQL home page: <https://www.postgresql.org/>
