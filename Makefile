@@ -3,7 +3,7 @@
 export CGO_ENABLED ?= 0
 GO       ?= go
 MAJORS   := 10 11 12 13 14 15 16 17 18
-PROGRAMS := pg_basebackup pg_receivewal pg_recvlogical pg_verifybackup
+PROGRAMS := pg_basebackup pg_combinebackup pg_receivewal pg_recvlogical pg_verifybackup
 LDFLAGS  := -s -w
 
 .PHONY: all basin help demo test race matrix fuzz conformance bench lint servers compat clean

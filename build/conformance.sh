@@ -35,6 +35,18 @@ readonly default_files=(
 	src/bin/pg_verifybackup/t/008_untar.pl
 	src/bin/pg_verifybackup/t/009_extract.pl
 	src/bin/pg_verifybackup/t/010_client_untar.pl
+	src/bin/pg_combinebackup/t/001_basic.pl
+	src/bin/pg_combinebackup/t/002_compare_backups.pl
+	src/bin/pg_combinebackup/t/003_timeline.pl
+	src/bin/pg_combinebackup/t/004_manifest.pl
+	src/bin/pg_combinebackup/t/005_integrity.pl
+	src/bin/pg_combinebackup/t/006_db_file_copy.pl
+	src/bin/pg_combinebackup/t/007_wal_level_minimal.pl
+	src/bin/pg_combinebackup/t/008_promote.pl
+	src/bin/pg_combinebackup/t/009_no_full_file.pl
+	src/bin/pg_combinebackup/t/010_hardlink.pl
+	src/bin/pg_combinebackup/t/011_ib_truncation.pl
+	src/bin/pg_combinebackup/t/012_vm_consistency.pl
 )
 
 build=$(dirname -- "$(realpath -- "$0")")

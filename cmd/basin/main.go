@@ -83,6 +83,12 @@ func commands() []command {
 		summary: "compare a backup with its manifest",
 		help:    helpVerifyBackup,
 		run:     verifyBackup,
+	}, {
+		name:    "combinebackup",
+		program: "pg_combinebackup",
+		summary: "make one backup of a full one and incremental ones",
+		help:    helpCombineBackup,
+		run:     combineBackup,
 	}}
 }
 

@@ -38,7 +38,7 @@ type verifyBackupOptions struct {
 //
 // Source: main in src/bin/pg_verifybackup/pg_verifybackup.c, PostgreSQL 18.
 func parseVerifyBackup(c call) (verifyBackupOptions, error) {
-	o := verifyBackupOptions{Ignore: verify.DefaultIgnore()}
+	o := verifyBackupOptions{Ignore: manifest.DefaultIgnore()}
 	operands, err := c.parse(verifyBackupTable(&o))
 	switch {
 	case err != nil:

@@ -24,7 +24,8 @@ type Source interface {
 	// Begin starts the backup. It may take as long as a checkpoint.
 	Begin(ctx context.Context) (Start, error)
 	// Next returns the next member and its bytes, and io.EOF itself after the last,
-	// once. The reader is valid until the next call; what was left unread is skipped.
+	// once. The reader is valid until the next call; what was left unread is skipped. That
+	// of a member that is Apart is valid until it is closed, if it is an io.Closer.
 	Next(ctx context.Context) (Member, io.Reader, error)
 	// End returns where the backup ends. It may be called only after io.EOF,
 	// and reports rather than does. With ErrPageChecksums the position is valid.
@@ -95,4 +96,5 @@ type Member struct {
 	UID, GID   int
 	ModTime    time.Time
 	Target     string // of a Symlink
+	Apart      bool   // a file whose reader stays valid after the next Next, and may be read in another goroutine
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -16,6 +17,10 @@ type Options struct {
 	// the backup began, told the end on stop, and waited for before the sink commits.
 	// Its nil means that it has the log up to that end.
 	Log func(ctx context.Context, start Start, stop <-chan wal.Position) error
+
+	// Workers is how many members that are Apart are put side by side, if the sink takes
+	// them so; zero is one.
+	Workers int
 
 	// Started, if not nil, is told what Begin learnt.
 	Started func(Start)
@@ -47,7 +52,7 @@ func Copy(ctx context.Context, dst Sink, src Source, o Options) error {
 		group.Go(func() error { return o.Log(groupCtx, start, stop) })
 	}
 	group.Go(func() error {
-		err := copyMembers(groupCtx, dst, src)
+		err := copyMembers(groupCtx, dst, src, o.Workers)
 		if err != nil {
 			return err
 		}
@@ -80,10 +85,49 @@ func Copy(ctx context.Context, dst Sink, src Source, o Options) error {
 	return damaged
 }
 
-func copyMembers(ctx context.Context, dst Sink, src Source) error {
+// copyMembers puts all members. A file that is not Apart, such as the control file, is put
+// when all before it were.
+func copyMembers(ctx context.Context, dst Sink, src Source, workers int) error {
+	parallel, ok := dst.(Parallel)
+	if !ok || workers < 2 {
+		return eachMember(ctx, src, func(m Member, r io.Reader) error { return closing(m, r, dst.Put(ctx, m, r)) })
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var working sync.WaitGroup
+	defer working.Wait()
+	free := make(chan struct{}, workers)
+	err := eachMember(ctx, src, func(m Member, r io.Reader) error {
+		if m.Apart {
+			free <- struct{}{}
+			working.Go(func() {
+				if err := closing(m, r, parallel.PutApart(ctx, m, r)); err != nil {
+					cancel(err) // the first is why the others gave up
+				}
+				<-free
+			})
+			return nil
+		}
+		if m.Kind == File || m.Kind == Manifest {
+			working.Wait()
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+		}
+		return dst.Put(ctx, m, r)
+	})
+	working.Wait()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// eachMember hands out what the source yields.
+func eachMember(ctx context.Context, src Source, put func(Member, io.Reader) error) error {
 	for {
-		if err := ctx.Err(); err != nil {
-			return err
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
 		m, r, err := src.Next(ctx)
 		if err == io.EOF { // itself: one that is wrapped is a connection's end, not the backup's
@@ -92,8 +136,18 @@ func copyMembers(ctx context.Context, dst Sink, src Source) error {
 		if err != nil {
 			return err
 		}
-		if err := dst.Put(ctx, m, r); err != nil {
+		if err := put(m, r); err != nil {
 			return err
 		}
 	}
+}
+
+// closing closes the reader of a member that is Apart, after it was put with err.
+func closing(m Member, r io.Reader, err error) error {
+	if c, ok := r.(io.Closer); ok && m.Apart {
+		if closed := c.Close(); err == nil {
+			return closed
+		}
+	}
+	return err
 }

@@ -25,6 +25,7 @@ var floors = [][]string{
 	{ // facts: the standard library alone
 		"internal/conninfo",
 		"internal/getopt",
+		"internal/lookup",
 		"internal/usererr",
 		"internal/wal",
 	},

@@ -23,6 +23,14 @@ import (
 // Name is what the file is called.
 const Name = "backup_manifest"
 
+// DefaultIgnore returns what is not compared with a manifest, with what is below it: what
+// no manifest has, and what is made or changed after the backup, as with -R.
+//
+// Source: main in src/bin/pg_verifybackup/pg_verifybackup.c, PostgreSQL 18.
+func DefaultIgnore() []string {
+	return []string{Name, "pg_wal", "postgresql.auto.conf", "recovery.signal", "standby.signal"}
+}
+
 // Algorithm is how the checksum of a file is computed.
 //
 // Source: pg_checksum_type in src/include/common/checksum_helper.h, PostgreSQL 18.

@@ -21,6 +21,11 @@ import (
 //
 // Source: json_parse_manifest in src/common/parse_manifest.c, PostgreSQL 18.
 func Read(r io.Reader, each func(File) error) (Manifest, error) {
+	return read(r, func(f File, _ int64) error { return each(f) })
+}
+
+// read is Read that also tells the offset in bytes of what is said of each file.
+func read(r io.Reader, each func(f File, offset int64) error) (Manifest, error) {
 	sum := &sumOfManifest{hash: sha256.New()}
 	p := &parser{json: json.NewDecoder(io.TeeReader(r, sum)), each: each}
 	p.json.UseNumber()
@@ -33,7 +38,8 @@ func Read(r io.Reader, each func(File) error) (Manifest, error) {
 // parser is one Read.
 type parser struct {
 	json     *json.Decoder
-	each     func(File) error
+	each     func(f File, offset int64) error
+	offset   int64 // of the element in hand, in bytes
 	manifest Manifest
 
 	checksum    string
@@ -131,6 +137,7 @@ func (p *parser) array(element func() error) error {
 		case token != json.Delim('{'):
 			return unexpected(token)
 		}
+		p.offset = p.json.InputOffset() - 1
 		if err := element(); err != nil {
 			return err
 		}
@@ -201,7 +208,7 @@ func (p *parser) file() error {
 			return fmt.Errorf("invalid checksum for file \"%s\": \"%s\"", f.Path, checksum.value)
 		}
 	}
-	return p.each(f)
+	return p.each(f, p.offset)
 }
 
 // walRange reads one range of log.

@@ -17,14 +17,29 @@ import (
 
 // putFile writes a regular file. One that is there already is overwritten.
 func (s *Sink) putFile(ctx context.Context, at spot, m backup.Member, r io.Reader) error {
-	in, err := s.enter(at)
-	if err != nil {
-		return localfs.Errorf(err, at.full, `could not create file "%s"`, at.full)
-	}
 	if r == nil && m.Size > 0 {
 		return fmt.Errorf("member %q comes without its %d bytes", m.Path, m.Size)
 	}
-	return s.write(ctx, in, m, r)
+	if placed, ok := r.(backup.Placed); ok && s.options.Method != CopyBytes {
+		return s.place(ctx, at, m, placed)
+	}
+	f, err := s.create(at)
+	if err != nil {
+		return err
+	}
+	return s.write(ctx, f, at, m, r)
+}
+
+// create makes the file of a spot.
+func (s *Sink) create(at spot) (f *os.File, err error) {
+	err = s.enter(at, func(dir *os.Root, name string) (err error) {
+		f, err = dir.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, s.options.FileMode)
+		return err
+	})
+	if err != nil {
+		return nil, localfs.Errorf(err, at.full, `could not create file "%s"`, at.full)
+	}
+	return f, nil
 }
 
 // putManifest writes the manifest under the name it has until Commit.
@@ -32,19 +47,19 @@ func (s *Sink) putManifest(ctx context.Context, m backup.Member, r io.Reader) er
 	m.Path, m.Mode = manifestName, s.options.FileMode
 	temp := localfs.Temporary(manifestName)
 	at := spot{s.options.Dir.Root(), temp, filepath.Join(s.options.Dir.Path(), temp)}
-	if err := s.write(ctx, at, m, r); err != nil {
+	f, err := s.create(at)
+	if err != nil {
+		return err
+	}
+	if err := s.write(ctx, f, at, m, r); err != nil {
 		return err
 	}
 	s.manifest = true
 	return nil
 }
 
-// write makes a file, with the permissions of m and the bytes of r.
-func (s *Sink) write(ctx context.Context, at spot, m backup.Member, r io.Reader) error {
-	f, err := at.root.OpenFile(at.rel, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, s.options.FileMode)
-	if err != nil {
-		return localfs.Errorf(err, at.full, `could not create file "%s"`, at.full)
-	}
+// write gives a new file the permissions of m and the bytes of r, and closes it.
+func (s *Sink) write(ctx context.Context, f *os.File, at spot, m backup.Member, r io.Reader) error {
 	w := s.options.Sync.NewWriter(f, at.full)
 	defer w.Close() // after an error; otherwise closed below
 	if err := f.Chmod(m.Mode); err != nil {
@@ -61,16 +76,17 @@ func (s *Sink) write(ctx context.Context, at spot, m backup.Member, r io.Reader)
 // putDir makes a directory. Some may be there: the log's, which is kept at the
 // same time, and those of tablespaces inside the data directory.
 func (s *Sink) putDir(at spot, m backup.Member) error {
-	in, err := s.enter(at)
+	doing := `could not create directory "%s"`
+	err := s.enter(at, func(dir *os.Root, name string) error {
+		err := dir.Mkdir(name, s.options.DirMode)
+		if err != nil && !(errors.Is(err, fs.ErrExist) && mayExist(at.rel)) {
+			return err
+		}
+		doing = `could not set permissions on directory "%s"`
+		return dir.Chmod(name, m.Mode)
+	})
 	if err != nil {
-		return localfs.Errorf(err, at.full, `could not create directory "%s"`, at.full)
-	}
-	err = in.root.Mkdir(in.rel, s.options.DirMode)
-	if err != nil && !(errors.Is(err, fs.ErrExist) && mayExist(at.rel)) {
-		return localfs.Errorf(err, at.full, `could not create directory "%s"`, at.full)
-	}
-	if err := in.root.Chmod(in.rel, m.Mode); err != nil {
-		return localfs.Errorf(err, at.full, `could not set permissions on directory "%s"`, at.full)
+		return localfs.Errorf(err, at.full, doing, at.full)
 	}
 	return nil
 }
@@ -98,10 +114,7 @@ func (s *Sink) putSymlink(at spot, m backup.Member) error {
 			return fmt.Errorf(`tar member has unsafe link target: "%s"`, m.Target)
 		}
 	}
-	in, err := s.enter(at)
-	if err == nil {
-		err = in.root.Symlink(target, in.rel)
-	}
+	err := s.enter(at, func(dir *os.Root, name string) error { return dir.Symlink(target, name) })
 	if err != nil {
 		return localfs.Errorf(err, at.full, `could not create symbolic link from "%s" to "%s"`, at.full, target)
 	}

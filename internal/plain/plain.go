@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"sync"
 
 	"basin/internal/backup"
 	"basin/internal/localfs"
@@ -37,6 +38,9 @@ type Options struct {
 
 	Sync localfs.Syncer // makes the backup durable
 
+	// Method is how files are made of a backup that lies in files here.
+	Method CopyMethod
+
 	Progress *backup.Progress // if not nil, is told the path of each member
 }
 
@@ -55,11 +59,13 @@ type Sink struct {
 	places  map[uint32]place // by OID; zero is the data directory
 	links   map[string]string
 
+	parents  sync.Mutex
 	parent   *os.Root // the directory of the last member, unless it is a place itself
 	parentOf location
 
 	manifest bool
-	failed   error
+	failing  sync.Mutex
+	failed   error // the first, after which nothing more is taken
 }
 
 // place is a directory that members are put below.
@@ -97,7 +103,26 @@ func NewSink(o Options) *Sink {
 // location is relative is made inside the data directory.
 func (s *Sink) Begin(_ context.Context, start backup.Start) error {
 	s.open = true
-	s.failed = s.begin(start)
+	return s.fail(s.begin(start))
+}
+
+// fail remembers what went wrong, and returns it.
+func (s *Sink) fail(err error) error {
+	s.failing.Lock()
+	defer s.failing.Unlock()
+	if s.failed == nil {
+		s.failed = err
+	}
+	return err
+}
+
+// ready returns why nothing more is taken, if so.
+func (s *Sink) ready() error {
+	s.failing.Lock()
+	defer s.failing.Unlock()
+	if s.failed == nil && !s.open {
+		return fs.ErrClosed
+	}
 	return s.failed
 }
 
@@ -207,14 +232,15 @@ func (s *Sink) Claims() []*localfs.Claim { return slices.Clone(s.claims) }
 //
 // Source: src/fe_utils/astreamer_file.c, PostgreSQL 18.
 func (s *Sink) Put(ctx context.Context, m backup.Member, r io.Reader) error {
-	if s.failed != nil {
-		return s.failed
+	if err := s.ready(); err != nil {
+		return err
 	}
-	if !s.open {
-		return fs.ErrClosed
-	}
-	s.failed = s.put(ctx, m, r)
-	return s.failed
+	return s.fail(s.put(ctx, m, r))
+}
+
+// PutApart is Put. Files may be put by several goroutines at a time.
+func (s *Sink) PutApart(ctx context.Context, m backup.Member, r io.Reader) error {
+	return s.Put(ctx, m, r)
 }
 
 func (s *Sink) put(ctx context.Context, m backup.Member, r io.Reader) error {
@@ -267,23 +293,25 @@ func (s *Sink) resolve(oid uint32, name string) (spot, error) {
 	return spot{t.root, name, t.path + "/" + name}, nil
 }
 
-// enter returns the same spot as a name in its directory. A relation's files come
-// one after the other: the directory stays open for the next of them, which then
-// costs one openat.
-func (s *Sink) enter(at spot) (spot, error) {
+// enter calls do with the directory of a spot, and its name there. A relation's files come
+// one after the other: the directory stays open for the next of them, which then costs one
+// openat. Nobody else enters meanwhile.
+func (s *Sink) enter(at spot, do func(dir *os.Root, name string) error) error {
 	dir, base := path.Split(at.rel)
 	if dir == "" {
-		return at, nil
+		return do(at.root, base)
 	}
+	s.parents.Lock()
+	defer s.parents.Unlock()
 	if s.parent == nil || s.parentOf != (location{at.root, dir}) {
 		parent, err := at.root.OpenRoot(path.Clean(dir))
 		if err != nil {
-			return spot{}, err
+			return err
 		}
 		s.closeParent()
 		s.parent, s.parentOf = parent, location{at.root, dir}
 	}
-	return spot{s.parent, base, at.full}, nil
+	return do(s.parent, base)
 }
 
 func (s *Sink) closeParent() {
@@ -296,14 +324,10 @@ func (s *Sink) closeParent() {
 // Commit makes the files durable and then gives the manifest its name, the last
 // change of all. It does neither if ctx is done.
 func (s *Sink) Commit(ctx context.Context, _ wal.Position) error {
-	if s.failed != nil {
-		return s.failed
+	if err := s.ready(); err != nil {
+		return err
 	}
-	if !s.open {
-		return fs.ErrClosed
-	}
-	s.failed = s.commit(ctx)
-	return s.failed
+	return s.fail(s.commit(ctx))
 }
 
 func (s *Sink) commit(ctx context.Context) error {

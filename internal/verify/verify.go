@@ -37,12 +37,6 @@ type Options struct {
 // ErrStopped is what ends a verification after the first problem, if it is to.
 var ErrStopped = errors.New("a problem was found")
 
-// DefaultIgnore returns what is never looked at: what no manifest has, and what is
-// made or changed after the backup, as with -R.
-func DefaultIgnore() []string {
-	return []string{manifest.Name, "pg_wal", "postgresql.auto.conf", "recovery.signal", "standby.signal"}
-}
-
 // Verifier compares a backup with its manifest.
 type Verifier struct {
 	o        Options

@@ -118,7 +118,7 @@ func verified(t *testing.T, dir string, isPlain bool, o Options) (problems []str
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.Ignore = append(o.Ignore, DefaultIgnore()...)
+	o.Ignore = append(o.Ignore, manifest.DefaultIgnore()...)
 	o.Report = func(err error) { problems = append(problems, strings.ReplaceAll(err.Error(), dir, "DIR")) }
 	v := New(m, files, o)
 	if isPlain {

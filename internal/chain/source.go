@@ -1,0 +1,210 @@
+package chain
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"iter"
+	"os"
+	"sync"
+
+	"basin/internal/backup"
+	"basin/internal/localfs"
+	"basin/internal/manifest"
+	"basin/internal/pgdata"
+	"basin/internal/wal"
+)
+
+// Source returns the whole backup as a source, whose files are Apart. Its directories and
+// files have the given permissions. Its last member is the manifest that is made meanwhile,
+// unless there is to be none.
+func (v *Overlay) Source(dirMode, fileMode fs.FileMode) backup.Source {
+	return &source{overlay: v, dirMode: dirMode, fileMode: fileMode}
+}
+
+type source struct {
+	overlay           *Overlay
+	dirMode, fileMode fs.FileMode
+
+	members func() (backup.Member, error, bool)
+	stop    func()
+	held    []held   // is yielded before anything else
+	control *content // which is not Apart, and closed here
+	book    *book    // nil if no manifest is made
+	ended   bool
+}
+
+// held is a member and its bytes.
+type held struct {
+	m backup.Member
+	r io.Reader
+}
+
+// Begin finds the tablespaces.
+func (s *source) Begin(context.Context) (backup.Start, error) {
+	v := s.overlay
+	spaces, err := v.newest.Backup.Tablespaces()
+	if err != nil {
+		return backup.Start{}, err
+	}
+	if !v.o.NoManifest {
+		if s.book, err = newBook(v.o.TempDir, v.control.SystemID); err != nil {
+			return backup.Start{}, err
+		}
+	}
+	s.members, s.stop = iter.Pull2(v.newest.Backup.Members())
+	return backup.Start{Position: v.start, Tablespaces: spaces}, nil
+}
+
+// Next returns what comes next of the whole backup.
+func (s *source) Next(context.Context) (backup.Member, io.Reader, error) {
+	for {
+		if len(s.held) > 0 {
+			h := s.held[0]
+			s.held = s.held[1:]
+			return h.m, h.r, nil
+		}
+		m, err, ok := s.members()
+		switch {
+		case !ok:
+			return s.last()
+		case err != nil:
+			return m, nil, err
+		case m.Tablespace == 0 && (m.Path == pgdata.LabelPath || m.Path == manifest.Name):
+			continue
+		case m.Kind != backup.File:
+			m.Mode = s.dirMode
+			return m, nil, nil
+		case m.Tablespace == 0 && m.Path == pgdata.ControlPath:
+			if err := s.holdLabel(m); err != nil {
+				return m, nil, err
+			}
+			continue
+		}
+		whole, c, err := s.file(m)
+		if err != nil {
+			return m, nil, err
+		}
+		return whole, c, nil
+	}
+}
+
+// file returns a file as it is in the whole backup.
+func (s *source) file(m backup.Member) (backup.Member, *content, error) {
+	c, err := s.overlay.newContent(m.Tablespace, m.Path)
+	if err != nil {
+		return m, nil, err
+	}
+	m.Path, m.Size, m.Mode = c.path, c.size, s.fileMode
+	if s.book != nil {
+		c.done = func() error { return s.book.add(c) }
+	}
+	return m, c, nil
+}
+
+// holdLabel has the backup label come now, which is of a full backup, and the control file
+// behind it: both are needed to start.
+func (s *source) holdLabel(control backup.Member) error {
+	v := s.overlay
+	label := control
+	label.Path, label.Mode = pgdata.LabelPath, s.fileMode
+	content := pgdata.LabelOfFull(v.newest.label)
+	label.Size = int64(len(content))
+	if s.book != nil {
+		f := manifest.File{Path: label.Path, Size: label.Size, Algorithm: v.o.Checksums}
+		if sum := f.Algorithm.New(); sum != nil {
+			_, _ = sum.Write(content)
+			f.Checksum = sum.Sum(nil)
+		}
+		if err := s.book.w.Add(f, label.ModTime); err != nil {
+			return err
+		}
+	}
+	control, r, err := s.file(control)
+	if err != nil {
+		return err
+	}
+	s.control = r
+	s.held = []held{{label, bytes.NewReader(content)}, {control, r}}
+	return nil
+}
+
+// last returns the manifest, and after it the end.
+func (s *source) last() (backup.Member, io.Reader, error) {
+	if s.ended {
+		return backup.Member{}, nil, io.EOF
+	}
+	s.ended = true
+	if err := s.overlay.checkMissing(); err != nil {
+		return backup.Member{}, nil, err
+	}
+	if s.book == nil {
+		return backup.Member{}, nil, io.EOF
+	}
+	r, err := s.book.finish(s.overlay.newest.catalog.Ranges)
+	return backup.Member{Path: manifest.Name, Kind: backup.Manifest, Size: -1}, r, err
+}
+
+// End returns where the newest backup ends, as far as its manifest says so.
+func (s *source) End(context.Context) (wal.Position, error) {
+	if c := s.overlay.newest.catalog; c != nil && len(c.Ranges) > 0 {
+		return wal.Position{LSN: c.Ranges[0].End, Timeline: c.Ranges[0].Timeline}, nil
+	}
+	return wal.Position{}, nil
+}
+
+// Close lets go of what was begun.
+func (s *source) Close() error {
+	var errs []error
+	if s.stop != nil {
+		s.stop()
+	}
+	if s.control != nil {
+		errs = append(errs, s.control.Close())
+	}
+	if s.book != nil {
+		errs = append(errs, s.book.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// book is the manifest as it is made, in a file that has no name.
+type book struct {
+	mu   sync.Mutex
+	file *os.File
+	w    *manifest.Writer
+}
+
+func newBook(dir string, systemID uint64) (*book, error) {
+	f, err := os.CreateTemp(dir, ".basin-manifest-*")
+	if err != nil {
+		return nil, localfs.Errorf(err, dir, "could not create a temporary file in \"%s\"", dir)
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &book{file: f, w: manifest.NewWriter(f, systemID)}, nil
+}
+
+// add adds a file, once it was read.
+func (b *book) add(c *content) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.w.Add(manifest.File{Path: c.listed, Size: c.size, Algorithm: c.algorithm, Checksum: c.checksum}, c.modTime())
+}
+
+// finish ends the manifest and returns a reader of it.
+func (b *book) finish(ranges []manifest.Range) (io.Reader, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := b.w.Finish(ranges); err != nil {
+		return nil, err
+	}
+	_, err := b.file.Seek(0, io.SeekStart)
+	return b.file, err
+}
+
+// Close removes the file.
+func (b *book) Close() error { return b.file.Close() }

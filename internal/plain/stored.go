@@ -1,0 +1,213 @@
+package plain
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"basin/internal/backup"
+	"basin/internal/localfs"
+	"basin/internal/pgdata"
+)
+
+// Stored is a backup that lies in a data directory. It is a backup.Stored.
+//
+// A link leads nowhere but to a tablespace, or to a pg_wal that is kept elsewhere.
+type Stored struct {
+	dir  string
+	warn func(error)
+}
+
+// OpenStored returns the backup in a directory. warn is told of what is in it but belongs
+// to no backup.
+func OpenStored(dir string, warn func(error)) *Stored { return &Stored{dir, warn} }
+
+// Tablespaces returns the tablespaces that are linked to from pg_tblspc, by where the link
+// leads, or lie in it.
+//
+// Source: scan_for_existing_tablespaces in src/bin/pg_combinebackup/pg_combinebackup.c, PostgreSQL 18.
+func (s *Stored) Tablespaces() ([]backup.Tablespace, error) {
+	dir := s.dir + "/pg_tblspc"
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, localfs.Errorf(err, dir, "could not open directory \"%s\"", dir)
+	}
+	var all []backup.Tablespace
+	for _, e := range entries {
+		oid, ok := parseOID(e.Name())
+		if !ok {
+			continue
+		}
+		t := backup.Tablespace{OID: oid, Location: linkName(oid)}
+		switch path := dir + "/" + e.Name(); {
+		case e.IsDir():
+		case e.Type() == fs.ModeSymlink:
+			target, err := os.Readlink(path)
+			if err != nil {
+				return nil, localfs.Errorf(err, path, "could not read symbolic link \"%s\"", path)
+			}
+			if !filepath.IsAbs(target) {
+				return nil, fmt.Errorf("target of symbolic link \"%s\" is relative", path)
+			}
+			t.Location = localfs.Canonical(target)
+		default:
+			continue
+		}
+		all = append(all, t)
+	}
+	return all, nil
+}
+
+// parseOID reads the name of a tablespace's directory.
+func parseOID(name string) (uint32, bool) {
+	oid, err := strconv.ParseUint(name, 10, 32)
+	return uint32(oid), err == nil && oid > 0
+}
+
+// Members yields directories and files. global/pg_control comes last.
+func (s *Stored) Members() iter.Seq2[backup.Member, error] {
+	return func(yield func(backup.Member, error) bool) {
+		spaces, err := s.Tablespaces()
+		if err != nil {
+			yield(backup.Member{}, err)
+			return
+		}
+		w := walker{Stored: s, yield: yield}
+		for _, t := range spaces {
+			w.oid = t.OID
+			if !w.walk(s.Name(t.OID, ""), "") {
+				return
+			}
+		}
+		if w.oid = 0; !w.walk(s.dir, "") {
+			return
+		}
+		if w.control.Path != "" {
+			yield(w.control, nil)
+		}
+	}
+}
+
+// walker is one walk through the directories of a backup.
+type walker struct {
+	*Stored
+	oid     uint32
+	yield   func(backup.Member, error) bool
+	control backup.Member // kept back
+}
+
+// entriesAtOnce is how many names of a directory are held in memory.
+const entriesAtOnce = 1024
+
+// walk yields what is in a directory, which is below the tablespace's with a slash at its
+// end, if it is not that itself. It returns false if no more is wanted.
+func (w *walker) walk(path, below string) bool {
+	d, err := os.Open(path)
+	if err != nil {
+		return w.fail(localfs.Errorf(err, path, "could not open directory \"%s\"", path))
+	}
+	defer d.Close()
+	for {
+		entries, err := d.ReadDir(entriesAtOnce)
+		if errors.Is(err, io.EOF) {
+			return true
+		}
+		if err != nil {
+			return w.fail(localfs.Errorf(err, path, "could not read directory \"%s\"", path))
+		}
+		for _, e := range entries {
+			if !w.visit(path+"/"+e.Name(), below+e.Name(), e) {
+				return false
+			}
+		}
+	}
+}
+
+func (w *walker) fail(err error) bool {
+	w.yield(backup.Member{}, err)
+	return false
+}
+
+// visit yields one entry of a directory, and what is in it.
+func (w *walker) visit(path, within string, e fs.DirEntry) bool {
+	info, err := e.Info()
+	if err == nil && info.Mode().Type() == fs.ModeSymlink && w.oid == 0 && within == "pg_wal" {
+		info, err = os.Stat(path)
+	}
+	if err != nil {
+		return w.fail(localfs.Errorf(err, path, "could not stat file \"%s\"", path))
+	}
+	m := backup.Member{Tablespace: w.oid, Path: within, Mode: info.Mode().Perm(), ModTime: info.ModTime()}
+	switch _, isTablespace := w.tablespace(within); {
+	case info.IsDir() && isTablespace:
+	case info.IsDir():
+		m.Kind = backup.Dir
+		return w.yield(m, nil) && w.walk(path, within+"/")
+	case info.Mode().IsRegular():
+		m.Kind, m.Size, m.Apart = backup.File, info.Size(), true
+		if w.oid == 0 && within == pgdata.ControlPath {
+			m.Apart = false
+			w.control = m
+			return true
+		}
+		return w.yield(m, nil)
+	case info.Mode().Type() != fs.ModeSymlink:
+		w.warn(fmt.Errorf("skipping special file \"%s\"", path))
+	case !isTablespace:
+		w.warn(fmt.Errorf("skipping symbolic link \"%s\"", path))
+	default:
+		m.Kind = backup.Symlink
+		if m.Target, err = os.Readlink(path); err != nil {
+			return w.fail(localfs.Errorf(err, path, "could not read symbolic link \"%s\"", path))
+		}
+		return w.yield(m, nil)
+	}
+	return true
+}
+
+// tablespace says whether what is at a path in the main directory is a tablespace.
+func (w *walker) tablespace(within string) (oid uint32, ok bool) {
+	dir, name := filepath.Split(within)
+	if w.oid != 0 || dir != "pg_tblspc/" {
+		return 0, false
+	}
+	return parseOID(name)
+}
+
+// Open opens a file.
+func (s *Stored) Open(tablespace uint32, path string) (*backup.StoredFile, error) {
+	name := s.Name(tablespace, path)
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // else a named pipe waits for who writes it
+	if err != nil {
+		return nil, localfs.Errorf(err, name, "could not open file \"%s\"", name)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(localfs.Errorf(err, name, "could not stat file \"%s\"", name), f.Close())
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.Join(fmt.Errorf("\"%s\" is not a regular file", name), f.Close())
+	}
+	return &backup.StoredFile{File: f, Size: info.Size(), ModTime: info.ModTime(), Name: name}, nil
+}
+
+// Name returns where a file is.
+func (s *Stored) Name(tablespace uint32, path string) string {
+	name := s.dir
+	if tablespace != 0 {
+		name += "/" + linkName(tablespace)
+	}
+	if path != "" {
+		name += "/" + path
+	}
+	return name
+}
+
+// Close does nothing.
+func (s *Stored) Close() error { return nil }
