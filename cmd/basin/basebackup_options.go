@@ -65,6 +65,19 @@ const (
 	formatTar                       // tar files
 )
 
+// set reads the value of --format.
+func (f *backupFormat) set(value string) error {
+	switch value {
+	case "p", "plain":
+		*f = formatPlain
+	case "t", "tar":
+		*f = formatTar
+	default:
+		return fmt.Errorf("invalid output format \"%s\", must be \"plain\" or \"tar\"", value)
+	}
+	return nil
+}
+
 // walMethod is how the log that a backup needs gets into it.
 type walMethod uint8
 
@@ -149,15 +162,7 @@ func baseBackupTable(o *baseBackupOptions, c call) []getopt.Option {
 
 func (o *baseBackupOptions) setFormat(value string) error {
 	o.given["format"] = true
-	switch value {
-	case "p", "plain":
-		o.Format = formatPlain
-	case "t", "tar":
-		o.Format = formatTar
-	default:
-		return fmt.Errorf("invalid output format \"%s\", must be \"plain\" or \"tar\"", value)
-	}
-	return nil
+	return o.Format.set(value)
 }
 
 func (o *baseBackupOptions) setCheckpoint(value string) error {

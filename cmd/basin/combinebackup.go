@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 
 	"basin/internal/backup"
 	"basin/internal/chain"
@@ -17,6 +19,8 @@ import (
 	"basin/internal/localfs"
 	"basin/internal/manifest"
 	"basin/internal/plain"
+	"basin/internal/seal"
+	"basin/internal/tarball"
 	"basin/internal/usererr"
 )
 
@@ -34,9 +38,11 @@ type combineBackupOptions struct {
 	SyncMethod        localfs.SyncMethod
 	Method            plain.CopyMethod
 
-	NoVerify bool
-	Jobs     int    // files that are made side by side
-	TempDir  string // empty is the system's
+	Format      backupFormat // of the output; a dash in tar format is the standard output
+	Compression seal.Spec    // of tar files
+	NoVerify    bool
+	Jobs        int    // files that are made side by side
+	TempDir     string // empty is the system's
 }
 
 // parseCombineBackup reads the command line and checks it, in the order in which
@@ -53,6 +59,10 @@ func parseCombineBackup(c call) (o combineBackupOptions, err error) {
 		return o, c.usage("no input directories specified")
 	case o.Output == "":
 		return o, errors.New("no output directory specified")
+	case o.Format == formatPlain && o.Compression.Algorithm != seal.None:
+		return o, c.usage("only tar mode backups can be compressed")
+	case o.Format == formatTar && o.Method != plain.CopyBytes:
+		return o, c.usage("files of tar mode backups can only be copied")
 	case o.Method == plain.CopyClone && !localfs.HaveCopyMethods:
 		return o, errors.New("file cloning not supported on this platform")
 	case o.Method == plain.CopyRange && !localfs.HaveCopyMethods:
@@ -100,6 +110,11 @@ func combineBackupTable(o *combineBackupOptions) []getopt.Option {
 		method("copy", 0, plain.CopyBytes),
 		method("copy-file-range", 0, plain.CopyRange),
 
+		own(getopt.Option{Long: "format", Value: o.Format.set}),
+		own(getopt.Option{Long: "compress", Value: func(value string) (err error) {
+			o.Compression, err = seal.ParseMethod(value).Spec()
+			return err
+		}}),
 		own(flagOption("no-verify", 0, &o.NoVerify)),
 		own(getopt.Option{Long: "jobs", Value: func(value string) (err error) {
 			o.Jobs, err = parseInt(value, "--jobs", 1, maxJobs)
@@ -135,15 +150,20 @@ type combineBackupRun struct {
 	o      combineBackupOptions
 
 	dir   *localfs.Claim // nil if there is none
-	place *plain.Sink    // nil in a dry run
+	place backup.Sink    // nil in a dry run
+	plain *plain.Sink    // the same in plain format; else nil
 }
 
 func (b *combineBackupRun) run(ctx context.Context) (err error) {
-	newest := b.o.Inputs[len(b.o.Inputs)-1]
-	if err := b.readVersion(newest); err != nil {
+	inputs, err := openChain(ctx, b.o.Inputs, b.o.TempDir, b.report)
+	defer closeChain(inputs)
+	if err != nil {
 		return err
 	}
-	inputs := b.inputs()
+	newest := inputs[len(inputs)-1]
+	if err := b.readVersion(newest.Backup); err != nil {
+		return err
+	}
 	overlay, err := chain.New(inputs, chain.Options{
 		NoVerify: b.o.NoVerify, Checksums: b.o.Checksums, NoManifest: b.o.NoManifest || b.o.DryRun, TempDir: b.o.TempDir,
 		Warn: b.report.warn, Debug: b.debug,
@@ -151,36 +171,28 @@ func (b *combineBackupRun) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer overlay.Close()
-	info, err := os.Stat(newest)
+	defer overlay.Close() // its manifests were only read
+	info, err := os.Stat(newest.Name)
 	if err != nil {
-		return localfs.Errorf(err, newest, "could not stat file \"%s\"", newest)
+		return localfs.Errorf(err, newest.Name, "could not stat file \"%s\"", newest.Name)
 	}
-	dirMode, fileMode := setModes(info.Mode().Perm()&0o750 == 0o750)
-	source := overlay.Source(dirMode, fileMode)
-	defer source.Close()
-	spaces, err := inputs[len(inputs)-1].Backup.Tablespaces()
-	if err != nil {
+	o := chain.SourceOptions{TablespaceMap: b.o.Format == formatTar}
+	o.DirMode, o.FileMode = setModes(info.Mode().Perm()&0o750 == 0o750)
+	if o.Tablespaces, err = overlay.Tablespaces(); err != nil {
 		return err
 	}
-	if spaces, err = b.o.mapTablespaces(spaces); err != nil {
+	if err := b.o.mapTablespaces(o.Tablespaces); err != nil {
 		return err
 	}
-	mapped := mappedTablespaces{source, spaces}
+	source := overlay.Source(o)
+	defer source.Close() // what it has is not wanted any more
 	if b.o.DryRun {
-		return b.dryRun(ctx, mapped)
+		return b.dryRun(ctx, source)
 	}
-	if b.dir, err = localfs.ClaimDir(b.o.Output, dirMode); err != nil {
+	if b.place, err = b.sink(ctx, o.DirMode, o.FileMode); err != nil {
 		return err
 	}
-	b.place = plain.NewSink(plain.Options{
-		Dir: b.dir, DirMode: dirMode, FileMode: fileMode, Method: b.o.Method,
-		Sync: localfs.Syncer{
-			Method: b.o.SyncMethod, Off: b.o.NoSync, Step: func(text string) { b.debug("%s", text) },
-			Warn: b.report.warn,
-		},
-	})
-	if err := backup.Copy(ctx, b.place, mapped, backup.Options{Workers: b.o.Jobs}); err != nil {
+	if err := backup.Copy(ctx, b.place, source, backup.Options{Workers: b.o.Jobs}); err != nil {
 		return err
 	}
 	if b.o.Method == plain.CopyLink {
@@ -189,29 +201,72 @@ func (b *combineBackupRun) run(ctx context.Context) (err error) {
 	return b.keep()
 }
 
-// inputs returns the backups of the chain.
-func (b *combineBackupRun) inputs() []chain.Input {
-	var inputs []chain.Input
-	for _, dir := range b.o.Inputs {
-		inputs = append(inputs, chain.Input{Name: dir, Backup: plain.OpenStored(dir, b.report.warn)})
+// openChain opens the backups of a chain, in the form that each has. Those that it returns
+// are open, even with an error.
+func openChain(ctx context.Context, dirs []string, tempDir string, r *report) (inputs []chain.Input, err error) {
+	for _, dir := range dirs {
+		format, err := formatOf(dir)
+		if err != nil {
+			return inputs, err
+		}
+		var stored backup.Stored = plain.OpenStored(dir, r.warn)
+		if format == 't' {
+			if stored, err = tarball.OpenStored(ctx, dir, tarball.StoredOptions{TempDir: tempDir, Warn: r.warn}); err != nil {
+				return inputs, err
+			}
+		}
+		inputs = append(inputs, chain.Input{Name: dir, Backup: stored})
 	}
-	return inputs
+	return inputs, nil
+}
+
+func closeChain(inputs []chain.Input) {
+	for _, in := range inputs {
+		_ = in.Backup.Close() // it was only read
+	}
+}
+
+// sink claims the directory that the backup goes to, and returns what writes it there.
+func (b *combineBackupRun) sink(ctx context.Context, dirMode, fileMode fs.FileMode) (_ backup.Sink, err error) {
+	toOutput := b.o.Format == formatTar && b.o.Output == "-"
+	if !toOutput {
+		if b.dir, err = localfs.ClaimDir(b.o.Output, dirMode); err != nil {
+			return nil, err
+		}
+	}
+	sync := localfs.Syncer{
+		Method: b.o.SyncMethod, Off: b.o.NoSync, Step: func(text string) { b.debug("%s", text) }, Warn: b.report.warn,
+	}
+	if b.o.Format == formatPlain {
+		b.plain = plain.NewSink(plain.Options{Dir: b.dir, DirMode: dirMode, FileMode: fileMode, Sync: sync, Method: b.o.Method})
+		return b.plain, nil
+	}
+	o := tarball.Options{Dir: b.dir, FileMode: fileMode, Sync: sync}
+	o.Compress, o.Suffix = compressor(b.o.Compression)
+	if toOutput {
+		o.Output, err = openOutput(ctx)
+	}
+	return tarball.NewSink(o), err
 }
 
 // readVersion sees that a backup tells which server it is of.
 //
 // Source: read_pg_version_file in src/bin/pg_combinebackup/pg_combinebackup.c, PostgreSQL 18.
-func (b *combineBackupRun) readVersion(dir string) error {
-	path := dir + "/PG_VERSION"
-	content, err := os.ReadFile(path)
+func (b *combineBackupRun) readVersion(stored backup.Stored) error {
+	f, err := stored.Open(0, "PG_VERSION")
 	if err != nil {
-		return localfs.Errorf(err, path, "could not open file \"%s\"", path)
+		return err
 	}
-	version, err := strconv.ParseUint(string(content[:max(0, len(content)-1)]), 10, 16)
+	defer f.Close() // it was only read
+	content := make([]byte, min(f.Size, 16))
+	if _, err := f.ReadAt(content, 0); err != nil && !errors.Is(err, io.EOF) {
+		return localfs.Errorf(err, f.Name, "could not read file \"%s\"", f.Name)
+	}
+	version, err := strconv.ParseUint(strings.TrimSuffix(string(content), "\n"), 10, 16)
 	if err != nil {
-		return fmt.Errorf("%s: could not parse version number", path)
+		return fmt.Errorf("%s: could not parse version number", f.Name)
 	}
-	b.debug("read server version %d from file \"%s\"", version*10000, path)
+	b.debug("read server version %d from file \"%s\"", version*10000, f.Name)
 	return nil
 }
 
@@ -221,37 +276,25 @@ func (b *combineBackupRun) debug(format string, args ...any) {
 	}
 }
 
-// mappedTablespaces is a source whose tablespaces are where they are to go.
-type mappedTablespaces struct {
-	backup.Source
-	spaces []backup.Tablespace
-}
-
-// Begin tells of the tablespaces where they are to go.
-func (s mappedTablespaces) Begin(ctx context.Context) (backup.Start, error) {
-	start, err := s.Source.Begin(ctx)
-	start.Tablespaces = s.spaces
-	return start, err
-}
-
 // mapTablespaces finds a place for each tablespace that is not inside the data directory.
+// In tar files they may stay where they are.
 //
 // Source: scan_for_existing_tablespaces in src/bin/pg_combinebackup/pg_combinebackup.c, PostgreSQL 18.
-func (o *combineBackupOptions) mapTablespaces(spaces []backup.Tablespace) ([]backup.Tablespace, error) {
+func (o *combineBackupOptions) mapTablespaces(spaces []backup.Tablespace) error {
 	taken := make(map[string]uint32)
 	for i, t := range spaces {
 		location, ok := o.mapped(t.Location)
-		if !ok {
-			return nil, usererr.Hinted(fmt.Sprintf("Say where it goes with -T \"%s=NEWDIR\".", t.Location),
+		if !ok && o.Format == formatPlain {
+			return usererr.Hinted(fmt.Sprintf("Say where it goes with -T \"%s=NEWDIR\".", t.Location),
 				"tablespace at \"%s\" has no tablespace mapping", t.Location)
 		}
 		if other, ok := taken[location]; ok {
-			return nil, fmt.Errorf("tablespaces with OIDs %d and %d both point at directory \"%s\"", other, t.OID, location)
+			return fmt.Errorf("tablespaces with OIDs %d and %d both point at directory \"%s\"", other, t.OID, location)
 		}
 		taken[location] = t.OID
 		spaces[i].Location = location
 	}
-	return spaces, nil
+	return nil
 }
 
 // mapped returns where what is at a location goes.
@@ -264,7 +307,7 @@ func (o *combineBackupOptions) mapped(location string) (string, bool) {
 			return m.New, true
 		}
 	}
-	return "", false
+	return location, false
 }
 
 // dryRun looks at all that would be read, and reads none of it.
@@ -320,8 +363,8 @@ func (b *combineBackupRun) claims() (all []*localfs.Claim) {
 	if b.dir != nil {
 		all = append(all, b.dir)
 	}
-	if b.place != nil {
-		all = append(all, b.place.Claims()...)
+	if b.plain != nil {
+		all = append(all, b.plain.Claims()...)
 	}
 	return all
 }

@@ -35,6 +35,10 @@ Options:
   -?, --help                show this help, then exit
 
 Options of basin alone (not to be abbreviated):
+      --compress=METHOD[:DETAIL]
+                            compress tar files (gzip, lz4, zstd)
+      --format=p|t          output format (plain (default), tar); -o - with tar is the
+                            standard output
       --jobs=N              files that are made side by side (default: one for each processor)
       --no-verify           do not compare what is read with the manifests of the backups;
                             damage then becomes part of a new backup that looks valid

@@ -7,8 +7,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime"
+	"slices"
 	"time"
 
+	"basin/internal/backup"
+	"basin/internal/chain"
 	"basin/internal/getopt"
 	"basin/internal/localfs"
 	"basin/internal/manifest"
@@ -19,10 +23,10 @@ import (
 // verifyBackupOptions is what pg_verifybackup's command line asks for. It comes from
 // parseVerifyBackup, which has checked that its parts go together.
 type verifyBackupOptions struct {
-	Directory     string
-	Format        byte // p, t, or zero for what is there
-	Manifest      string
-	LogDirectory  string // empty is that of the backup
+	Directories   []string // several are a chain, the oldest first
+	Format        byte     // p, t, or zero for what is there
+	Manifest      string   // empty is that of the backup
+	LogDirectory  string   // empty is that of the backup
 	Ignore        []string
 	ExitOnError   bool
 	NoParseLog    bool
@@ -30,7 +34,8 @@ type verifyBackupOptions struct {
 	Quiet         bool
 	SkipChecksums bool
 	PageChecksums bool
-	JSON          bool // the result is printed as JSON, and nothing else
+	TempDir       string // empty is the system's
+	JSON          bool   // the result is printed as JSON, and nothing else
 }
 
 // parseVerifyBackup reads the command line and checks it, in the order in which
@@ -45,18 +50,23 @@ func parseVerifyBackup(c call) (verifyBackupOptions, error) {
 		return o, err
 	case len(operands) == 0:
 		return o, c.usage("no backup directory specified")
-	case len(operands) > 1:
-		return o, c.usage("too many command-line arguments (first is \"%s\")", operands[1])
+	}
+	for i, dir := range operands {
+		dir = localfs.Canonical(dir)
+		if slices.Contains(o.Directories, dir) { // as a chain has no backup twice, the original is meant, which takes one
+			return o, c.usage("too many command-line arguments (first is \"%s\")", operands[i])
+		}
+		o.Directories = append(o.Directories, dir)
+	}
+	switch {
+	case len(operands) > 1 && o.Manifest != "":
+		return o, errors.New("cannot specify -m/--manifest-path for a chain of backups")
 	case o.Progress && o.Quiet:
 		return o, errors.New("cannot specify both -P/--progress and -q/--quiet")
 	case o.PageChecksums && o.SkipChecksums:
 		return o, errors.New("cannot specify both --page-checksums and -s/--skip-checksums")
 	case o.JSON && o.Progress:
 		return o, errors.New("cannot specify both --json and -P/--progress")
-	}
-	o.Directory = localfs.Canonical(operands[0])
-	if o.Manifest == "" {
-		o.Manifest = o.Directory + "/" + manifest.Name
 	}
 	return o, nil
 }
@@ -76,6 +86,8 @@ func verifyBackupTable(o *verifyBackupOptions) []getopt.Option {
 	pages.Whole = true
 	result := flagOption("json", 0, &o.JSON)
 	result.Whole = true
+	temp := textOption("temp-dir", 0, &o.TempDir, nil)
+	temp.Whole = true
 	return []getopt.Option{
 		flagOption("exit-on-error", 'e', &o.ExitOnError),
 		canonical("ignore", 'i', func(path string) { o.Ignore = append(o.Ignore, path) }),
@@ -97,6 +109,7 @@ func verifyBackupTable(o *verifyBackupOptions) []getopt.Option {
 		// basin's own: whole names only, so that no abbreviation of the above becomes ambiguous.
 		pages,
 		result,
+		temp,
 	}
 }
 
@@ -105,11 +118,12 @@ var errNotVerified = errors.New("the backup is not what its manifest says")
 
 // verifyResult is what --json prints. Fields may be added, and none will change.
 type verifyResult struct {
-	Backup   string          `json:"backup"`   // path
-	Verified bool            `json:"verified"` // no problem was found
-	Files    int             `json:"files"`    // in the manifest
-	Bytes    int64           `json:"bytes"`    // that were read of them; of archives as they are on disk
-	Problems []verifyProblem `json:"problems"` // in the order in which they were found
+	Backup   string          `json:"backup"`          // path
+	Chain    []string        `json:"chain,omitempty"` // paths of the backups that it is laid over, the oldest first
+	Verified bool            `json:"verified"`        // no problem was found
+	Files    int             `json:"files"`           // in the manifest
+	Bytes    int64           `json:"bytes"`           // that were read of them; of archives as they are on disk
+	Problems []verifyProblem `json:"problems"`        // in the order in which they were found
 }
 
 type verifyProblem struct {
@@ -130,18 +144,16 @@ func verifyBackup(ctx context.Context, c call) error {
 	if err != nil {
 		return err
 	}
-	result := verifyResult{Backup: o.Directory, Problems: []verifyProblem{}}
-	report := c.report.error
-	if o.JSON {
-		report = func(err error) { result.Problems = append(result.Problems, newVerifyProblem(err)) }
-	}
-	problems, err := verifyWith(ctx, o, &result, report, c.report)
+	last := len(o.Directories) - 1
+	result := verifyResult{Backup: o.Directories[last], Chain: o.Directories[:last], Problems: []verifyProblem{}}
+	v := &verification{o: o, report: c.report, result: &result}
+	err = v.run(ctx)
 	if errors.Is(err, verify.ErrStopped) {
 		err = nil
 	}
 	if o.JSON && ctx.Err() == nil {
 		if err != nil { // of which that is the last
-			report(err)
+			v.tell(err)
 			err = reported{err}
 		}
 		result.Verified = len(result.Problems) == 0
@@ -152,7 +164,7 @@ func verifyBackup(ctx context.Context, c call) error {
 	switch {
 	case err != nil:
 		return err
-	case problems > 0:
+	case v.problems > 0:
 		return reported{errNotVerified}
 	case !o.Quiet && !o.JSON:
 		_, err = fmt.Fprintln(c.stdout, "backup successfully verified")
@@ -160,25 +172,92 @@ func verifyBackup(ctx context.Context, c call) error {
 	return err
 }
 
-// verifyWith verifies what was asked for, and returns how many problems were told.
-func verifyWith(ctx context.Context, o verifyBackupOptions, result *verifyResult, tell func(error), r *report) (problems int, err error) {
-	m, files, err := verify.Load(o.Manifest)
-	if err != nil {
-		return 0, err
+// verification is one backup, or a chain of them, on its way to be verified.
+type verification struct {
+	o        verifyBackupOptions
+	report   *report
+	result   *verifyResult
+	problems int
+}
+
+// tell tells a problem.
+func (v *verification) tell(err error) {
+	if v.o.JSON {
+		v.result.Problems = append(v.result.Problems, newVerifyProblem(err))
+		return
 	}
-	if o.Format == 0 {
-		if o.Format, err = formatOf(o.Directory); err != nil {
-			return 0, err
+	v.report.error(err)
+}
+
+// run verifies each backup by itself, and then, if there are several, that they make one.
+func (v *verification) run(ctx context.Context) error {
+	for _, dir := range v.o.Directories {
+		tell := v.tell
+		if len(v.o.Directories) > 1 {
+			tell = func(err error) { v.tell(fmt.Errorf("%s: %w", dir, err)) }
+		}
+		if err := v.backup(ctx, dir, tell); err != nil {
+			return err
 		}
 	}
-	v := verify.New(m, files, verify.Options{
-		Ignore: o.Ignore, SkipChecksums: o.SkipChecksums, PageChecksums: o.PageChecksums, StopAtFirst: o.ExitOnError,
-		Report: tell,
+	if len(v.o.Directories) == 1 {
+		return nil
+	}
+	return v.chain(ctx)
+}
+
+// backup verifies the backup in a directory.
+func (v *verification) backup(ctx context.Context, dir string, tell func(error)) error {
+	if v.o.Manifest == "" {
+		v.o.Manifest = dir + "/" + manifest.Name
+		defer func() { v.o.Manifest = "" }()
+	}
+	m, files, err := verify.Load(v.o.Manifest)
+	if err != nil {
+		return err
+	}
+	format := v.o.Format
+	if format == 0 {
+		if format, err = formatOf(dir); err != nil {
+			return err
+		}
+	}
+	verifier := verify.New(m, files, verify.Options{
+		Ignore: v.o.Ignore, SkipChecksums: v.o.SkipChecksums, StopAtFirst: v.o.ExitOnError,
+		PageChecksums: v.o.PageChecksums && len(v.o.Directories) == 1, // those of a chain are looked at in the end
+		Report:        tell,
 	})
-	err = verifyAll(ctx, v, o, r)
-	result.Files = files.Len()
-	result.Bytes, _ = v.Progress()
-	return v.Problems(), err
+	err = verifyAll(ctx, verifier, dir, format, v.o, v.report)
+	v.result.Files += files.Len()
+	done, _ := verifier.Progress()
+	v.result.Bytes += done
+	v.problems += verifier.Problems()
+	return err
+}
+
+// chain sees that the backups make one together: they follow one another, and every block
+// is in one of them. None of it is written.
+func (v *verification) chain(ctx context.Context) error {
+	inputs, err := openChain(ctx, v.o.Directories, v.o.TempDir, v.report)
+	defer closeChain(inputs)
+	if err != nil {
+		return err
+	}
+	overlay, err := chain.New(inputs, chain.Options{NoManifest: true, TempDir: v.o.TempDir, Warn: v.report.warn})
+	if err != nil {
+		return err
+	}
+	defer overlay.Close() // its manifests were only read
+	source := overlay.Source(chain.SourceOptions{})
+	defer source.Close() // what it has is not wanted any more
+	if !v.o.PageChecksums {
+		return backup.Copy(ctx, drySink{}, source, backup.Options{})
+	}
+	pages, err := verify.NewPageSink(overlay.Control(), func(err error) { v.problems++; v.tell(err) })
+	if err != nil {
+		return err
+	}
+	return backup.Copy(ctx, pages, source, backup.Options{Workers: runtime.GOMAXPROCS(0)})
 }
 
 // formatOf returns what form the backup in a directory has.
@@ -199,32 +278,32 @@ func formatOf(dir string) (byte, error) {
 }
 
 // verifyAll verifies what was asked for, in the order of pg_verifybackup.
-func verifyAll(ctx context.Context, v *verify.Verifier, o verifyBackupOptions, r *report) error {
+func verifyAll(ctx context.Context, v *verify.Verifier, dir string, format byte, o verifyBackupOptions, r *report) error {
 	show := verifyProgress{v: v, out: r}
-	if o.Format == 'p' {
-		if err := v.Directory(o.Directory); err != nil {
+	if format == 'p' {
+		if err := v.Directory(dir); err != nil {
 			return err
 		}
 	} else {
-		if err := show.during(o.Progress, func() error { return v.Archives(ctx, o.Directory) }); err != nil {
+		if err := show.during(o.Progress, func() error { return v.Archives(ctx, dir) }); err != nil {
 			return err
 		}
 	}
 	if err := v.Missing(); err != nil {
 		return err
 	}
-	if o.Format == 'p' && !o.SkipChecksums {
-		if err := show.during(o.Progress, func() error { return v.Checksums(ctx, o.Directory) }); err != nil {
+	if format == 'p' && !o.SkipChecksums {
+		if err := show.during(o.Progress, func() error { return v.Checksums(ctx, dir) }); err != nil {
 			return err
 		}
 	}
 	switch {
 	case o.NoParseLog:
 		return nil
-	case o.LogDirectory == "" && o.Format == 't':
-		return v.LogInArchives(ctx, o.Directory)
+	case o.LogDirectory == "" && format == 't':
+		return v.LogInArchives(ctx, dir)
 	case o.LogDirectory == "":
-		return v.Log(ctx, o.Directory+"/pg_wal")
+		return v.Log(ctx, dir+"/pg_wal")
 	}
 	return v.Log(ctx, o.LogDirectory)
 }

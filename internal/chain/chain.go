@@ -95,6 +95,9 @@ func (v *Overlay) Close() error {
 	return errors.Join(errs...)
 }
 
+// Control returns what the control file of the newest backup says.
+func (v *Overlay) Control() pgdata.Control { return v.control }
+
 // readAll reads a small file of a backup.
 func (in *input) readAll(path string, most int64) ([]byte, error) {
 	f, err := in.Backup.Open(0, path)
@@ -296,9 +299,10 @@ func (v *Overlay) checkMissing() error {
 		if v.ignores(f.Path) || f.Path == pgdata.LabelPath || len(errs) == maxMissing {
 			return nil
 		}
-		switch file, err := in.Backup.Open(0, f.Path); {
+		tablespace, within := unlisted(f.Path)
+		switch file, err := in.Backup.Open(tablespace, within); {
 		case errors.Is(err, fs.ErrNotExist):
-			errs = append(errs, damaged("\"%s\" is present in the manifest but not on disk", in.Backup.Name(0, f.Path)))
+			errs = append(errs, damaged("\"%s\" is present in the manifest but not on disk", in.Backup.Name(tablespace, within)))
 		case err == nil:
 			return file.Close()
 		}

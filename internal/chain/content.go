@@ -8,8 +8,8 @@ import (
 	"io/fs"
 	"iter"
 	"path"
+	"strconv"
 	"strings"
-	"time"
 
 	"basin/internal/backup"
 	"basin/internal/manifest"
@@ -97,6 +97,17 @@ func listed(tablespace uint32, within string) string {
 		return within
 	}
 	return fmt.Sprintf("pg_tblspc/%d/%s", tablespace, within)
+}
+
+// unlisted returns where a file lies that the manifest has under a path.
+func unlisted(path string) (tablespace uint32, within string) {
+	rest, isTablespace := strings.CutPrefix(path, "pg_tblspc/")
+	number, within, hasMore := strings.Cut(rest, "/")
+	oid, err := strconv.ParseUint(number, 10, 32)
+	if !isTablespace || !hasMore || err != nil || oid == 0 {
+		return 0, path
+	}
+	return uint32(oid), within
 }
 
 // prepare finds out where all blocks come from, and which checksums are to be computed.
@@ -391,6 +402,3 @@ func (c *content) Close() error {
 	c.parts = nil
 	return errors.Join(errs...)
 }
-
-// modTime returns when the content was changed last.
-func (c *content) modTime() time.Time { return c.parts[0].file.ModTime }

@@ -8,7 +8,9 @@ import (
 	"io/fs"
 	"iter"
 	"os"
+	"path"
 	"sync"
+	"time"
 
 	"basin/internal/backup"
 	"basin/internal/localfs"
@@ -17,16 +19,25 @@ import (
 	"basin/internal/wal"
 )
 
-// Source returns the whole backup as a source, whose files are Apart. Its directories and
-// files have the given permissions. Its last member is the manifest that is made meanwhile,
-// unless there is to be none.
-func (v *Overlay) Source(dirMode, fileMode fs.FileMode) backup.Source {
-	return &source{overlay: v, dirMode: dirMode, fileMode: fileMode}
+// SourceOptions are the options of a source.
+type SourceOptions struct {
+	DirMode, FileMode fs.FileMode         // permissions of all directories and files
+	Tablespaces       []backup.Tablespace // where they go
+	// TablespaceMap says that tablespaces outside the data directory are named in a
+	// tablespace map, as in tar files, and not linked to.
+	TablespaceMap bool
 }
 
+// Source returns the whole backup as a source, whose files are Apart. Its last member is
+// the manifest that is made meanwhile, unless there is to be none.
+func (v *Overlay) Source(o SourceOptions) backup.Source { return &source{overlay: v, o: o} }
+
+// Tablespaces returns those of the newest backup.
+func (v *Overlay) Tablespaces() ([]backup.Tablespace, error) { return v.newest.Backup.Tablespaces() }
+
 type source struct {
-	overlay           *Overlay
-	dirMode, fileMode fs.FileMode
+	overlay *Overlay
+	o       SourceOptions
 
 	members func() (backup.Member, error, bool)
 	stop    func()
@@ -42,20 +53,17 @@ type held struct {
 	r io.Reader
 }
 
-// Begin finds the tablespaces.
+// Begin begins the manifest.
 func (s *source) Begin(context.Context) (backup.Start, error) {
 	v := s.overlay
-	spaces, err := v.newest.Backup.Tablespaces()
-	if err != nil {
-		return backup.Start{}, err
-	}
 	if !v.o.NoManifest {
+		var err error
 		if s.book, err = newBook(v.o.TempDir, v.control.SystemID); err != nil {
 			return backup.Start{}, err
 		}
 	}
 	s.members, s.stop = iter.Pull2(v.newest.Backup.Members())
-	return backup.Start{Position: v.start, Tablespaces: spaces}, nil
+	return backup.Start{Position: v.start, Tablespaces: s.o.Tablespaces}, nil
 }
 
 // Next returns what comes next of the whole backup.
@@ -72,10 +80,12 @@ func (s *source) Next(context.Context) (backup.Member, io.Reader, error) {
 			return s.last()
 		case err != nil:
 			return m, nil, err
-		case m.Tablespace == 0 && (m.Path == pgdata.LabelPath || m.Path == manifest.Name):
+		case m.Tablespace == 0 && (m.Path == pgdata.LabelPath || m.Path == pgdata.TablespaceMapPath || m.Path == manifest.Name):
+			continue
+		case m.Kind == backup.Symlink && s.o.TablespaceMap:
 			continue
 		case m.Kind != backup.File:
-			m.Mode = s.dirMode
+			m.Mode = s.o.DirMode
 			return m, nil, nil
 		case m.Tablespace == 0 && m.Path == pgdata.ControlPath:
 			if err := s.holdLabel(m); err != nil {
@@ -97,9 +107,11 @@ func (s *source) file(m backup.Member) (backup.Member, *content, error) {
 	if err != nil {
 		return m, nil, err
 	}
-	m.Path, m.Size, m.Mode = c.path, c.size, s.fileMode
+	m.Path, m.Size, m.Mode = c.path, c.size, s.o.FileMode
 	if s.book != nil {
-		c.done = func() error { return s.book.add(c) }
+		c.done = func() error {
+			return s.book.add(manifest.File{Path: c.listed, Size: c.size, Algorithm: c.algorithm, Checksum: c.checksum}, m.ModTime)
+		}
 	}
 	return m, c, nil
 }
@@ -107,18 +119,11 @@ func (s *source) file(m backup.Member) (backup.Member, *content, error) {
 // holdLabel has the backup label come now, which is of a full backup, and the control file
 // behind it: both are needed to start.
 func (s *source) holdLabel(control backup.Member) error {
-	v := s.overlay
-	label := control
-	label.Path, label.Mode = pgdata.LabelPath, s.fileMode
-	content := pgdata.LabelOfFull(v.newest.label)
-	label.Size = int64(len(content))
-	if s.book != nil {
-		f := manifest.File{Path: label.Path, Size: label.Size, Algorithm: v.o.Checksums}
-		if sum := f.Algorithm.New(); sum != nil {
-			_, _ = sum.Write(content)
-			f.Checksum = sum.Sum(nil)
-		}
-		if err := s.book.w.Add(f, label.ModTime); err != nil {
+	if err := s.hold(control, pgdata.LabelPath, pgdata.LabelOfFull(s.overlay.newest.label)); err != nil {
+		return err
+	}
+	if links := s.tablespaceMap(); links != nil {
+		if err := s.hold(control, pgdata.TablespaceMapPath, links); err != nil {
 			return err
 		}
 	}
@@ -127,8 +132,34 @@ func (s *source) holdLabel(control backup.Member) error {
 		return err
 	}
 	s.control = r
-	s.held = []held{{label, bytes.NewReader(content)}, {control, r}}
+	s.held = append(s.held, held{control, r})
 	return nil
+}
+
+// tablespaceMap returns the tablespace map, or nil if there is to be none.
+func (s *source) tablespaceMap() (links []byte) {
+	for _, t := range s.o.Tablespaces {
+		if s.o.TablespaceMap && path.IsAbs(t.Location) {
+			links = pgdata.AppendTablespaceLink(links, pgdata.TablespaceLink{OID: t.OID, Target: t.Location})
+		}
+	}
+	return links
+}
+
+// hold has a small file come now, which is like another but for its content.
+func (s *source) hold(like backup.Member, path string, content []byte) error {
+	m := like
+	m.Path, m.Mode, m.Size = path, s.o.FileMode, int64(len(content))
+	s.held = append(s.held, held{m, bytes.NewReader(content)})
+	if s.book == nil {
+		return nil
+	}
+	f := manifest.File{Path: path, Size: m.Size, Algorithm: s.overlay.o.Checksums}
+	if sum := f.Algorithm.New(); sum != nil {
+		_, _ = sum.Write(content)
+		f.Checksum = sum.Sum(nil)
+	}
+	return s.book.add(f, m.ModTime)
 }
 
 // last returns the manifest, and after it the end.
@@ -189,10 +220,10 @@ func newBook(dir string, systemID uint64) (*book, error) {
 }
 
 // add adds a file, once it was read.
-func (b *book) add(c *content) error {
+func (b *book) add(f manifest.File, modified time.Time) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.w.Add(manifest.File{Path: c.listed, Size: c.size, Algorithm: c.algorithm, Checksum: c.checksum}, c.modTime())
+	return b.w.Add(f, modified)
 }
 
 // finish ends the manifest and returns a reader of it.

@@ -12,9 +12,14 @@ import (
 
 // checkPageSizes says whether the pages of the cluster can be verified.
 func (v *Verifier) checkPageSizes() error {
-	switch c := v.control; {
-	case c == nil:
+	if v.control == nil {
 		return errors.New("page checksums cannot be verified without a control file")
+	}
+	return checkPageSizes(*v.control)
+}
+
+func checkPageSizes(c pgdata.Control) error {
+	switch {
 	case !c.DataChecksums:
 		return usererr.Hinted("Leave out --page-checksums, or have them from now on with pg_checksums --enable.",
 			"page checksums cannot be verified: data checksums are not enabled in the cluster")
@@ -25,14 +30,10 @@ func (v *Verifier) checkPageSizes() error {
 	return nil
 }
 
-// pagesOf says whether a file has pages that are to be verified, and the block that the
-// first of them is.
-func (v *Verifier) pagesOf(path string) (first uint32, ok bool) {
-	if !v.o.PageChecksums {
-		return 0, false
-	}
-	segment, ok := pgdata.RelationSegment(path)
-	return segment * pgdata.SegmentPages, ok
+// hasPages says whether a file has pages that are to be verified.
+func (v *Verifier) hasPages(path string) bool {
+	_, ok := pgdata.RelationSegment(path)
+	return ok && v.o.PageChecksums
 }
 
 // pages verifies the pages of one file, by the rule of the server when it takes a
@@ -49,15 +50,23 @@ type pages struct {
 
 // newPages returns nil if a file has none.
 func (v *Verifier) newPages(path string) *pages {
-	first, ok := v.pagesOf(path)
-	if !ok {
+	if !v.hasPages(path) {
 		return nil
 	}
-	p := &pages{path: path, block: first, start: math.MaxUint64}
+	p := newPages(path, math.MaxUint64)
 	if n := len(v.manifest.Ranges); n > 0 {
 		p.start = v.manifest.Ranges[n-1].Start // the oldest comes last
 	}
 	return p
+}
+
+// newPages returns nil if the file at a path is not of a relation.
+func newPages(path string, start wal.LSN) *pages {
+	segment, ok := pgdata.RelationSegment(path)
+	if !ok {
+		return nil
+	}
+	return &pages{path: path, block: segment * pgdata.SegmentPages, start: start}
 }
 
 // problems returns what was found, in the order of blocks.

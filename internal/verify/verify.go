@@ -148,8 +148,7 @@ func (v *Verifier) isRead(i int, f manifest.File) bool {
 	if f.Algorithm != manifest.NoChecksum {
 		return true
 	}
-	_, hasPages := v.pagesOf(f.Path)
-	return hasPages
+	return v.hasPages(f.Path)
 }
 
 // checkControl looks at a control file. What is wrong with it is no problem among

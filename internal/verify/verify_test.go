@@ -33,11 +33,11 @@ func control(systemID uint64) []byte {
 	return append(p, make([]byte, pgdata.ControlSize-len(p))...)
 }
 
-// backup is the files of one, by path.
-type backup map[string]string
+// files are the files of one, by path.
+type files map[string]string
 
-func newBackup() backup {
-	return backup{
+func newBackup() files {
+	return files{
 		"PG_VERSION": "18\n", "backup_label": "START WAL LOCATION: 0/2000028\n", "global/pg_control": string(control(7)),
 		"base/1/1259": strings.Repeat("a page of a relation ", 50_000), "base/1/empty": "",
 		"pg_tblspc/16400/PG_18_1/5/16401": "in a tablespace",
@@ -45,7 +45,7 @@ func newBackup() backup {
 }
 
 // manifestOf returns the manifest of a backup.
-func manifestOf(b backup, algorithm manifest.Algorithm) string {
+func manifestOf(b files, algorithm manifest.Algorithm) string {
 	var s strings.Builder
 	s.WriteString("{ \"PostgreSQL-Backup-Manifest-Version\": 2,\n\"System-Identifier\": 7,\n\"Files\": [\n")
 	for i, path := range slices.Sorted(maps.Keys(b)) {
@@ -72,14 +72,14 @@ func write(t *testing.T, path string, content []byte) {
 }
 
 // plain writes a backup as a directory.
-func (b backup) plain(t *testing.T, dir string) {
+func (b files) plain(t *testing.T, dir string) {
 	for path, content := range b {
 		write(t, filepath.Join(dir, path), []byte(content))
 	}
 }
 
 // archives writes a backup as tar files, that of the tablespace compressed.
-func (b backup) archives(t *testing.T, dir string) {
+func (b files) archives(t *testing.T, dir string) {
 	parts := map[string]*bytes.Buffer{"base.tar": {}, "16400.tar.gz": {}}
 	for name, part := range parts {
 		w := tar.NewWriter(part)
@@ -144,20 +144,20 @@ func verified(t *testing.T, dir string, isPlain bool, o Options) (problems []str
 func TestEachDamageIsFound(t *testing.T) {
 	for _, c := range []struct {
 		reason     string
-		damage     func(b backup)
+		damage     func(b files)
 		plain, tar []string
 		fatal      [2]string // the errors that end it, plain and tar
 	}{
-		{reason: "none", damage: func(backup) {}},
+		{reason: "none", damage: func(files) {}},
 		{
 			reason: "a bit in a relation",
-			damage: func(b backup) { b["base/1/1259"] = "A" + b["base/1/1259"][1:] },
+			damage: func(b files) { b["base/1/1259"] = "A" + b["base/1/1259"][1:] },
 			plain:  []string{`checksum mismatch for file "base/1/1259"`},
 			tar:    []string{`checksum mismatch for file "base/1/1259" in archive "base.tar"`},
 		},
 		{
 			reason: "a file is shorter, another longer",
-			damage: func(b backup) { b["backup_label"], b["base/1/empty"] = "", "x" },
+			damage: func(b files) { b["backup_label"], b["base/1/empty"] = "", "x" },
 			plain: []string{
 				`"backup_label" has size 0 on disk but size 30 in the manifest`, `"base/1/empty" has size 1 on disk but size 0 in the manifest`,
 			},
@@ -168,7 +168,7 @@ func TestEachDamageIsFound(t *testing.T) {
 		},
 		{
 			reason: "a file is missing, and one too many",
-			damage: func(b backup) {
+			damage: func(b files) {
 				delete(b, "base/1/1259")
 				b["base/1/1260"] = "x"
 			},
@@ -179,7 +179,7 @@ func TestEachDamageIsFound(t *testing.T) {
 		},
 		{
 			reason: "two files are swapped",
-			damage: func(b backup) {
+			damage: func(b files) {
 				b["a"], b["b"] = b["b"], b["a"]
 			},
 			plain: []string{`checksum mismatch for file "a"`, `checksum mismatch for file "b"`},
@@ -187,17 +187,17 @@ func TestEachDamageIsFound(t *testing.T) {
 		},
 		{
 			reason: "in a tablespace",
-			damage: func(b backup) { b["pg_tblspc/16400/PG_18_1/5/16401"] = "IN a tablespace" },
+			damage: func(b files) { b["pg_tblspc/16400/PG_18_1/5/16401"] = "IN a tablespace" },
 			plain:  []string{`checksum mismatch for file "pg_tblspc/16400/PG_18_1/5/16401"`},
 			tar:    []string{`checksum mismatch for file "pg_tblspc/16400/PG_18_1/5/16401" in archive "16400.tar.gz"`},
 		},
 		{
 			reason: "files that may change",
-			damage: func(b backup) { b["postgresql.auto.conf"], b["standby.signal"], b["pg_wal/x"] = "x", "", "y" },
+			damage: func(b files) { b["postgresql.auto.conf"], b["standby.signal"], b["pg_wal/x"] = "x", "", "y" },
 		},
 		{
 			reason: "control file of another cluster",
-			damage: func(b backup) { b["global/pg_control"] = string(control(8)) },
+			damage: func(b files) { b["global/pg_control"] = string(control(8)) },
 			fatal: [2]string{
 				"DIR/global/pg_control: manifest system identifier is 7, but control file has 8",
 				"base.tar: global/pg_control: manifest system identifier is 7, but control file has 8",
@@ -206,7 +206,7 @@ func TestEachDamageIsFound(t *testing.T) {
 		},
 		{
 			reason: "control file is damaged",
-			damage: func(b backup) {
+			damage: func(b files) {
 				b["global/pg_control"] = b["global/pg_control"][:40] + "y" + b["global/pg_control"][41:]
 			},
 			fatal: [2]string{"DIR/global/pg_control: CRC is incorrect", "base.tar: global/pg_control: CRC is incorrect"},
@@ -216,7 +216,7 @@ func TestEachDamageIsFound(t *testing.T) {
 		t.Run(c.reason, func(t *testing.T) {
 			whole := newBackup()
 			whole["a"], whole["b"] = "first", "other"
-			for i, form := range []func(backup, *testing.T, string){backup.plain, backup.archives} {
+			for i, form := range []func(files, *testing.T, string){files.plain, files.archives} {
 				dir := t.TempDir()
 				write(t, filepath.Join(dir, manifest.Name), []byte(manifestOf(whole, manifest.SHA256)))
 				b := maps.Clone(whole)
@@ -306,7 +306,7 @@ func TestVerificationCanBeStopped(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	wanted := errors.New("enough")
 	cancel(wanted)
-	for _, form := range []func(backup, *testing.T, string){backup.plain, backup.archives} {
+	for _, form := range []func(files, *testing.T, string){files.plain, files.archives} {
 		dir := t.TempDir()
 		write(t, filepath.Join(dir, manifest.Name), []byte(manifestOf(whole, manifest.CRC32C)))
 		form(whole, t, dir)
