@@ -42,6 +42,7 @@ bench: basin ## time and memory beside the stock programs; writes docs/benchmark
 	build/bench.sh ./basin
 	build/bench-log.sh ./basin
 	build/bench-verify.sh ./basin
+	build/bench-combine.sh ./basin
 
 lint: ## formatting, vet and staticcheck
 	build/lint.sh

@@ -43,6 +43,7 @@ type combineBackupOptions struct {
 	NoVerify    bool
 	Jobs        int    // files that are made side by side
 	TempDir     string // empty is the system's
+	Progress    bool
 }
 
 // parseCombineBackup reads the command line and checks it, in the order in which
@@ -120,6 +121,7 @@ func combineBackupTable(o *combineBackupOptions) []getopt.Option {
 			o.Jobs, err = parseInt(value, "--jobs", 1, maxJobs)
 			return err
 		}}),
+		own(flagOption("progress", 'P', &o.Progress)),
 		own(textOption("temp-dir", 0, &o.TempDir, nil)),
 	}
 }
@@ -192,13 +194,27 @@ func (b *combineBackupRun) run(ctx context.Context) (err error) {
 	if b.place, err = b.sink(ctx, o.DirMode, o.FileMode); err != nil {
 		return err
 	}
-	if err := backup.Copy(ctx, b.place, source, backup.Options{Workers: b.o.Jobs}); err != nil {
+	show := periodicProgress{b.report, func() string { return combineProgress(overlay) }}
+	err = show.during(b.o.Progress, func() error {
+		return backup.Copy(ctx, b.place, source, backup.Options{Workers: b.o.Jobs})
+	})
+	if err != nil {
 		return err
 	}
 	if b.o.Method == plain.CopyLink {
 		b.report.warning("--link mode was used; any modifications to the output directory might destructively modify input directories")
 	}
 	return b.keep()
+}
+
+// combineProgress says how far the chain is combined.
+func combineProgress(overlay *chain.Overlay) string {
+	files, bytes, total := overlay.Progress()
+	if total == 0 {
+		return fmt.Sprintf("%d files, %d kB combined", files, bytes>>10)
+	}
+	all := fmt.Sprint(total)
+	return fmt.Sprintf("%*d/%s files (%d%%), %d kB combined", len(all), files, all, min(files*100/total, 100), bytes>>10)
 }
 
 // openChain opens the backups of a chain, in the form that each has. Those that it returns

@@ -42,7 +42,9 @@ Options of basin alone (not to be abbreviated):
       --jobs=N              files that are made side by side (default: one for each processor)
       --no-verify           do not compare what is read with the manifests of the backups;
                             damage then becomes part of a new backup that looks valid
-      --temp-dir=DIRECTORY  where temporary files go that do not fit into memory
+  -P, --progress            show progress information
+      --temp-dir=DIRECTORY  where compressed tar files are unpacked, and other temporary
+                            files go; it needs as much room as they have unpacked
 
 This is basin %[2]s, a stand-in for pg_combinebackup of PostgreSQL %[3]s.
 PostgreSQL home page: <https://www.postgresql.org/>

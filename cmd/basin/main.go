@@ -1,5 +1,5 @@
 // Command basin takes base backups of PostgreSQL servers, receives what they write, and
-// verifies backups.
+// verifies and combines backups.
 //
 // It is one program under several names. Called as pg_basebackup it is that
 // program, to the letter of its messages; called as basin, its first argument
@@ -261,7 +261,7 @@ func editDistance(a, b string) int {
 // helpBasin prints what basin is and its commands.
 func helpBasin(w io.Writer, name string) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s takes base backups of PostgreSQL servers, receives what they write, and verifies backups.\n\n", name)
+	fmt.Fprintf(&b, "%s takes base backups of PostgreSQL servers, receives what they write,\nand verifies and combines backups.\n\n", name)
 	fmt.Fprintf(&b, "Usage:\n  %s COMMAND [OPTION]...\n\nCommands:\n", name)
 	for _, c := range commands() {
 		fmt.Fprintf(&b, "  %-14s %s (%s)\n", c.name, c.summary, c.program)
@@ -284,6 +284,8 @@ Examples:
                  what the slot decodes of the changes in the database shop, as it happens
   %[1]s verifybackup /backup/monday
                  whether all of a backup is there and as it was
+  %[1]s combinebackup -o /restore /backup/sunday /backup/monday
+                 one backup of a full one and the incremental ones on top of it
 
 `, name)
 	for _, c := range commands() {

@@ -9,7 +9,6 @@ import (
 	"os"
 	"runtime"
 	"slices"
-	"time"
 
 	"basin/internal/backup"
 	"basin/internal/chain"
@@ -279,7 +278,7 @@ func formatOf(dir string) (byte, error) {
 
 // verifyAll verifies what was asked for, in the order of pg_verifybackup.
 func verifyAll(ctx context.Context, v *verify.Verifier, dir string, format byte, o verifyBackupOptions, r *report) error {
-	show := verifyProgress{v: v, out: r}
+	show := periodicProgress{r, func() string { return verifyProgress(v) }}
 	if format == 'p' {
 		if err := v.Directory(dir); err != nil {
 			return err
@@ -308,55 +307,15 @@ func verifyAll(ctx context.Context, v *verify.Verifier, dir string, format byte,
 	return v.Log(ctx, o.LogDirectory)
 }
 
-// verifyProgress prints how far a verification is.
+// verifyProgress says how far a verification is.
 //
 // Source: progress_report in src/bin/pg_verifybackup/pg_verifybackup.c, PostgreSQL 18.
-type verifyProgress struct {
-	v   *verify.Verifier
-	out *report
-}
-
-// during does something, and if wanted tells meanwhile how far that is, once a second.
-func (p verifyProgress) during(wanted bool, do func() error) error {
-	if !wanted {
-		return do()
-	}
-	p.print(false)
-	ended, printed := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(printed)
-		ticker := time.NewTicker(time.Second)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-ticker.C:
-				p.print(false)
-			case <-ended:
-				return
-			}
-		}
-	}()
-	err := do()
-	close(ended)
-	<-printed
-	p.print(true)
-	return err
-}
-
-func (p verifyProgress) print(isLast bool) {
-	done, total := p.v.Progress()
+func verifyProgress(v *verify.Verifier) string {
+	done, total := v.Progress()
 	percent := int64(0)
 	if total > 0 {
 		percent = done * 100 / total
 	}
 	all := fmt.Sprint(total >> 10)
-	text := fmt.Sprintf("%*d/%s kB (%d%%) verified", len(all), done>>10, all, percent)
-	if !p.out.isTerminal() {
-		p.out.print(text + "\n")
-		return
-	}
-	p.out.setStatus(text)
-	if isLast {
-		p.out.endStatus()
-	}
+	return fmt.Sprintf("%*d/%s kB (%d%%) verified", len(all), done>>10, all, percent)
 }

@@ -13,6 +13,10 @@ func helpVerifyBackup(w io.Writer, called string) error {
 
 Usage:
   %[1]s [OPTION]... BACKUPDIR
+  %[1]s [OPTION]... FULLBACKUPDIR INCREMENTALBACKUPDIR...
+
+Several directories are a chain of backups, the full one first: each is verified,
+and that together they make one.
 
 Options:
   -e, --exit-on-error         exit immediately on error
@@ -31,6 +35,7 @@ Options of basin alone (not to be abbreviated):
       --json                  print the result as JSON: verified, files, bytes, problems
       --page-checksums        verify the checksum of every page of relations too, which finds
                               what was damaged before the backup; the cluster must have them
+      --temp-dir=DIRECTORY    where compressed tar files of a chain are unpacked
 
 The log of any server that writes manifests, from PostgreSQL 13 on, is read
 without pg_waldump.

@@ -14,6 +14,7 @@ import (
 	"io"
 	"io/fs"
 	"strings"
+	"sync/atomic"
 
 	"basin/internal/backup"
 	"basin/internal/manifest"
@@ -49,6 +50,8 @@ type Overlay struct {
 	start   wal.Position   // of the newest
 	ignore  []string       // what is not compared with a manifest
 	found   int            // files of the newest that are in its manifest
+
+	files, bytes atomic.Int64 // that were made
 }
 
 // input is one backup of a chain, as it was looked at.
@@ -93,6 +96,15 @@ func (v *Overlay) Close() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Progress returns how many files were made, and with how many bytes, and how many files
+// there will be; zero if that is not known. It may be called at any time.
+func (v *Overlay) Progress() (files, bytes, total int64) {
+	if v.newest.catalog != nil {
+		total = int64(v.newest.catalog.Len)
+	}
+	return v.files.Load(), v.bytes.Load(), total
 }
 
 // Control returns what the control file of the newest backup says.

@@ -252,6 +252,7 @@ func (c *content) piece() ([]byte, error) {
 	if c.sum != nil {
 		_, _ = c.sum.Write(p)
 	}
+	c.overlay.bytes.Add(int64(len(p)))
 	return p, nil
 }
 
@@ -266,6 +267,7 @@ func (c *content) finish() error {
 		c.checksum = c.sum.Sum(nil)
 	}
 	c.tell()
+	c.overlay.files.Add(1)
 	if c.done != nil {
 		return c.done()
 	}
