@@ -6,7 +6,7 @@ MAJORS   := 10 11 12 13 14 15 16 17 18
 PROGRAMS := pg_basebackup pg_combinebackup pg_receivewal pg_recvlogical pg_verifybackup
 LDFLAGS  := -s -w
 
-.PHONY: all basin help demo test race matrix fuzz conformance bench lint servers compat clean
+.PHONY: all basin help demo test race matrix waldump fuzz conformance bench lint servers compat clean
 
 all: basin ## build ./basin
 
@@ -31,6 +31,9 @@ race: servers ## the same with the race detector (needs gcc)
 
 matrix: servers ## every format, WAL method and server version; takes long
 	BASIN_MATRIX=full $(GO) test -count=1 -timeout 3h -run TestMatrix -v ./cmd/basin
+
+waldump: servers ## records beside pg_waldump's, over 1 GB of log; writes docs/waldump.md
+	BASIN_WALDUMP=full $(GO) test -count=1 -timeout 1h -run TestWaldump -v ./internal/wal
 
 fuzz: ## each fuzz target for 20 seconds
 	build/fuzz.sh 20s

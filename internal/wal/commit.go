@@ -9,20 +9,22 @@ const (
 	transactionManager        = 1    // RM_XACT_ID
 	transactionWhat           = 0x70 // XLOG_XACT_OPMASK
 	transactionCommit         = 0x00 // XLOG_XACT_COMMIT
+	transactionAbort          = 0x20 // XLOG_XACT_ABORT
 	transactionCommitPrepared = 0x30 // XLOG_XACT_COMMIT_PREPARED
-	commitHasMore             = 0x80 // XLOG_XACT_HAS_INFO
+	transactionAbortPrepared  = 0x40 // XLOG_XACT_ABORT_PREPARED
+	transactionHasMore        = 0x80 // XLOG_XACT_HAS_INFO
 
-	commitHasDatabase        = 1 << 0 // XACT_XINFO_HAS_DBINFO
-	commitHasSubtransactions = 1 << 1 // XACT_XINFO_HAS_SUBXACTS
-	commitHasRelations       = 1 << 2 // XACT_XINFO_HAS_RELFILELOCATORS: that are dropped
-	commitHasInvalidations   = 1 << 3 // XACT_XINFO_HAS_INVALS
-	commitHasPrepared        = 1 << 4 // XACT_XINFO_HAS_TWOPHASE
-	commitHasStatistics      = 1 << 8 // XACT_XINFO_HAS_DROPPED_STATS, since 15
+	transactionHasDatabase        = 1 << 0 // XACT_XINFO_HAS_DBINFO; of an abort since 11
+	transactionHasSubtransactions = 1 << 1 // XACT_XINFO_HAS_SUBXACTS
+	transactionHasRelations       = 1 << 2 // XACT_XINFO_HAS_RELFILELOCATORS: that are dropped
+	transactionHasInvalidations   = 1 << 3 // XACT_XINFO_HAS_INVALS; of a commit alone
+	transactionHasPrepared        = 1 << 4 // XACT_XINFO_HAS_TWOPHASE
+	transactionHasStatistics      = 1 << 8 // XACT_XINFO_HAS_DROPPED_STATS, since 15
 )
 
-// Commit is the end of a transaction whose changes are to stay.
-type Commit struct {
-	XID  uint32    // of the transaction; one that was prepared may have been committed by another
+// TransactionEnd is when a transaction ended, by a commit or an abort.
+type TransactionEnd struct {
+	XID  uint32    // of the transaction; that of the record is another if it had been prepared
 	Time time.Time // by the server's clock, to the microsecond
 }
 
@@ -31,31 +33,42 @@ type Commit struct {
 //
 // Source: ParseCommitRecord in src/backend/access/rmgrdesc/xactdesc.c, PostgreSQL
 // 10 to 18.
-func (r Record) Commit() (Commit, bool) {
-	what := r.Info & transactionWhat
-	if r.ResourceManager != transactionManager || what != transactionCommit && what != transactionCommitPrepared {
-		return Commit{}, false
-	}
-	f, err := r.fragments()
-	if err != nil {
-		return Commit{}, false
-	}
-	c := cursor{p: f.main, order: r.order}
-	result := Commit{XID: r.XID, Time: timeOf(int64(c.uint64()))}
-	if what == transactionCommitPrepared {
-		result.XID = r.preparedXID(&c)
-	}
-	return result, !c.short
+func (r Record) Commit() (TransactionEnd, bool) {
+	return r.transactionEnd(transactionCommit, transactionCommitPrepared)
 }
 
-// preparedXID returns the transaction that COMMIT PREPARED commits. c is after the
-// time of the commit.
+// Abort returns what the record takes back, and false if it is no abort: neither
+// ROLLBACK, of a transaction or within it to a savepoint, nor ROLLBACK PREPARED. A
+// transaction that ended with its server has none.
+//
+// Source: ParseAbortRecord in src/backend/access/rmgrdesc/xactdesc.c, PostgreSQL
+// 10 to 18.
+func (r Record) Abort() (TransactionEnd, bool) {
+	return r.transactionEnd(transactionAbort, transactionAbortPrepared)
+}
+
+// transactionEnd returns the end of a transaction, if the record is one of the two kinds.
+func (r *Record) transactionEnd(plain, prepared uint8) (TransactionEnd, bool) {
+	what := r.Info & transactionWhat
+	if r.ResourceManager != transactionManager || what != plain && what != prepared {
+		return TransactionEnd{}, false
+	}
+	c, ok := r.main()
+	result := TransactionEnd{XID: r.XID, Time: timeOf(int64(c.uint64()))}
+	if what == prepared {
+		result.XID = r.preparedXID(&c)
+	}
+	return result, ok && !c.short
+}
+
+// preparedXID returns the transaction that COMMIT PREPARED or ROLLBACK PREPARED ends. c is
+// after the time of that.
 func (r *Record) preparedXID(c *cursor) uint32 {
 	var has uint32
-	if r.Info&commitHasMore != 0 {
+	if r.Info&transactionHasMore != 0 {
 		has = c.uint32()
 	}
-	if has&commitHasDatabase != 0 {
+	if has&transactionHasDatabase != 0 {
 		c.take(8) // database and tablespace
 	}
 	statistic := 12 // bytes of xl_xact_stats_item
@@ -66,17 +79,17 @@ func (r *Record) preparedXID(c *cursor) uint32 {
 		flag uint32
 		size int // bytes of one
 	}{
-		{commitHasSubtransactions, 4},
-		{commitHasRelations, 12},
-		{commitHasStatistics, statistic},
-		{commitHasInvalidations, 16}, // SharedInvalidationMessage
+		{transactionHasSubtransactions, 4},
+		{transactionHasRelations, 12},
+		{transactionHasStatistics, statistic},
+		{transactionHasInvalidations, 16}, // SharedInvalidationMessage
 	} {
 		if has&list.flag != 0 {
 			n := c.uint32()
 			c.take(int(min(int64(n)*int64(list.size), maxRecordLength)))
 		}
 	}
-	if has&commitHasPrepared == 0 {
+	if has&transactionHasPrepared == 0 {
 		c.short = true
 	}
 	return c.uint32()

@@ -37,10 +37,10 @@ func (p *parts) main(data []byte) *parts {
 	return p
 }
 
-func TestCommit(t *testing.T) {
+func TestTransactionEnd(t *testing.T) {
 	at := time.Date(2024, 2, 29, 12, 34, 56, 789012000, time.UTC)
 	stamp := uint64(at.Sub(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)).Microseconds())
-	const everything = commitHasDatabase | commitHasSubtransactions | commitHasRelations | commitHasInvalidations | commitHasPrepared | 1<<5 | 1<<7
+	const everything = transactionHasDatabase | transactionHasSubtransactions | transactionHasRelations | transactionHasInvalidations | transactionHasPrepared | 1<<5 | 1<<7
 	for _, c := range []struct {
 		why           string
 		manager, info uint8
@@ -48,63 +48,92 @@ func TestCommit(t *testing.T) {
 		main          func(p *parts)
 		want          string
 	}{
-		{"plain", 1, 0x00, nil, func(p *parts) { p.u64(stamp) }, "7 at 2024-02-29 12:34:56.789012"},
-		{"info of the caller", 1, 0x01, nil, func(p *parts) { p.u64(stamp) }, "7 at 2024-02-29 12:34:56.789012"},
-		{"with more, which does not matter", 1, 0x80, nil, func(p *parts) { p.u64(stamp).u32(everything).skip(3) }, "7 at 2024-02-29 12:34:56.789012"},
-		{"before 2000", 1, 0x00, nil, func(p *parts) { p.u64(uint64(1<<64 - 1)) }, "7 at 1999-12-31 23:59:59.999999"},
-		{"the year 2000", 1, 0x00, nil, func(p *parts) { p.u64(0) }, "7 at 2000-01-01 00:00:00.000000"},
-		{"the last of PostgreSQL", 1, 0x00, nil, func(p *parts) { p.u64(9223371331200000000 - 1) }, "7 at 294276-12-31 23:59:59.999999"},
-		{"infinity", 1, 0x00, nil, func(p *parts) { p.u64(1<<63 - 1) }, "7 at 294277-01-09 04:00:54.775807"},
-		{"prepared", 1, 0xB0, nil, func(p *parts) { p.u64(stamp).u32(commitHasPrepared).u32(99) }, "99 at 2024-02-29 12:34:56.789012"},
+		{"plain", 1, 0x00, nil, func(p *parts) { p.u64(stamp) }, "commit 7 at 2024-02-29 12:34:56.789012"},
+		{"info of the caller", 1, 0x01, nil, func(p *parts) { p.u64(stamp) }, "commit 7 at 2024-02-29 12:34:56.789012"},
+		{"with more, which does not matter", 1, 0x80, nil, func(p *parts) { p.u64(stamp).u32(everything).skip(3) }, "commit 7 at 2024-02-29 12:34:56.789012"},
+		{"before 2000", 1, 0x00, nil, func(p *parts) { p.u64(uint64(1<<64 - 1)) }, "commit 7 at 1999-12-31 23:59:59.999999"},
+		{"the year 2000", 1, 0x00, nil, func(p *parts) { p.u64(0) }, "commit 7 at 2000-01-01 00:00:00.000000"},
+		{"the last of PostgreSQL", 1, 0x00, nil, func(p *parts) { p.u64(9223371331200000000 - 1) }, "commit 7 at 294276-12-31 23:59:59.999999"},
+		{"infinity", 1, 0x00, nil, func(p *parts) { p.u64(1<<63 - 1) }, "commit 7 at 294277-01-09 04:00:54.775807"},
+		{"prepared", 1, 0xB0, nil, func(p *parts) { p.u64(stamp).u32(transactionHasPrepared).u32(99) }, "commit 99 at 2024-02-29 12:34:56.789012"},
 		{"prepared, with all else", 1, 0xB0, []int{10, 11, 12, 13, 14}, func(p *parts) {
 			p.u64(stamp).u32(everything).skip(8).u32(2).skip(8).u32(3).skip(36).u32(100).skip(1600).u32(99).skip(30)
-		}, "99 at 2024-02-29 12:34:56.789012"},
+		}, "commit 99 at 2024-02-29 12:34:56.789012"},
 		{"prepared, with statistics", 1, 0xB0, []int{15, 16, 17}, func(p *parts) {
-			p.u64(stamp).u32(everything | commitHasStatistics).skip(8).u32(2).skip(8).u32(3).skip(36).u32(4).skip(48).u32(0).u32(99).skip(30)
-		}, "99 at 2024-02-29 12:34:56.789012"},
+			p.u64(stamp).u32(everything | transactionHasStatistics).skip(8).u32(2).skip(8).u32(3).skip(36).u32(4).skip(48).u32(0).u32(99).skip(30)
+		}, "commit 99 at 2024-02-29 12:34:56.789012"},
 		{"prepared, with longer statistics", 1, 0xB0, []int{18}, func(p *parts) {
-			p.u64(stamp).u32(everything | commitHasStatistics).skip(8).u32(2).skip(8).u32(3).skip(36).u32(4).skip(64).u32(0).u32(99).skip(30)
-		}, "99 at 2024-02-29 12:34:56.789012"},
+			p.u64(stamp).u32(everything | transactionHasStatistics).skip(8).u32(2).skip(8).u32(3).skip(36).u32(4).skip(64).u32(0).u32(99).skip(30)
+		}, "commit 99 at 2024-02-29 12:34:56.789012"},
 		{"of another manager", 10, 0x00, nil, func(p *parts) { p.u64(stamp) }, "none"},
 		{"prepare", 1, 0x10, nil, func(p *parts) { p.u64(stamp) }, "none"},
-		{"abort", 1, 0x20, nil, func(p *parts) { p.u64(stamp) }, "none"},
-		{"abort of a prepared one", 1, 0x40, nil, func(p *parts) { p.u64(stamp) }, "none"},
+		{"abort", 1, 0x20, nil, func(p *parts) { p.u64(stamp) }, "abort 7 at 2024-02-29 12:34:56.789012"},
+		{"abort with more", 1, 0xA0, nil, func(p *parts) { p.u64(stamp).u32(transactionHasSubtransactions).u32(1).u32(8) },
+			"abort 7 at 2024-02-29 12:34:56.789012"},
+		{"abort of a prepared one", 1, 0xC0, nil, func(p *parts) { p.u64(stamp).u32(transactionHasPrepared).u32(99) },
+			"abort 99 at 2024-02-29 12:34:56.789012"},
+		{"abort of a prepared one, with all else", 1, 0xC0, []int{11, 12, 13, 14}, func(p *parts) {
+			p.u64(stamp).u32(everything &^ transactionHasInvalidations).skip(8).u32(2).skip(8).u32(3).skip(36).u32(99).skip(30)
+		}, "abort 99 at 2024-02-29 12:34:56.789012"},
+		{"abort of a prepared one, with statistics", 1, 0xC0, []int{15, 16, 17}, func(p *parts) {
+			p.u64(stamp).u32(transactionHasStatistics | transactionHasPrepared).u32(2).skip(24).u32(99)
+		}, "abort 99 at 2024-02-29 12:34:56.789012"},
+		{"abort of a prepared one, with longer statistics", 1, 0xC0, []int{18}, func(p *parts) {
+			p.u64(stamp).u32(transactionHasStatistics | transactionHasPrepared).u32(2).skip(32).u32(99)
+		}, "abort 99 at 2024-02-29 12:34:56.789012"},
+		{"abort of a prepared one, but not which", 1, 0x40, nil, func(p *parts) { p.u64(stamp) }, "none"},
+		{"abort, too short for a time", 1, 0x20, nil, func(p *parts) { p.u32(0).skip(3) }, "none"},
 		{"assignment", 1, 0x50, nil, func(p *parts) { p.u64(stamp) }, "none"},
 		{"invalidations", 1, 0x60, nil, func(p *parts) { p.u64(stamp) }, "none"},
 		{"too short for a time", 1, 0x00, nil, func(p *parts) { p.u32(0).skip(3) }, "none"},
-		{"prepared, but not which", 1, 0xB0, nil, func(p *parts) { p.u64(stamp).u32(commitHasDatabase).skip(8).u32(99) }, "none"},
+		{"prepared, but not which", 1, 0xB0, nil, func(p *parts) { p.u64(stamp).u32(transactionHasDatabase).skip(8).u32(99) }, "none"},
 		{"prepared, and no more", 1, 0x30, nil, func(p *parts) { p.u64(stamp).u32(99) }, "none"},
-		{"prepared, cut off", 1, 0xB0, nil, func(p *parts) { p.u64(stamp).u32(commitHasPrepared).skip(3) }, "none"},
+		{"prepared, cut off", 1, 0xB0, nil, func(p *parts) { p.u64(stamp).u32(transactionHasPrepared).skip(3) }, "none"},
 		{"prepared, more subtransactions than there are", 1, 0xB0, nil, func(p *parts) {
-			p.u64(stamp).u32(commitHasPrepared | commitHasSubtransactions).u32(1<<32 - 1).u32(99).u32(99)
+			p.u64(stamp).u32(transactionHasPrepared | transactionHasSubtransactions).u32(1<<32 - 1).u32(99).u32(99)
 		}, "none"},
 	} {
 		t.Run(c.why, func(t *testing.T) {
-			majors := c.majors
-			if len(majors) == 0 {
-				majors = []int{10, 11, 12, 13, 14, 15, 16, 17, 18}
-			}
-			for _, major := range majors {
-				for _, order := range []byteOrder{littleEndian, bigEndian} {
-					f := newForge(0x300000)
-					f.major, f.magic, f.order = major, magicOf(major), order
-					main := &parts{order: f.appendOrder()}
-					c.main(main)
-					f.record(c.manager, c.info, 7, (&parts{order: f.appendOrder()}).main(main.p).p)
-					r, err := NewRecordReader(bytes.NewReader(f.log), f.start, f.segmentSize).Next()
-					if err != nil {
-						t.Fatal(err)
-					}
-					got := "none"
-					if commit, ok := r.Commit(); ok {
-						got = fmt.Sprintf("%d at %s", commit.XID, commit.Time.Format("2006-01-02 15:04:05.000000"))
-					}
-					if got != c.want {
-						t.Errorf("version %d, big-endian %t: is %s, want %s", major, order, got, c.want)
-					}
+			eachLayout(t, c.majors, c.manager, c.info, c.main, func(r Record) string {
+				const clock = "2006-01-02 15:04:05.000000"
+				commit, isCommit := r.Commit()
+				abort, isAbort := r.Abort()
+				switch {
+				case isCommit && !isAbort:
+					return fmt.Sprintf("commit %d at %s", commit.XID, commit.Time.Format(clock))
+				case isAbort && !isCommit:
+					return fmt.Sprintf("abort %d at %s", abort.XID, abort.Time.Format(clock))
+				case isAbort:
+					return "both"
 				}
-			}
+				return "none"
+			}, c.want)
 		})
+	}
+}
+
+// eachLayout forges a record of transaction 7, for all majors unless some are given and in
+// either byte order, and looks at what is read of it.
+func eachLayout(t *testing.T, majors []int, manager, info uint8, main func(*parts), read func(Record) string, want string) {
+	t.Helper()
+	if len(majors) == 0 {
+		majors = []int{10, 11, 12, 13, 14, 15, 16, 17, 18}
+	}
+	for _, major := range majors {
+		for _, order := range []byteOrder{littleEndian, bigEndian} {
+			f := newForge(0x300000)
+			f.major, f.magic, f.order = major, magicOf(major), order
+			p := &parts{order: f.appendOrder()}
+			main(p)
+			f.record(manager, info, 7, (&parts{order: f.appendOrder()}).main(p.p).p)
+			r, err := NewRecordReader(bytes.NewReader(f.log), f.start, f.segmentSize).Next()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := read(r); got != want {
+				t.Errorf("version %d, big-endian %t: is %s, want %s", major, order, got, want)
+			}
+		}
 	}
 }
 
@@ -190,16 +219,25 @@ func describe(f fragments) string {
 
 func FuzzFragments(f *testing.F) {
 	for _, order := range []byteOrder{littleEndian, bigEndian} {
-		p := &parts{order: (&forge{order: order}).appendOrder()}
+		begin := func() *parts { return &parts{order: (&forge{order: order}).appendOrder()} }
+		p := begin()
 		p.u8(0, 0x30).u16(1).u16(3).u16(100).u8(0x01|0x10).u16(5).u32(1663, 5, 16384, 9)
 		p.u8(1, 0xA0).u16(1).u32(10).u8(idOrigin).u16(1).u8(idMainShort, 12)
 		p.u8('i', 'm', 'g', 'd', 'e').u64(1).u32(7)
-		f.Add(p.p, uint8(18), bool(order), uint8(0xB0))
+		f.Add(p.p, uint8(18), bool(order), uint8(transactionManager), uint8(transactionCommitPrepared|transactionHasMore))
+		end := begin().u64(1).u32(0x1FF).skip(8).u32(1).skip(4).u32(1).skip(12).u32(1).skip(16).u32(0).u32(99)
+		f.Add(begin().main(end.p).p, uint8(18), bool(order), uint8(transactionManager), uint8(transactionAbortPrepared|transactionHasMore))
+		f.Add(begin().main(checkpoint10(begin()).p).p, uint8(10), bool(order), uint8(xlogManager), uint8(xlogCheckpointOnline))
+		f.Add(begin().main(checkpoint12(begin()).p).p, uint8(12), bool(order), uint8(xlogManager), uint8(xlogCheckpointShutdown))
+		f.Add(begin().main(begin().u64(1).u32(2, 1).p).p, uint8(18), bool(order), uint8(xlogManager), uint8(xlogEndOfRecovery))
+		f.Add(begin().main(restorePoint(begin(), "here").p).p, uint8(18), bool(order), uint8(xlogManager), uint8(xlogRestorePoint))
 	}
-	f.Fuzz(func(t *testing.T, data []byte, major uint8, order bool, info uint8) {
-		r := Record{Data: data, order: byteOrder(order), major: int(major), ResourceManager: transactionManager, Info: info}
-		r.Commit()
+	f.Fuzz(func(t *testing.T, data []byte, major uint8, order bool, manager, info uint8) {
+		r := Record{Data: data, order: byteOrder(order), major: int(major), ResourceManager: manager, Info: info}
 		got, err := r.fragments()
+		if n := kinds(t, r); n > 1 || n > 0 && err != nil {
+			t.Errorf("the record is of %d kinds, %v", n, err)
+		}
 		if err != nil {
 			return
 		}
@@ -211,4 +249,23 @@ func FuzzFragments(f *testing.F) {
 			t.Errorf("%q ends in %q", data, all)
 		}
 	})
+}
+
+// kinds returns how many of the kinds that we decode a record is of.
+func kinds(t *testing.T, r Record) (n int) {
+	t.Helper()
+	_, isCommit := r.Commit()
+	_, isAbort := r.Abort()
+	_, isCheckpoint := r.Checkpoint()
+	_, isEndOfRecovery := r.EndOfRecovery()
+	p, isRestorePoint := r.RestorePoint()
+	if len(p.Name) >= restorePointName {
+		t.Errorf("a restore point has a name of %d bytes", len(p.Name))
+	}
+	for _, is := range []bool{isCommit, isAbort, isCheckpoint, isEndOfRecovery, isRestorePoint} {
+		if is {
+			n++
+		}
+	}
+	return n
 }

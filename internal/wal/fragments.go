@@ -147,6 +147,13 @@ func (r *Record) fragments() (fragments, error) {
 	return f, nil
 }
 
+// main returns a cursor over the record's main data, and false if its parts do not make up
+// the whole.
+func (r *Record) main() (cursor, bool) {
+	f, err := r.fragments()
+	return cursor{p: f.main, order: r.order}, err == nil
+}
+
 // block reads the header of a block, which follows those before it.
 func (r *Record) block(c *cursor, id uint8, before []block) (block, lengths, error) {
 	bad := func(format string, args ...any) (block, lengths, error) {

@@ -8,10 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -28,6 +26,9 @@ type written struct {
 	start   LSN
 	log     []byte
 	names   []string // of the segments
+
+	lastCheckpoint string // before it stopped, as SQL tells of it
+	lastCommit     string // the same
 }
 
 // readLog reads the segments of a timeline that a stopped server has.
@@ -73,6 +74,7 @@ func config(major int) (pgtest.Config, int64) {
 		"wal_keep_size":             "1GB",
 		"wal_compression":           "on",
 		"max_prepared_transactions": "5",
+		"track_commit_timestamp":    "on",
 	}}
 	size := int64(MinSegmentSize)
 	if major < 11 {
@@ -101,6 +103,7 @@ func write(t testing.TB, major int) written {
 			fmt.Sprintf("COMMIT PREPARED 'some name %d'", i),
 			"BEGIN; CREATE TABLE never (); PREPARE TRANSACTION 'never'",
 			"ROLLBACK PREPARED 'never'",
+			"BEGIN; CREATE TABLE never (); ROLLBACK",
 			"SELECT pg_logical_emit_message(false, 'big', repeat('big ', 800000))", // longer than three segments
 			"SELECT pg_logical_emit_message(true, 'big', repeat('x', 70000 + 8 * "+strconv.Itoa(i)+"))",
 			"SELECT pg_switch_wal()",
@@ -116,9 +119,16 @@ func write(t testing.TB, major int) written {
 		}
 	}
 	load.Stop(t)
-	system := s.Query(t, "SELECT system_identifier FROM pg_control_system()")
+	s.Exec(t, "CREATE TABLE last ()", "CHECKPOINT")
+	const clock = "AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS"
+	checkpoint := s.Query(t, `SELECT format('%s: from %s on timeline %s after %s, images %s, before %s, at %s', checkpoint_lsn, redo_lsn,
+		timeline_id, prev_timeline_id, full_page_writes, next_xid, to_char(checkpoint_time `+clock+`')) FROM pg_control_checkpoint()`)
+	commit := s.Query(t, `SELECT format('%s at %s', xid, to_char(timestamp `+clock+`.US')) FROM pg_last_committed_xact()`)
+	system := systemOf(t, s)
 	s.Stop(t, pgtest.Fast)
-	return readLog(t, s, size, system, 1)
+	w := readLog(t, s, size, system, 1)
+	w.lastCheckpoint, w.lastCommit = checkpoint, commit
+	return w
 }
 
 // readAll returns all records, without their data, and the reader.
@@ -158,9 +168,9 @@ func TestServers(t *testing.T) {
 			t.Logf("%d segments, %d records, then %v", len(w.names), len(records), r.Reason())
 			checkPages(t, w, r.End())
 			checkStarts(t, w, records)
-			checkCommits(t, w)
+			checkDecoded(t, w)
 			if pgtest.Full(major) {
-				checkDump(t, w, r.End())
+				checkDump(t, w)
 			}
 		})
 	}
@@ -205,7 +215,7 @@ func TestServersOverwritten(t *testing.T) {
 			checkPages(t, w, r.End())
 			checkStarts(t, w, records)
 			if pgtest.Full(major) {
-				checkDump(t, w, r.End())
+				checkDump(t, w)
 			}
 		})
 	}
@@ -258,122 +268,70 @@ func checkStarts(t *testing.T, w written, records []Record) {
 	}
 }
 
-// checkCommits looks for what was committed.
-func checkCommits(t *testing.T, w written) {
+// checkDecoded looks for what was committed, aborted and named, and for checkpoints.
+func checkDecoded(t *testing.T, w written) {
 	t.Helper()
-	var commits, prepared int
+	const clock = "2006-01-02 15:04:05"
+	var commits, prepared, aborts, named, shutdowns, online int
+	var lastCommit, lastOnline string
 	readAll(t, bytes.NewReader(w.log), w.start, w.size, func(r Record) {
 		if _, err := r.fragments(); err != nil {
 			t.Fatalf("record at %s: %v", r.LSN, err)
 		}
-		c, ok := r.Commit()
+		commit, isCommit := r.Commit()
+		abort, isAbort := r.Abort()
+		point, isNamed := r.RestorePoint()
+		checkpoint, isCheckpoint := r.Checkpoint()
+		isOurs := r.LSN > 0x3000000 // and not of when the template of the cluster was made
 		switch what := r.Info & transactionWhat; {
-		case !ok && r.ResourceManager == transactionManager && (what == 0 || what == transactionCommitPrepared):
-			t.Errorf("the commit at %s is none", r.LSN)
-		case !ok:
-			return
-		case c.XID == 0 || time.Since(c.Time) > time.Hour && r.LSN > 0x3000000 || time.Until(c.Time) > time.Minute:
-			t.Errorf("the commit at %s is %v", r.LSN, c)
-		case what == transactionCommitPrepared:
-			prepared++
-			if c.XID == r.XID {
-				t.Errorf("the commit at %s is by %d itself", r.LSN, c.XID)
+		case r.ResourceManager == transactionManager:
+			isEnd := what == transactionCommit || what == transactionCommitPrepared || what == transactionAbort || what == transactionAbortPrepared
+			end := commit
+			if isAbort {
+				end = abort
+				aborts++
 			}
-		}
-		commits++
-	})
-	if prepared != 3 || commits < 100 {
-		t.Errorf("%d commits, %d of prepared transactions", commits, prepared)
-	}
-}
-
-var (
-	dumpLine   = regexp.MustCompile(`^rmgr: (\S+) +len \(rec/tot\): +(\d+)/ *(\d+), tx: +(\d+), lsn: ([0-9A-F/]+), prev ([0-9A-F/]+), desc: (.*)$`)
-	dumpCommit = regexp.MustCompile(`^COMMIT(?:_PREPARED)?( (?:\d+: )?\d+-\d+-\d+ \d+:\d+:\d+\.\d+)`)
-	dumpImage  = regexp.MustCompile(` FPW for WAL verification| FPW`)
-)
-
-// managers are the resource managers by number, as pg_waldump names them.
-var managers = []string{"XLOG", "Transaction", "Storage", "CLOG", "Database", "Tablespace", "MultiXact", "RelMap", "Standby",
-	"Heap2", "Heap", "Btree", "Hash", "Gin", "Gist", "Sequence", "SPGist", "BRIN", "CommitTs", "ReplicationOrigin", "Generic", "LogicalMessage"}
-
-// checkDump compares record by record with what pg_waldump prints.
-func checkDump(t *testing.T, w written, end LSN) {
-	t.Helper()
-	last := w.names[(int64(end-w.start)-1)/w.size]
-	var complaints bytes.Buffer // it complains about the end of the log
-	dump := pgtest.Command(t, w.major, "pg_waldump", "--path="+filepath.Join(w.dataDir, "pg_wal"), w.names[0], last)
-	dump.Stderr = &complaints
-	out, err := dump.Output()
-	if err != nil && !strings.Contains(complaints.String(), end.String()) {
-		t.Logf("%v: %s", err, complaints.String())
-	}
-	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-	n := 0
-	readAll(t, bytes.NewReader(w.log), w.start, w.size, func(r Record) {
-		if n++; n > len(lines) {
-			return
-		}
-		want, got := dumpedOf(t, lines[n-1]), dumped(t, r)
-		if got != want {
-			t.Fatalf("record %d is\n%s\nnot\n%s\n%s", n, got, want, lines[n-1])
+			isPrepared := what == transactionCommitPrepared || what == transactionAbortPrepared
+			switch {
+			case isEnd != (isCommit || isAbort):
+				t.Errorf("the end of a transaction at %s is none, or is none and is read as one", r.LSN)
+			case isEnd && (end.XID == 0 || isOurs && !isRecent(end.Time) || isPrepared == (end.XID == r.XID)):
+				t.Errorf("the end of a transaction at %s is %v", r.LSN, end)
+			case isPrepared:
+				prepared++
+			}
+			if isCommit {
+				commits++
+				lastCommit = fmt.Sprintf("%d at %s", commit.XID, commit.Time.Format(clock+".000000"))
+			}
+		case isNamed:
+			named++
+			if point.Name != "here" || !isRecent(point.Time) {
+				t.Errorf("the restore point at %s is %v", r.LSN, point)
+			}
+		case isCheckpoint && checkpoint.IsShutdown:
+			shutdowns++
+			if checkpoint.Redo != r.LSN || checkpoint.Timeline != 1 || isOurs && !isRecent(checkpoint.Time) {
+				t.Errorf("the checkpoint at %s is %v", r.LSN, checkpoint)
+			}
+		case isCheckpoint:
+			online++
+			lastOnline = fmt.Sprintf("%s: from %s on timeline %d after %d, images %.1s, before %d:%d, at %s", r.LSN, checkpoint.Redo, checkpoint.Timeline,
+				checkpoint.PreviousTimeline, strconv.FormatBool(checkpoint.FullPageWrites), checkpoint.NextXID>>32, uint32(checkpoint.NextXID),
+				checkpoint.Time.Format(clock))
 		}
 	})
-	if n != len(lines) {
-		t.Errorf("%d records, not %d", n, len(lines))
+	if prepared != 6 || commits < 100 || aborts < 6 || named != 3 || shutdowns == 0 || online < 4 {
+		t.Errorf("%d commits, %d aborts, %d of both of prepared transactions, %d names, %d and %d checkpoints",
+			commits, aborts, prepared, named, shutdowns, online)
+	}
+	if lastCommit != w.lastCommit {
+		t.Errorf("the last commit is %s, the server's was %s", lastCommit, w.lastCommit)
+	}
+	if lastOnline != w.lastCheckpoint {
+		t.Errorf("the last checkpoint is\n%s\nthe server's was\n%s", lastOnline, w.lastCheckpoint)
 	}
 }
 
-// dumpedOf returns what a line of pg_waldump says, in our words.
-func dumpedOf(t *testing.T, line string) string {
-	t.Helper()
-	m := dumpLine.FindStringSubmatch(line)
-	if m == nil {
-		t.Fatalf("cannot read %q", line)
-	}
-	lsn, err1 := ParseLSN(m[5])
-	prev, err2 := ParseLSN(m[6])
-	if err1 != nil || err2 != nil {
-		t.Fatalf("cannot read %q", line)
-	}
-	desc, blocks, _ := strings.Cut(m[7], ", blkref #")
-	var commit string
-	if m[1] == "Transaction" && dumpCommit.MatchString(desc) {
-		commit = dumpCommit.FindStringSubmatch(desc)[1]
-	}
-	if blocks != "" {
-		blocks = " #" + dumpImage.ReplaceAllString(blocks, " image")
-	}
-	return fmt.Sprintf("%s %s of %s bytes, transaction %s, at %s after %s%s%s", m[1], m[2], m[3], m[4], lsn, prev, commit, strings.ReplaceAll(blocks, ", blkref #", " #"))
-}
-
-// dumped returns what dumpedOf returns of the same record.
-func dumped(t *testing.T, r Record) string {
-	t.Helper()
-	f, err := r.fragments()
-	if err != nil {
-		t.Fatalf("record at %s: %v", r.LSN, err)
-	}
-	var blocks strings.Builder
-	own := int(r.Length)
-	for _, b := range f.blocks {
-		fmt.Fprintf(&blocks, " #%d: rel %d/%d/%d", b.id, b.relation.tablespace, b.relation.database, b.relation.number)
-		if b.fork != 0 {
-			fmt.Fprintf(&blocks, " fork %s", []string{"main", "fsm", "vm", "init"}[b.fork])
-		}
-		fmt.Fprintf(&blocks, " blk %d", b.number)
-		if b.image != nil {
-			blocks.WriteString(" image")
-		}
-		own -= len(b.image)
-	}
-	var commit string
-	if c, ok := r.Commit(); ok {
-		if c.XID != r.XID {
-			commit = fmt.Sprintf(" %d:", c.XID)
-		}
-		commit += c.Time.Format(" 2006-01-02 15:04:05.000000")
-	}
-	return fmt.Sprintf("%s %d of %d bytes, transaction %d, at %s after %s%s%s",
-		managers[r.ResourceManager], own, r.Length, r.XID, r.LSN, r.Prev, commit, blocks.String())
-}
+// isRecent says whether a time is of this test.
+func isRecent(at time.Time) bool { return time.Since(at) < time.Hour && time.Until(at) < time.Minute }

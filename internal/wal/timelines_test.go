@@ -162,12 +162,25 @@ func checkTimeline(t *testing.T, s *pgtest.Server, size int64, timeline Timeline
 	system := systemOf(t, s)
 	s.Stop(t, pgtest.Fast)
 	w := readLog(t, s, size, system, timeline)
-	records, r := readAll(t, bytes.NewReader(w.log), w.start, w.size, nil)
-	if len(records) == 0 || records[len(records)-1].ResourceManager != xlogManager || r.Reason() != ErrUnwritten {
-		t.Errorf("timeline %d: %d records, then %v", timeline, len(records), r.Reason())
+	fork := history[len(history)-1]
+	var begins int
+	records, r := readAll(t, bytes.NewReader(w.log), w.start, w.size, func(r Record) {
+		e, ok := r.EndOfRecovery()
+		if !ok {
+			return
+		}
+		begins++
+		if e.Timeline != timeline || e.PreviousTimeline != fork.Timeline || r.LSN < fork.End || !isRecent(e.Time) {
+			t.Errorf("at %s timeline %d is said to begin after %d, at %s", r.LSN, e.Timeline, e.PreviousTimeline, e.Time)
+		}
+	})
+	if len(records) == 0 || records[len(records)-1].ResourceManager != xlogManager || r.Reason() != ErrUnwritten || begins != 1 {
+		t.Errorf("timeline %d: %d records, %d of which begin it, then %v", timeline, len(records), begins, r.Reason())
+	}
+	if pgtest.Full(s.Major) {
+		checkDump(t, w)
 	}
 	used := w.log[:r.End()-w.start]
-	fork := history[len(history)-1]
 	rules := PageRules{SystemID: w.system, SegmentSize: w.size, Major: w.major, Timeline: timeline, History: history}
 	if err := inPieces(t, rules, w.start, used); err != nil {
 		t.Errorf("timeline %d from %s, %v: %v", timeline, w.start, history, err)
