@@ -5,6 +5,8 @@ import (
 	"io"
 	"strconv"
 	"testing"
+
+	"basin/internal/pgtest"
 )
 
 // What passes the checker on its way to disk costs no more than its headers.
@@ -46,19 +48,53 @@ func BenchmarkRecordReader(b *testing.B) {
 		f.segmentSize = DefaultSegmentSize
 		f.fill(2*DefaultSegmentSize, longest)
 		b.Run(strconv.Itoa(longest), func(b *testing.B) {
-			b.SetBytes(int64(len(f.log)))
-			b.ReportAllocs()
-			for b.Loop() {
-				r := NewRecordReader(bytes.NewReader(f.log), f.start, f.segmentSize)
-				for {
-					if _, err := r.Next(); err == io.EOF {
-						break
-					}
-				}
-				if r.End() != f.at() {
-					b.Fatal(r.End(), r.Reason())
-				}
-			}
+			benchmarkReader(b, f.log, f.start, f.segmentSize, f.at())
 		})
+	}
+}
+
+// BenchmarkVariedLog reads what a server has written, in memory, beside pg_waldump, which
+// has it in the memory of the system. It begins after the record of more than two segments,
+// which costs both more than all others.
+func BenchmarkVariedLog(b *testing.B) {
+	l := writeVaried(b, pgtest.Newest, 320<<20)
+	log, err := io.ReadAll(l.open())
+	if err != nil {
+		b.Fatal(err)
+	}
+	start, n := l.start, 0
+	_, r := readAll(b, bytes.NewReader(log), l.start, l.segmentSize, func(r Record) {
+		if n++; int64(r.Length) > l.segmentSize {
+			start, n = (r.End+LSN(l.segmentSize))&^LSN(l.segmentSize-1), 0
+		}
+	})
+	end := r.End()
+	log = log[start-l.start : end-l.start]
+	b.Logf("%d bytes, some %d records", len(log), n)
+	b.Run("basin", func(b *testing.B) { benchmarkReader(b, log, start, l.segmentSize, end) })
+	b.Run("pg_waldump", func(b *testing.B) {
+		b.SetBytes(int64(len(log)))
+		for b.Loop() {
+			dump := pgtest.Command(b, pgtest.Newest, "pg_waldump", "--quiet", "--path="+l.dir, "--start="+start.String(), "--end="+end.String())
+			if out, err := dump.CombinedOutput(); err != nil {
+				b.Fatalf("%v: %s", err, out)
+			}
+		}
+	})
+}
+
+func benchmarkReader(b *testing.B, log []byte, start LSN, segmentSize int64, end LSN) {
+	b.SetBytes(int64(len(log)))
+	b.ReportAllocs()
+	for b.Loop() {
+		r := NewRecordReader(bytes.NewReader(log), start, segmentSize)
+		for {
+			if _, err := r.Next(); err == io.EOF {
+				break
+			}
+		}
+		if r.End() != end {
+			b.Fatal(r.End(), r.Reason())
+		}
 	}
 }

@@ -101,7 +101,7 @@ func (c *PageChecker) checkHeader(page LSN, header []byte) {
 // mayBeZero says whether a page of zeros can follow. Version 10 leaves headers in
 // the pages after a switch.
 func (c *PageChecker) mayBeZero() bool {
-	return c.headers.remaining == 0 && c.headers.rules.Major != 10 && majorOf(c.headers.magic) != 10
+	return c.headers.remaining == 0 && c.headers.rules.Major != 10 && c.headers.major != 10
 }
 
 // checkSkipped returns how much of p is between two headers.

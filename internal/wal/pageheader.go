@@ -112,6 +112,7 @@ type pageHeader struct {
 type headers struct {
 	rules     PageRules
 	magic     uint16    // zero until the first page has come
+	major     int       // valid with magic
 	order     byteOrder // valid with magic
 	pageSize  LSN       // bytes
 	sizeKnown bool      // whether pageSize is more than an assumption
@@ -205,7 +206,7 @@ func (c *headers) learnMagic(p []byte) string {
 		case want != 0 && magic != want:
 			return fmt.Sprintf("it is of PostgreSQL %d (magic number %04X), not %d", major, magic, c.rules.Major)
 		}
-		c.magic, c.order = magic, order
+		c.magic, c.major, c.order = magic, major, order
 		return ""
 	}
 	return fmt.Sprintf("its magic number %04X is of no known version of PostgreSQL", littleEndian.uint16(p))

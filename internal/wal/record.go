@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"slices"
 )
 
 // Facts about records.
@@ -74,10 +75,11 @@ type RecordReader struct {
 	headers headers
 	input   input
 	start   LSN
-	end     LSN // of the last record
-	prev    LSN // the last record
-	skipTo  LSN // where the segment ends that a switch left
-	record  []byte
+	end     LSN    // of the last record
+	prev    LSN    // the last record
+	skipTo  LSN    // where the segment ends that a switch left
+	record  Record // the last
+	pieces  []byte // of a record that began in another page
 	reason  error
 	done    error // what Next returns from now on
 }
@@ -114,10 +116,10 @@ func (r *RecordReader) Reason() error { return r.reason }
 // PostgreSQL 18.
 func (r *RecordReader) Next() (Record, error) {
 	for r.done == nil {
-		record, err := r.next()
+		err := r.next()
 		if err == nil {
-			r.end, r.prev = record.End, record.LSN
-			return record, nil
+			r.end, r.prev = r.record.End, r.record.LSN
+			return r.record, nil
 		}
 		if err != errOverwritten { // after which the page itself is read again
 			r.finish(err)
@@ -139,22 +141,23 @@ func (r *RecordReader) finish(err error) {
 	}
 }
 
-func (r *RecordReader) next() (Record, error) {
+// next reads the next record into r.record.
+func (r *RecordReader) next() error {
 	if !r.input.discardTo(r.skipTo) {
-		return Record{}, errShort
+		return errShort
 	}
 	if r.input.at == r.start {
 		if err := r.passRest(); err != nil {
-			return Record{}, err
+			return err
 		}
 	}
 	if r.leftInPage() == 0 {
 		h, err := r.enterPage()
 		if err != nil {
-			return Record{}, err
+			return err
 		}
 		if h.continues {
-			return Record{}, r.bad(r.input.at, "the rest of another is here")
+			return r.bad(r.input.at, "the rest of another is here")
 		}
 	}
 	return r.read()
@@ -221,28 +224,28 @@ func (r *RecordReader) bad(l LSN, format string, args ...any) error {
 	return &RecordError{LSN: l, Reason: fmt.Sprintf(format, args...)}
 }
 
-// read returns the record that begins here, within a page.
-func (r *RecordReader) read() (Record, error) {
+// read reads the record that begins here, within a page.
+func (r *RecordReader) read() error {
 	l, left := r.input.at, r.leftInPage()
 	if !r.input.need(4) {
-		return Record{}, r.shortWithin()
+		return r.shortWithin()
 	}
 	length := r.headers.order.uint32(r.input.peek(4))
 	switch {
 	case length == 0 && r.isZeroFrom(left):
-		return Record{}, ErrUnwritten
+		return ErrUnwritten
 	case length < recordHeaderSize || length > maxRecordLength:
-		return Record{}, r.bad(l, "no record has %d bytes", length)
+		return r.bad(l, "no record has %d bytes", length)
 	case int(length) > left:
 		return r.assemble(length)
 	case !r.input.need(recordHeaderSize):
-		return Record{}, ErrUnfinished
+		return ErrUnfinished
 	}
 	if err := r.checkHeader(l, r.input.peek(recordHeaderSize)); err != nil {
-		return Record{}, err
+		return err
 	}
 	if !r.input.need(align(int(length))) {
-		return Record{}, ErrUnfinished
+		return ErrUnfinished
 	}
 	p := r.input.peek(int(length))
 	r.input.advance(align(int(length)))
@@ -258,38 +261,41 @@ func (r *RecordReader) shortWithin() error {
 	return ErrUnfinished
 }
 
-// assemble returns the record of length bytes that begins here and goes on in the
+// assemble reads the record of length bytes that begins here and goes on in the
 // next page. Its bytes are collected as they come: the length may be any number.
-func (r *RecordReader) assemble(length uint32) (Record, error) {
+func (r *RecordReader) assemble(length uint32) error {
 	l, part := r.input.at, r.leftInPage()
-	r.record = r.record[:0]
+	r.pieces = r.pieces[:0]
 	for isChecked := false; ; {
 		if !r.input.need(part) {
-			return Record{}, ErrUnfinished
+			return ErrUnfinished
 		}
-		r.record = append(r.record, r.input.peek(part)...)
+		if len(r.pieces)+part > cap(r.pieces) { // which append alone would make a quarter longer
+			r.pieces = slices.Grow(r.pieces, max(part, min(len(r.pieces), int(length)-len(r.pieces))))
+		}
+		r.pieces = append(r.pieces, r.input.peek(part)...)
 		r.input.advance(part)
-		if !isChecked && len(r.record) >= recordHeaderSize {
-			if err := r.checkHeader(l, r.record); err != nil {
-				return Record{}, err
+		if !isChecked && len(r.pieces) >= recordHeaderSize {
+			if err := r.checkHeader(l, r.pieces); err != nil {
+				return err
 			}
 			isChecked = true
 		}
-		remaining := length - uint32(len(r.record))
+		remaining := length - uint32(len(r.pieces))
 		if remaining == 0 {
 			break
 		}
 		if err := r.continueOn(l, remaining); err != nil {
-			return Record{}, err
+			return err
 		}
 		part = int(min(remaining, uint32(r.leftInPage())))
 	}
 	padding := align(part) - part
 	if !r.input.need(padding) {
-		return Record{}, ErrUnfinished
+		return ErrUnfinished
 	}
 	r.input.advance(padding)
-	return r.whole(l, r.record)
+	return r.whole(l, r.pieces)
 }
 
 // continueOn enters the page that has more of the record at l, of which remaining
@@ -321,7 +327,7 @@ func (r *RecordReader) continueOn(l LSN, remaining uint32) error {
 // PostgreSQL 18.
 func (r *RecordReader) checkHeader(l LSN, p []byte) error {
 	prev, manager := LSN(r.headers.order.uint64(p[8:])), p[17]
-	isCustom := manager >= minCustomManager && majorOf(r.headers.magic) >= 15
+	isCustom := manager >= minCustomManager && r.headers.major >= 15
 	switch {
 	case manager > maxBuiltinManager && !isCustom:
 		return r.bad(l, "there is no resource manager %d", manager)
@@ -333,17 +339,17 @@ func (r *RecordReader) checkHeader(l LSN, p []byte) error {
 	return nil
 }
 
-// whole returns the record at l that p has all bytes of, whose header was checked.
-// All of it and what aligns it was read.
+// whole makes the record at l of p, which has all bytes of it, and whose header was
+// checked. All of it and what aligns it was read.
 //
 // Source: ValidXLogRecord in src/backend/access/transam/xlogreader.c, PostgreSQL 18.
-func (r *RecordReader) whole(l LSN, p []byte) (Record, error) {
+func (r *RecordReader) whole(l LSN, p []byte) error {
 	order := r.headers.order
 	sum := crc32.Update(crc32.Update(0, castagnoli, p[recordHeaderSize:]), castagnoli, p[:20])
 	if order.uint32(p[20:]) != sum {
-		return Record{}, r.bad(l, "its checksum is wrong")
+		return r.bad(l, "its checksum is wrong")
 	}
-	record := Record{
+	r.record = Record{
 		LSN:             l,
 		End:             r.input.at,
 		Prev:            LSN(order.uint64(p[8:])),
@@ -353,11 +359,11 @@ func (r *RecordReader) whole(l LSN, p []byte) (Record, error) {
 		Info:            p[16],
 		Data:            p[recordHeaderSize:],
 		order:           order,
-		major:           majorOf(r.headers.magic),
+		major:           r.headers.major,
 	}
-	if record.ResourceManager == xlogManager && record.Info&infoOfManager == xlogSwitch {
-		record.End += -record.End & LSN(r.headers.rules.SegmentSize-1)
-		r.skipTo = record.End
+	if r.record.ResourceManager == xlogManager && r.record.Info&infoOfManager == xlogSwitch {
+		r.record.End += -r.record.End & LSN(r.headers.rules.SegmentSize-1)
+		r.skipTo = r.record.End
 	}
-	return record, nil
+	return nil
 }

@@ -425,7 +425,7 @@ func TestRecordMemory(t *testing.T) {
 	if r.Reason() != ErrUnfinished {
 		t.Fatal(r.Reason())
 	}
-	if got := cap(r.record); got > 2*len(f.log) {
+	if got := cap(r.pieces); got > 2*len(f.log) {
 		t.Errorf("%d bytes of a record that %d came of", got, len(f.log))
 	}
 }
@@ -470,8 +470,8 @@ func FuzzRecordReader(f *testing.F) {
 			}
 			at = record.End
 		}
-		if cap(r.record) > 4*len(log)+inputSize {
-			t.Errorf("%d bytes for %d", cap(r.record), len(log))
+		if cap(r.pieces) > 4*len(log)+inputSize {
+			t.Errorf("%d bytes for %d", cap(r.pieces), len(log))
 		}
 	})
 }
