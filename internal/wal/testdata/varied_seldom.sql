@@ -7,7 +7,7 @@ CREATE DATABASE logged TEMPLATE template0 STRATEGY wal_log;
 ALTER DATABASE copied SET TABLESPACE elsewhere;
 DROP DATABASE copied;
 DROP DATABASE logged;
-VACUUM FULL pg_class;
+VACUUM FULL pg_shdescription, pg_proc;
 CLUSTER item USING item_pkey;
 SET wal_consistency_checking = 'all';
 UPDATE item SET n = n + 1, word = md5(word), tags = tags || '{"more": 1}', place = place + point(2, 2) WHERE id IN (SELECT id FROM item LIMIT 100);
