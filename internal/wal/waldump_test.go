@@ -23,6 +23,7 @@ var managers = []string{"XLOG", "Transaction", "Storage", "CLOG", "Database", "T
 // records. With BASIN_WALDUMP=full it is one of more than a gigabyte, and what came of it
 // goes where the documentation is.
 func TestWaldump(t *testing.T) {
+	t.Parallel()
 	size, isFull := int64(64<<20), os.Getenv("BASIN_WALDUMP") == "full"
 	if isFull {
 		size = 1100 << 20
