@@ -27,7 +27,7 @@ func (v *Verifier) Log(ctx context.Context, dir string) error {
 		s.next = wal.SegmentAt(wal.Position{LSN: r.Start, Timeline: r.Timeline}, size)
 		s.last = wal.SegmentAt(wal.Position{LSN: r.End - 1, Timeline: r.Timeline}, size)
 		defer s.close()
-		return readRange(s, size, r)
+		return v.readRange(s, size, r)
 	})
 }
 
@@ -58,9 +58,10 @@ func (v *Verifier) eachRange(ctx context.Context, read func(manifest.Range) erro
 
 // readRange reads the records of a range, and returns why it cannot read all of them.
 // log yields it from the beginning of the segment in which it starts.
-func readRange(log io.Reader, size int64, r manifest.Range) error {
+func (v *Verifier) readRange(log io.Reader, size int64, r manifest.Range) error {
 	start := wal.SegmentAt(wal.Position{LSN: r.Start}, size).Start(size)
-	records := wal.NewRecordReader(log, start, size)
+	rules := wal.PageRules{SystemID: v.manifest.SystemID, SegmentSize: size, Timeline: r.Timeline}
+	records := wal.NewRecordReader(&checkedLog{log, wal.NewPageChecker(rules, start), r.End}, start, size)
 	for begun := false; ; {
 		record, err := records.Next()
 		switch {
@@ -80,6 +81,23 @@ func readRange(log io.Reader, size int64, r manifest.Range) error {
 			return nil
 		}
 	}
+}
+
+// checkedLog is log whose pages are those of the cluster and the timeline, up to an end.
+type checkedLog struct {
+	log     io.Reader
+	checker *wal.PageChecker
+	end     wal.LSN
+}
+
+func (l *checkedLog) Read(p []byte) (int, error) {
+	n, err := l.log.Read(p)
+	if at := l.checker.Position(); at < l.end {
+		if wrong := l.checker.Check(p[:min(int64(n), int64(l.end-at))]); wrong != nil {
+			return 0, wrong
+		}
+	}
+	return n, err
 }
 
 // segmentSize returns how long segments are, which any of them tells.

@@ -28,7 +28,7 @@ func (v *Verifier) LogInArchives(ctx context.Context, dir string) error {
 			return err
 		}
 		defer members.Close()
-		return readArchivedRange(members.Reader, a, r)
+		return v.readArchivedRange(members.Reader, a, r)
 	})
 }
 
@@ -55,7 +55,7 @@ func logArchive(dir string) (archive, error) {
 }
 
 // readArchivedRange reads a range from an archive.
-func readArchivedRange(members *tar.Reader, a archive, r manifest.Range) error {
+func (v *Verifier) readArchivedRange(members *tar.Reader, a archive, r manifest.Range) error {
 	s := &archivedSegments{members: members, archive: a.name}
 	first, err := s.find(func(seg wal.Segment, size int64) bool {
 		return seg == wal.SegmentAt(wal.Position{LSN: r.Start, Timeline: r.Timeline}, size)
@@ -64,7 +64,7 @@ func readArchivedRange(members *tar.Reader, a archive, r manifest.Range) error {
 		return fmt.Errorf("the segment with %v: %w", r.Start, err)
 	}
 	s.current = first
-	return readRange(s, s.size, r)
+	return v.readRange(s, s.size, r)
 }
 
 // archivedSegments reads segments of one timeline that follow each other in an archive.
