@@ -8,14 +8,10 @@ import (
 	"io"
 	"os"
 	"runtime"
-	"sync"
 
 	"basin/internal/localfs"
 	"basin/internal/manifest"
 )
-
-// readSize is how many bytes of a file are read at once, by each reader.
-const readSize = 256 << 10
 
 // Checksums reads the files of a data directory that Directory has found, on all
 // processors, and compares them with the manifest. Problems are told in the order of
@@ -26,69 +22,31 @@ func (v *Verifier) Checksums(ctx context.Context, path string) error {
 			return err
 		}
 	}
-	q := &queue{ctx: ctx, v: v, path: path, results: make(map[int][]error)}
-	var readers sync.WaitGroup
-	for range runtime.GOMAXPROCS(0) {
-		readers.Go(q.read)
-	}
-	readers.Wait()
-	if q.err == nil && ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	return q.err
-}
-
-// queue hands out the files of a manifest, and takes what was found.
-type queue struct {
-	ctx  context.Context
-	v    *Verifier
-	path string
-
-	mu      sync.Mutex
-	next    int             // to be handed out
-	told    int             // all before it were told
-	results map[int][]error // of files from told on that have problems
-	err     error           // why no more is to be read
-}
-
-// take returns the next file to be read, less than zero if there is none.
-func (q *queue) take() int {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for ; q.err == nil && q.ctx.Err() == nil && q.next < q.v.files.Len(); q.next++ {
-		f := q.v.files.At(q.next)
-		if q.v.isRead(q.next, f) && !q.v.ignores(f.Path) {
-			q.next++
-			return q.next - 1
-		}
-		q.v.seen[q.next] |= checked
-	}
-	return -1
-}
-
-// give takes the result of a file, and tells of those that come next.
-func (q *queue) give(i int, result []error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.v.seen[i] |= checked
-	if result != nil {
-		q.results[i] = result
-	}
-	for ; q.err == nil && q.told < len(q.v.seen) && q.v.seen[q.told]&checked != 0; q.told++ {
-		for _, err := range q.results[q.told] {
-			if q.err == nil {
-				q.err = q.v.problem(err)
+	i := 0
+	return inOrder(ctx, runtime.GOMAXPROCS(0), func() work {
+		for i < v.files.Len() {
+			f := v.files.At(i)
+			i++
+			if v.seen[i-1] == found && v.isRead(f) && !v.ignores(f.Path) {
+				return func(buf []byte) func() error { return v.tell(v.checkFile(ctx, path+"/"+f.Path, f, buf)) }
 			}
 		}
-		delete(q.results, q.told)
-	}
+		return nil
+	})
 }
 
-func (q *queue) read() {
-	buf := make([]byte, readSize)
-	for i := q.take(); i >= 0; i = q.take() {
-		f := q.v.files.At(i)
-		q.give(i, q.v.checkFile(q.ctx, q.path+"/"+f.Path, f, buf))
+// tell returns what tells problems, nil if there are none.
+func (v *Verifier) tell(problems []error) func() error {
+	if len(problems) == 0 {
+		return nil
+	}
+	return func() error {
+		for _, problem := range problems {
+			if err := v.problem(problem); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 }
 
@@ -117,13 +75,7 @@ func (v *Verifier) checkFile(ctx context.Context, path string, f manifest.File, 
 	if c.size != f.Size {
 		return []error{fmt.Errorf("file \"%s\" should contain %d bytes, but read %d", f.Path, f.Size, c.size)}
 	}
-	problems := c.pages.problems()
-	if c.sum != nil {
-		if err := compare(c.sum, f, fmt.Sprintf("file \"%s\"", f.Path)); err != nil {
-			problems = append([]error{err}, problems...)
-		}
-	}
-	return problems
+	return c.problems(f, "")
 }
 
 // content is what was read of a file so far.
@@ -150,13 +102,16 @@ func (c *content) add(p []byte) {
 	c.pages.add(p)
 }
 
-// compare compares a checksum with the manifest's. what names the file.
-func compare(sum hash.Hash, f manifest.File, what string) error {
-	switch got := sum.Sum(nil); {
-	case len(got) != len(f.Checksum):
-		return fmt.Errorf("%s has checksum of length %d, but expected %d", what, len(f.Checksum), len(got))
-	case !bytes.Equal(got, f.Checksum):
-		return fmt.Errorf("checksum mismatch for %s", what)
+// problems returns what is wrong with a file of which all was read. where follows its
+// name.
+func (c *content) problems(f manifest.File, where string) (problems []error) {
+	if c.sum != nil {
+		switch got := c.sum.Sum(nil); {
+		case len(got) != len(f.Checksum):
+			problems = append(problems, fmt.Errorf("file \"%s\"%s has checksum of length %d, but expected %d", f.Path, where, len(f.Checksum), len(got)))
+		case !bytes.Equal(got, f.Checksum):
+			problems = append(problems, fmt.Errorf("checksum mismatch for file \"%s\"%s", f.Path, where))
+		}
 	}
-	return nil
+	return append(problems, c.pages.problems()...)
 }

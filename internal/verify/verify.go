@@ -57,9 +57,8 @@ type Verifier struct {
 type fileState uint8
 
 const (
-	found   fileState = 1 << iota
-	bad               // a problem was told
-	checked           // Checksums is done with it
+	found fileState = 1 << iota
+	bad             // a problem was told
 )
 
 // Load reads the manifest at a path.
@@ -89,10 +88,20 @@ type fileReader struct {
 
 func (r fileReader) Read(p []byte) (int, error) {
 	n, err := r.f.Read(p)
-	if err != nil && err != io.EOF {
-		err = localfs.Errorf(err, r.path, "could not read file \"%s\"", r.path)
+	return n, r.worded(err)
+}
+
+// ReadAt is that of io.ReaderAt.
+func (r fileReader) ReadAt(p []byte, off int64) (int, error) {
+	n, err := r.f.ReadAt(p, off)
+	return n, r.worded(err)
+}
+
+func (r fileReader) worded(err error) error {
+	if err == nil || err == io.EOF {
+		return err
 	}
-	return n, err
+	return localfs.Errorf(err, r.path, "could not read file \"%s\"", r.path)
 }
 
 // New returns a verifier of a backup with that manifest.
@@ -141,8 +150,8 @@ func (v *Verifier) ignores(path string) bool {
 }
 
 // isRead says whether there is something to be verified within a file.
-func (v *Verifier) isRead(i int, f manifest.File) bool {
-	if v.o.SkipChecksums || v.seen[i] != found {
+func (v *Verifier) isRead(f manifest.File) bool {
+	if v.o.SkipChecksums {
 		return false
 	}
 	if f.Algorithm != manifest.NoChecksum {
@@ -241,7 +250,7 @@ func (v *Verifier) look(path, within string) error {
 			return err
 		}
 	}
-	if v.isRead(i, f) {
+	if v.seen[i] == found && v.isRead(f) {
 		v.total.Add(f.Size)
 	}
 	return nil
