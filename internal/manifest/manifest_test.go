@@ -198,14 +198,52 @@ func TestIndex(t *testing.T) {
 	}
 }
 
+// FuzzRead has manifests read in one piece, byte by byte, and by package json alone.
 func FuzzRead(f *testing.F) {
 	f.Add(summed(whole))
 	f.Add(`{"PostgreSQL-Backup-Manifest-Version": 1, "Files": [{"Path": "x", "Size": 1}]}`)
+	line := `{ "Path": "base/1/1259", "Size": 225, "Last-Modified": "2026-11-26 10:00:00 GMT", "Checksum-Algorithm": "CRC32C", "Checksum": "994e7be2" }`
+	const begin, end = "{ \"PostgreSQL-Backup-Manifest-Version\": 1,\n\"Files\": [\n", "\n],\n\"WAL-Ranges\": [\n],\n"
+	none := line[:strings.Index(line, `, "Checksum-A`)] + " }"
+	for _, lines := range []string{
+		line, line + ",\n" + none + ",\n" + line, line + ",\n", line + ",\n{", line + ",\n{}", line + ",,\n" + line, line + "\n" + line, "\n" + line + ",\n" + line,
+		line + ",\n" + line + ",\nnull", line + ",\n" + none + " ,\n" + line, line + ",\n" + `{ "Encoded-Path": "ff", "Size": 1 }` + ",\n" + line,
+	} {
+		f.Add(summed(begin + lines + end))
+	}
+	for _, odd := range []string{
+		`"Size": 01`, `"Size": 1e3`, `"Size": -1`, `"Size": 9223372036854775807`, `"Size": 9223372036854775808`, `"Size": `, `"Size": +1`, `"Size": "225"`, `"Size": 1_0`,
+		`"Path": "\u00e9"`, `"Path": "é"`, "\"Path\": \"\xff\"", `"Path": ""`, "\"Path\": \"a\tb\"", `"Path": "a\`, `"Path": "a"b"`, `"Last-Modified": ""`, `"Last-Modified": null`,
+		`"Checksum": "0"`, `"Checksum": ""`, `"Checksum": "zz"`, `"Checksum": "994E7BE2"`, `"Checksum-Algorithm": "sha512"`, `"Checksum-Algorithm": "sha3"`, `"Checksum-Algorithm": ""`,
+	} {
+		key, _, _ := strings.Cut(odd, ":")
+		before, rest, _ := strings.Cut(line, key+": ")
+		_, after, _ := strings.Cut(rest, ",")
+		if key == `"Checksum"` {
+			after = "}"
+		} else {
+			after = "," + after
+		}
+		f.Add(summed(begin + line + ",\n" + before + odd + after + ",\n" + line + end))
+	}
 	f.Fuzz(func(t *testing.T, content string) {
 		m, files, err := collect(strings.NewReader(content))
 		again, filesAgain, errAgain := collect(iotest.OneByteReader(strings.NewReader(content)))
-		if (err == nil) != (errAgain == nil) || cmp.Diff(m, again)+cmp.Diff(files, filesAgain) != "" {
+		if fmt.Sprint(err) != fmt.Sprint(errAgain) || cmp.Diff(m, again)+cmp.Diff(files, filesAgain) != "" {
 			t.Errorf("read otherwise byte by byte: %v and %v", err, errAgain)
+		}
+		sum := &sumOfManifest{hash: sha256.New()}
+		filesAgain = nil
+		p := &parser{src: io.TeeReader(strings.NewReader(content), sum), noLines: true, each: func(f File) error {
+			filesAgain = append(filesAgain, f)
+			return nil
+		}}
+		errAgain = p.read()
+		if errAgain == nil {
+			errAgain = sum.check(p.checksum, p.hasChecksum)
+		}
+		if fmt.Sprint(err) != fmt.Sprint(errAgain) || err == nil && cmp.Diff(m, p.manifest) != "" || cmp.Diff(files, filesAgain) != "" {
+			t.Errorf("read otherwise by package json: %v and %v %s", err, errAgain, cmp.Diff(files, filesAgain))
 		}
 	})
 }

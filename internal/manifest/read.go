@@ -27,8 +27,7 @@ func Read(r io.Reader, each func(File) error) (Manifest, error) {
 // read is Read that also tells the offset in bytes of what is said of each file.
 func read(r io.Reader, each func(f File, offset int64) error) (Manifest, error) {
 	sum := &sumOfManifest{hash: sha256.New()}
-	p := &parser{json: json.NewDecoder(io.TeeReader(r, sum)), each: each}
-	p.json.UseNumber()
+	p := &parser{src: io.TeeReader(r, sum), each: each}
 	if err := p.read(); err != nil {
 		return Manifest{}, err
 	}
@@ -37,6 +36,8 @@ func read(r io.Reader, each func(f File, offset int64) error) (Manifest, error) 
 
 // parser is one Read.
 type parser struct {
+	src      io.Reader
+	noLines  bool // all is left to package json
 	json     *json.Decoder
 	each     func(f File, offset int64) error
 	offset   int64 // of the element in hand, in bytes
@@ -48,6 +49,7 @@ type parser struct {
 
 // read reads all of a manifest.
 func (p *parser) read() error {
+	p.parse(p.src)
 	if err := p.open('{'); err != nil {
 		return err
 	}
@@ -81,6 +83,12 @@ func (p *parser) read() error {
 	return nil
 }
 
+// parse has package json read from r on.
+func (p *parser) parse(r io.Reader) {
+	p.json = json.NewDecoder(r)
+	p.json.UseNumber()
+}
+
 // field reads the value of a field of the whole.
 func (p *parser) field(key string) (err error) {
 	switch key {
@@ -96,9 +104,9 @@ func (p *parser) field(key string) (err error) {
 		}
 		return nil
 	case "Files":
-		return p.array(p.file)
+		return p.array(p.lines, p.file)
 	case "WAL-Ranges":
-		return p.array(p.walRange)
+		return p.array(nil, p.walRange)
 	case "Manifest-Checksum":
 		p.checksum, err = p.scalar()
 		p.hasChecksum = true
@@ -122,10 +130,15 @@ func (p *parser) version() error {
 }
 
 // array reads an array of objects, of each of which element reads what follows its
-// opening brace.
-func (p *parser) array(element func() error) error {
+// opening brace. What begins may read some of them before, unless it is nil.
+func (p *parser) array(begins, element func() error) error {
 	if err := p.open('['); err != nil {
 		return err
+	}
+	if begins != nil {
+		if err := begins(); err != nil {
+			return err
+		}
 	}
 	for {
 		token, err := p.next()

@@ -13,6 +13,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -192,18 +193,30 @@ func (v *Verifier) Missing() error {
 
 // Directory looks for the files of a data directory, but not yet into them.
 func (v *Verifier) Directory(path string) error {
-	entries, err := os.ReadDir(path)
+	names, err := namesIn(path)
 	if err != nil {
 		return localfs.Errorf(err, path, "could not open directory \"%s\"", path)
 	}
-	return v.walk(path, "", entries)
+	return v.walk(path, "", names)
 }
 
-// walk looks at the entries of a directory, which is path and within the backup below.
-func (v *Verifier) walk(path, below string, entries []fs.DirEntry) error {
-	for _, e := range entries {
-		if within := below + e.Name(); !v.ignores(within) {
-			if err := v.look(path+"/"+e.Name(), within); err != nil {
+// namesIn returns the names in a directory, sorted. There may be very many of them.
+func namesIn(path string) ([]string, error) {
+	dir, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	slices.Sort(names)
+	return names, err
+}
+
+// walk looks at what is in a directory, which is path and within the backup below.
+func (v *Verifier) walk(path, below string, names []string) error {
+	for _, name := range names {
+		if within := below + name; !v.ignores(within) {
+			if err := v.look(path+"/"+name, within); err != nil {
 				return err
 			}
 		}
@@ -219,12 +232,12 @@ func (v *Verifier) look(path, within string) error {
 		return v.problem(localfs.Errorf(err, path, "could not stat file or directory \"%s\"", within))
 	}
 	if info.IsDir() {
-		entries, err := os.ReadDir(path)
+		names, err := namesIn(path)
 		if err != nil {
 			v.ignore = append(v.ignore, within)
 			return v.problem(localfs.Errorf(err, path, "could not open directory \"%s\"", path))
 		}
-		return v.walk(path, within+"/", entries)
+		return v.walk(path, within+"/", names)
 	}
 	if !info.Mode().IsRegular() {
 		return v.problemf("\"%s\" is not a regular file or directory", within)
