@@ -38,21 +38,34 @@ func NewReader(src io.Reader, a Algorithm) (io.ReadCloser, error) {
 	case None:
 		return io.NopCloser(src), nil
 	case Gzip, LZ4, Zstd:
-		return &reader{src: source{Reader: src}, algorithm: a}, nil
+		return &reader{src: source{Reader: src}, algorithm: a, buffers: readBuffers}, nil
 	}
 	return nil, fmt.Errorf("cannot decompress %v", a)
+}
+
+// NewFrameReader is NewReader with zstd frames decompressed side by side, so many at
+// once, if they are as small as a Writer's. Memory is up to
+// 24 MiB for each, and for two more; 5 MiB with a Writer's frames.
+func NewFrameReader(src io.Reader, a Algorithm, atOnce int) (io.ReadCloser, error) {
+	r, err := NewReader(src, a)
+	if r, ok := r.(*reader); ok && a == Zstd && atOnce > 1 {
+		r.atOnce, r.buffers = atOnce, atOnce+2 // one is read from, one is filled with what is compressed
+	}
+	return r, err
 }
 
 // reader passes on, chunk by chunk, what its goroutine decompresses.
 type reader struct {
 	src       source
 	algorithm Algorithm
+	buffers   int
+	atOnce    int // frames that are decompressed side by side; zero is none
 
 	rest    []byte // of the chunk at hand
 	current chunk  // the chunk at hand
 	closed  bool
 
-	chunks  chan chunk
+	chunks  chan chan chunk // each yields one
 	free    chan []byte
 	stop    chan struct{}
 	running sync.WaitGroup
@@ -81,7 +94,7 @@ func (r *reader) Read(p []byte) (int, error) {
 		if r.current.data != nil {
 			r.free <- r.current.data
 		}
-		r.current = <-r.chunks
+		r.current = <-<-r.chunks
 		r.rest = r.current.data
 	}
 	n := copy(p, r.rest)
@@ -103,10 +116,10 @@ func (r *reader) Close() error {
 }
 
 func (r *reader) start() {
-	r.chunks = make(chan chunk, readBuffers)
-	r.free = make(chan []byte, readBuffers)
+	r.chunks = make(chan chan chunk, r.buffers+1) // there is room for every buffer, and an error
+	r.free = make(chan []byte, r.buffers)
 	r.stop = make(chan struct{})
-	for range readBuffers {
+	for range r.buffers {
 		r.free <- make([]byte, readAhead)
 	}
 	r.running.Go(r.decompress)
@@ -114,9 +127,16 @@ func (r *reader) start() {
 
 // decompress sends chunks until the stream ends or the reader is closed.
 func (r *reader) decompress() {
-	stream, err := decompressor(bufio.NewReaderSize(&r.src, readSource), r.algorithm)
+	buffered := bufio.NewReaderSize(&r.src, readSource)
+	src := io.Reader(buffered)
+	if r.atOnce > 0 {
+		if src = r.decompressFrames(buffered); src == nil {
+			return
+		}
+	}
+	stream, err := decompressor(src, r.algorithm)
 	if err != nil {
-		r.chunks <- chunk{err: r.explain(err)}
+		r.send(chunk{err: r.explain(err)})
 		return
 	}
 	defer stream.Close()
@@ -125,16 +145,23 @@ func (r *reader) decompress() {
 		case <-r.stop:
 			return
 		case buffer := <-r.free:
-			data, err := fill(stream, buffer[:cap(buffer)])
+			data, err := fill(stream, buffer[:min(cap(buffer), readAhead)])
 			if err != nil {
 				err = r.explain(err)
 			}
-			r.chunks <- chunk{data, err} // there is room for every buffer
+			r.send(chunk{data, err})
 			if err != nil {
 				return
 			}
 		}
 	}
+}
+
+// send sends a chunk that is there.
+func (r *reader) send(c chunk) {
+	sent := make(chan chunk, 1)
+	sent <- c
+	r.chunks <- sent
 }
 
 // fill reads until the buffer is full or the stream ends.
@@ -161,14 +188,19 @@ func (r *reader) explain(err error) error {
 		}
 		err = io.ErrUnexpectedEOF
 	}
+	return r.algorithm.explain(err)
+}
+
+// explain words the error of a decompressor, which is not io.EOF.
+func (a Algorithm) explain(err error) error {
 	switch {
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return usererr.Hinted("the data is cut short", "decompress %v data: %w", r.algorithm, io.ErrUnexpectedEOF)
+		return usererr.Hinted("the data is cut short", "decompress %v data: %w", a, io.ErrUnexpectedEOF)
 	case errors.Is(err, zstd.ErrWindowSizeExceeded):
 		return usererr.Hinted("compress again with a lower level or a smaller long-distance window",
-			"decompress %v data: its window is larger than %d MiB", r.algorithm, zstdMaxWindow>>20)
+			"decompress %v data: its window is larger than %d MiB", a, zstdMaxWindow>>20)
 	}
-	return fmt.Errorf("decompress %v data: %w", r.algorithm, err)
+	return fmt.Errorf("decompress %v data: %w", a, err)
 }
 
 // source remembers how reading ended, to tell its errors from damage.

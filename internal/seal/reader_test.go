@@ -184,6 +184,60 @@ func TestReaderClosedEarly(t *testing.T) {
 	}
 }
 
+// Frames side by side give what they give one after the other, errors too.
+func TestFrameReader(t *testing.T) {
+	small := compress(t, Spec{Algorithm: Zstd}, heap(9*mib), 0) // three frames
+	other := tool(t, heap(2*mib), "zstd", "-c")                 // tells its size only at its end
+	summed := tool(t, heap(2*mib), "zstd", "-c", "--stream-size=2097152")
+	skippable := append([]byte{0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0}, "skip"...)
+	nothing := compress(t, Spec{Algorithm: Zstd}, nil, 0)
+	streams := map[string][]byte{
+		"empty": nil, "nothing": nothing, "small": small, "other": other, "summed": summed,
+		"small, other, small": bytes.Join([][]byte{small, other, small}, nil),
+		"skippable, small":    bytes.Join([][]byte{skippable, small, skippable, nothing, small}, nil),
+		"followed by text":    append(small[:len(small):len(small)], "trailing garbage"...),
+		"damaged header":      flip(5)(small), "damaged sum": flip(-1)(summed), "no reserved bit": flip(4)(small),
+	}
+	for _, at := range []int{9, 10, 30, 5000, len(small) / 2, len(small) - 1} {
+		streams[fmt.Sprintf("damaged at %d", at)] = flip(at)(small)
+		streams[fmt.Sprintf("cut at %d", at)] = small[:at]
+	}
+	for name, stream := range streams {
+		want, wantErr := decompress(bytes.NewReader(stream), Zstd)
+		for _, atOnce := range []int{2, 5} {
+			r, err := NewFrameReader(bytes.NewReader(stream), Zstd, atOnce)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(r)
+			if fmt.Sprint(err) != fmt.Sprint(wantErr) || !bytes.Equal(got, want) {
+				t.Errorf("%s: %d bytes of %d, %v, want %v", name, len(got), len(want), err, wantErr)
+			}
+			r.Close()
+		}
+	}
+	for _, wanted := range []int{0, 1, 5 * mib} {
+		r, err := NewFrameReader(bytes.NewReader(small), Zstd, 3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, readErr := io.ReadFull(r, make([]byte, wanted))
+		if err := errors.Join(readErr, r.Close()); err != nil {
+			t.Error(err)
+		}
+		goleak.VerifyNone(t)
+	}
+	lost := errors.New("connection lost")
+	r, err := NewFrameReader(io.MultiReader(bytes.NewReader(small[:len(small)-9]), iotest.ErrReader(lost)), Zstd, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, r); !errors.Is(err, lost) {
+		t.Error(err)
+	}
+	r.Close()
+}
+
 func FuzzReadGzip(f *testing.F) { fuzzReader(f, Gzip) }
 func FuzzReadLZ4(f *testing.F)  { fuzzReader(f, LZ4) }
 func FuzzReadZstd(f *testing.F) { fuzzReader(f, Zstd) }
@@ -202,13 +256,25 @@ func fuzzReader(f *testing.F, a Algorithm) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		n, err := io.CopyN(io.Discard, r, 8*mib)
-		if err == io.EOF && len(stream) == 0 {
+		n, ended := io.CopyN(io.Discard, r, 8*mib)
+		if ended == io.EOF && len(stream) == 0 {
 			t.Errorf("nothing at all is a stream of %d bytes", n)
 		}
 		if err := r.Close(); err != nil {
 			t.Fatal(err)
 		}
+		if a != Zstd {
+			return
+		}
+		frames, err := NewFrameReader(bytes.NewReader(stream), a, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, errAgain := io.CopyN(io.Discard, frames, 8*mib)
+		if n != again || fmt.Sprint(ended) != fmt.Sprint(errAgain) {
+			t.Errorf("%d bytes, %v; frames side by side: %d bytes, %v", n, ended, again, errAgain)
+		}
+		frames.Close()
 	})
 }
 

@@ -17,6 +17,9 @@ import (
 	"basin/internal/seal"
 )
 
+// maxFrames bounds the memory of what is decompressed side by side.
+const maxFrames = 8
+
 // opened is an archive that is being read.
 type opened struct {
 	*tar.Reader
@@ -38,7 +41,7 @@ func openArchive(ctx context.Context, dir string, a archive, done *atomic.Int64)
 		r := &inPlace{counted: src, file: fileReader{f, a.name}}
 		return &opened{tar.NewReader(r), io.NopCloser(r), f, r}, nil
 	}
-	unpacked, err := seal.NewReader(src, a.method)
+	unpacked, err := seal.NewFrameReader(src, a.method, min(runtime.GOMAXPROCS(0), maxFrames))
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
