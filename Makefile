@@ -6,7 +6,7 @@ MAJORS   := 10 11 12 13 14 15 16 17 18
 PROGRAMS := pg_basebackup pg_combinebackup pg_receivewal pg_recvlogical pg_verifybackup
 LDFLAGS  := -s -w
 
-.PHONY: all basin help demo test race matrix waldump fuzz conformance bench lint servers compat clean
+.PHONY: all basin help demo test race matrix waldump fuzz conformance bench million lint servers compat clean
 
 all: basin ## build ./basin
 
@@ -46,6 +46,9 @@ bench: basin ## time and memory beside the stock programs; writes docs/benchmark
 	build/bench-log.sh ./basin
 	build/bench-verify.sh ./basin
 	build/bench-combine.sh ./basin
+
+million: basin ## memory of verifying a backup of a million files; takes a minute
+	build/million.sh ./basin
 
 lint: ## formatting, vet and staticcheck
 	build/lint.sh

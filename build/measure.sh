@@ -1,4 +1,4 @@
-# What bench.sh and bench-log.sh share, which source it: a program is run, what it took is
+# What bench.sh, its like and million.sh share, which source it: a program is run, what it took is
 # noted, and a page is made of that. It brings cluster.sh along.
 #
 #	$work/basin    the program that is measured; prepare copied it

@@ -4,6 +4,7 @@
 //	bench run -case C -program P [-output DIR] [-every T] COMMAND...   prints a sample
 //	bench load [-log BYTES] [-behind US] LOG...                         prints what to append to one
 //	bench report CASES < SAMPLES                                        prints tables of backups
+//	bench million FOLDER                                                makes a backup of so many files
 //	bench log -memory MIB CASES < SAMPLES                               prints tables of receivers
 //
 // Of PostgreSQL it knows the log of pgbench and no more. It is a tool of the scripts beside
@@ -26,17 +27,19 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return errors.New("run, load, report or log?")
+		return errors.New("run, load, million, report or log?")
 	}
 	switch args[0] {
 	case "run":
 		return runCommand(ctx, args[1:])
 	case "load":
 		return runLoad(args[1:])
+	case "million":
+		return runMillion(args[1:])
 	case "report":
 		return runReport(args[1:])
 	case "log":
 		return runLogReport(args[1:])
 	}
-	return fmt.Errorf("%s: not known; run, load, report or log", args[0])
+	return fmt.Errorf("%s: not known; run, load, million, report or log", args[0])
 }

@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -56,8 +57,18 @@ func (c *Catalog) Find(path string) (f File, found bool, err error) {
 	return f, found, err
 }
 
+// usualEntry is how many bytes are said of nearly every file at most.
+const usualEntry = 512
+
 // readFileAt reads what is said of a file.
 func readFileAt(r io.ReaderAt, offset int64) (f File, err error) {
+	var line [usualEntry]byte
+	n, _ := r.ReadAt(line[:], offset) // an error comes again
+	if end := bytes.IndexByte(line[:n], '\n'); end >= 0 {
+		if f, ok := parseLine(line[:end]); ok {
+			return f, nil
+		}
+	}
 	p := &parser{
 		json: json.NewDecoder(io.NewSectionReader(r, offset, maxEntry)),
 		each: func(read File, _ int64) error { f = read; return nil },

@@ -14,15 +14,17 @@ import (
 const lineBuffer = 64 << 10
 
 // lines reads the files of a manifest as long as each is on a line of the form that
-// servers write, which is ten times as fast as to take JSON apart. From the first other
+// servers write, which is much faster than to take JSON apart. From the first other
 // line on, and the last file is one, all is left to package json.
 func (p *parser) lines() error {
 	if p.noLines {
 		return nil
 	}
 	r := bufio.NewReaderSize(io.MultiReader(p.json.Buffered(), p.src), lineBuffer)
+	p.offset = p.begin + p.json.InputOffset()
 	if first, _ := r.Peek(1); string(first) == "\n" {
 		_, _ = r.Discard(1)
+		p.offset++
 	}
 	for {
 		line, ok := nextLine(r)
@@ -33,13 +35,16 @@ func (p *parser) lines() error {
 		if !ok {
 			break
 		}
-		if err := p.each(f); err != nil {
+		if err := p.each(f, p.offset); err != nil {
 			return err
 		}
 		_, _ = r.Discard(len(line) + 1)
+		p.offset += int64(len(line)) + 1
 	}
 	// Package json is to know that it is in the array, where an object follows.
-	p.parse(io.MultiReader(strings.NewReader(`{"Files":[`), r))
+	const before = `{"Files":[`
+	p.parse(io.MultiReader(strings.NewReader(before), r))
+	p.begin = p.offset - int64(len(before))
 	for range 3 {
 		if _, err := p.next(); err != nil {
 			return err

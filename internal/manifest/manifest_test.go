@@ -234,14 +234,23 @@ func FuzzRead(f *testing.F) {
 		}
 		sum := &sumOfManifest{hash: sha256.New()}
 		filesAgain = nil
-		p := &parser{src: io.TeeReader(strings.NewReader(content), sum), noLines: true, each: func(f File) error {
+		p := &parser{src: io.TeeReader(strings.NewReader(content), sum), noLines: true, each: func(f File, offset int64) error {
 			filesAgain = append(filesAgain, f)
+			if at, err := readFileAt(strings.NewReader(content), offset); err != nil || cmp.Diff(f, at) != "" {
+				t.Errorf("at %d: %+v, %v", offset, at, err)
+			}
 			return nil
 		}}
 		errAgain = p.read()
 		if errAgain == nil {
 			errAgain = sum.check(p.checksum, p.hasChecksum)
 		}
+		_, _ = read(strings.NewReader(content), func(f File, offset int64) error { // whose error is err
+			if at, err := readFileAt(strings.NewReader(content), offset); err != nil || cmp.Diff(f, at) != "" {
+				t.Errorf("at %d: %+v, %v", offset, at, err)
+			}
+			return nil
+		})
 		if fmt.Sprint(err) != fmt.Sprint(errAgain) || err == nil && cmp.Diff(m, p.manifest) != "" || cmp.Diff(files, filesAgain) != "" {
 			t.Errorf("read otherwise by package json: %v and %v %s", err, errAgain, cmp.Diff(files, filesAgain))
 		}

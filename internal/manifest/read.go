@@ -39,6 +39,7 @@ type parser struct {
 	src      io.Reader
 	noLines  bool // all is left to package json
 	json     *json.Decoder
+	begin    int64 // what of src json has first, in bytes
 	each     func(f File, offset int64) error
 	offset   int64 // of the element in hand, in bytes
 	manifest Manifest
@@ -150,7 +151,7 @@ func (p *parser) array(begins, element func() error) error {
 		case token != json.Delim('{'):
 			return unexpected(token)
 		}
-		p.offset = p.json.InputOffset() - 1
+		p.offset = p.begin + p.json.InputOffset() - 1
 		if err := element(); err != nil {
 			return err
 		}

@@ -19,7 +19,7 @@ import (
 // TestDamagedStructureOfAnArchive has an archive damaged in each part, with another behind it,
 // which is verified whatever the first is.
 func TestDamagedStructureOfAnArchive(t *testing.T) {
-	whole := backup{"a": "first", "b": strings.Repeat("b", 700_000), "c": "third", "pg_tblspc/16400/d": "d"}
+	whole := files{"a": "first", "b": strings.Repeat("b", 700_000), "c": "third", "pg_tblspc/16400/d": "d"}
 	dir := t.TempDir()
 	whole.archives(t, dir)
 	content, err := os.ReadFile(filepath.Join(dir, "base.tar"))
@@ -91,7 +91,7 @@ func TestDamagedStructureOfAnArchive(t *testing.T) {
 }
 
 func TestProblemsOfAnArchiveAreInItsOrder(t *testing.T) {
-	whole, changed := backup{}, backup{}
+	whole, changed := files{}, files{}
 	var want []string
 	for i := range 200 {
 		path := fmt.Sprintf("base/1/%03d", i)
@@ -126,7 +126,7 @@ func TestProblemsOfAnArchiveAreInItsOrder(t *testing.T) {
 // TestUncommonMembers has what no server writes, and package tar reads.
 func TestUncommonMembers(t *testing.T) {
 	long := strings.Repeat("a/", 100) + "b"
-	whole := backup{"a": "first", long: "long", "z": "last"}
+	whole := files{"a": "first", long: "long", "z": "last"}
 	var archive bytes.Buffer
 	w := tar.NewWriter(&archive)
 	for _, member := range []struct {
