@@ -410,6 +410,11 @@ func TestDamageIsFound(t *testing.T) {
 				b.write(t, name, content)
 				b.relist(t, name)
 				basin.run(t, nil, append([]string{"verifybackup"}, args[2:]...)...).succeeded(t)
+				alone := basin.run(t, nil, "verifybackup", "--page-checksums", b.dir)
+				alone.failed(t, fmt.Sprintf("checksum verification failed in file \"%s\", block ", name), ": calculated ")
+				if n := strings.Count(alone.stderr, "error: "); n != 1 {
+					t.Errorf("%d problems: %v", n, alone)
+				}
 				whole := strings.Replace(name, "INCREMENTAL.", "", 1)
 				basin.run(t, nil, args...).failed(t, fmt.Sprintf("checksum verification failed in file \"%s\", block ", whole), ": calculated ")
 			})

@@ -55,6 +55,9 @@ func (i Incremental) Size() int64 { return i.HeaderSize() + PageSize*int64(len(i
 // incrementalFixed is the size of the header without blocks: three numbers of four bytes.
 const incrementalFixed = 12
 
+// MaxIncrementalHeader is how many bytes a header has at most.
+const MaxIncrementalHeader = (incrementalFixed + 4*SegmentPages + PageSize - 1) / PageSize * PageSize
+
 // ReadIncremental reads the header of an incremental file of size bytes, of which name is
 // what errors call it.
 //

@@ -8,19 +8,16 @@ import (
 	"os"
 	"path"
 	"slices"
-	"strconv"
-	"strings"
 
+	"basin/internal/backup"
 	"basin/internal/localfs"
 	"basin/internal/pgdata"
-	"basin/internal/seal"
 )
 
 // archive is one tar file of a backup.
 type archive struct {
-	name       string // of the file
-	tablespace uint64 // OID; zero is the data directory
-	method     seal.Algorithm
+	backup.ArchiveName
+	name string // of the file
 }
 
 // Archives verifies the tar files in a directory, all of what they hold.
@@ -67,43 +64,20 @@ func (v *Verifier) archive(dir, name string) (a archive, isData bool, err error)
 	case !info.Mode().IsRegular():
 		return a, false, v.problemf("file \"%s\" is not a regular file", name)
 	}
-	a, isLog, ok := parseArchive(name)
+	parsed, ok := backup.ParseArchiveName(name)
 	if !ok {
 		return a, false, v.problemf("file \"%s\" is not expected in a tar format backup", name)
 	}
-	if !isLog {
+	if !parsed.Log {
 		v.total.Add(info.Size())
 	}
-	return a, !isLog, nil
-}
-
-// parseArchive returns what a file of that name is.
-//
-// Source: precheck_tar_backup_file in src/bin/pg_verifybackup/pg_verifybackup.c, PostgreSQL 18.
-func parseArchive(name string) (a archive, isLog, ok bool) {
-	stem, isTar := strings.CutSuffix(name, ".tgz")
-	a = archive{name: name, method: seal.Gzip}
-	if !isTar {
-		a.method = seal.BySuffix(name)
-		stem, isTar = strings.CutSuffix(strings.TrimSuffix(name, seal.Suffix(a.method)), ".tar")
-	}
-	switch {
-	case !isTar:
-		return a, false, false
-	case stem == "base":
-		return a, false, true
-	case stem == "pg_wal":
-		return a, true, true
-	}
-	oid, err := strconv.ParseUint(stem, 10, 32)
-	a.tablespace = oid
-	return a, false, err == nil && oid > 0
+	return archive{parsed, name}, !parsed.Log, nil
 }
 
 // findControl reads the control file, which comes last in its archive and tells whether
 // what comes before has checksums.
 func (v *Verifier) findControl(ctx context.Context, dir string, archives []archive) error {
-	i := slices.IndexFunc(archives, func(a archive) bool { return a.tablespace == 0 })
+	i := slices.IndexFunc(archives, func(a archive) bool { return a.Tablespace == 0 })
 	if i < 0 {
 		return errors.New("page checksums cannot be verified: there is no archive base.tar, which has the control file")
 	}

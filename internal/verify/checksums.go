@@ -86,7 +86,7 @@ type content struct {
 }
 
 func (v *Verifier) newContent(f manifest.File) *content {
-	c := &content{pages: v.newPages(f.Path)}
+	c := &content{pages: v.newPages(f)}
 	if !v.o.SkipChecksums {
 		c.sum = f.Algorithm.New()
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 
+	"basin/internal/backup"
 	"basin/internal/localfs"
 	"basin/internal/manifest"
 	"basin/internal/wal"
@@ -40,12 +41,12 @@ func logArchive(dir string) (archive, error) {
 	}
 	var base archive
 	for _, e := range entries {
-		a, isLog, ok := parseArchive(e.Name())
+		a, ok := backup.ParseArchiveName(e.Name())
 		switch {
-		case isLog:
-			return a, nil
-		case ok && a.tablespace == 0:
-			base = a
+		case a.Log:
+			return archive{a, e.Name()}, nil
+		case ok && a.Tablespace == 0:
+			base = archive{a, e.Name()}
 		}
 	}
 	if base.name == "" {

@@ -37,11 +37,11 @@ func openArchive(ctx context.Context, dir string, a archive, done *atomic.Int64)
 		return nil, localfs.Errorf(err, where, "could not open file \"%s\"", a.name)
 	}
 	src := counted{ctx, fileReader{f, a.name}, done}
-	if a.method == seal.None {
+	if a.Suffix == "" {
 		r := &inPlace{counted: src, file: fileReader{f, a.name}}
 		return &opened{tar.NewReader(r), io.NopCloser(r), f, r}, nil
 	}
-	unpacked, err := seal.NewFrameReader(src, a.method, min(runtime.GOMAXPROCS(0), maxFrames))
+	unpacked, err := seal.NewFrameReader(src, seal.BySuffix(a.Suffix), min(runtime.GOMAXPROCS(0), maxFrames))
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
@@ -193,8 +193,8 @@ func (m *members) unreadable(err error) func() error {
 func (m *members) member(member *tar.Header) work {
 	v, a := m.v, m.archive
 	within := path.Clean("./" + member.Name)
-	if a.tablespace != 0 {
-		within = path.Clean(fmt.Sprintf("pg_tblspc/%d/%s", a.tablespace, member.Name))
+	if a.Tablespace != 0 {
+		within = path.Clean(fmt.Sprintf("pg_tblspc/%d/%s", a.Tablespace, member.Name))
 	}
 	if v.ignores(within) {
 		return nil

@@ -47,7 +47,7 @@ func (s *PageSink) Put(ctx context.Context, m backup.Member, r io.Reader) error 
 	if m.Tablespace != 0 {
 		path = fmt.Sprintf("pg_tblspc/%d/%s", m.Tablespace, path)
 	}
-	p := newPages(path, s.start)
+	p := newPages(path, m.Size, s.start)
 	w := &pageWriter{pages: p}
 	if err := localfs.Copy(ctx, w, r, path, m.Size); err != nil {
 		return err
