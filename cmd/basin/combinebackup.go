@@ -328,10 +328,12 @@ func (o *combineBackupOptions) mapped(location string) (string, bool) {
 
 // dryRun looks at all that would be read, and reads none of it.
 func (b *combineBackupRun) dryRun(ctx context.Context, source backup.Source) error {
-	if err := checkAbsentOrEmpty(b.o.Output); err != nil {
-		return err
+	if b.o.Output != "-" || b.o.Format == formatPlain {
+		if err := checkAbsentOrEmpty(b.o.Output); err != nil {
+			return err
+		}
 	}
-	return backup.Copy(ctx, drySink{}, source, backup.Options{Workers: b.o.Jobs})
+	return backup.Copy(ctx, drySink{format: b.o.Format}, source, backup.Options{})
 }
 
 // checkAbsentOrEmpty sees that a directory could be claimed.
@@ -347,12 +349,15 @@ func checkAbsentOrEmpty(dir string) error {
 }
 
 // drySink takes a backup of which nothing is read.
-type drySink struct{ backup.Nowhere }
+type drySink struct {
+	backup.Nowhere
+	format backupFormat // that it would have
+}
 
 // Begin sees that tablespaces could be where they would go.
-func (drySink) Begin(_ context.Context, start backup.Start) error {
+func (s drySink) Begin(_ context.Context, start backup.Start) error {
 	for _, t := range start.Tablespaces {
-		if !filepath.IsAbs(t.Location) {
+		if s.format != formatPlain || !filepath.IsAbs(t.Location) {
 			continue
 		}
 		if err := checkAbsentOrEmpty(t.Location); err != nil {

@@ -257,7 +257,7 @@ func (v *verification) chain(ctx context.Context) error {
 	source := overlay.Source(chain.SourceOptions{})
 	defer source.Close() // what it has is not wanted any more
 	if !v.o.PageChecksums {
-		return backup.Copy(ctx, drySink{}, source, backup.Options{})
+		return backup.Copy(ctx, drySink{format: formatTar}, source, backup.Options{})
 	}
 	pages, err := verify.NewPageSink(overlay.Control(), func(err error) { v.problems++; v.tell(err) })
 	if err != nil {

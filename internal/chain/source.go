@@ -151,6 +151,7 @@ func (s *source) hold(like backup.Member, path string, content []byte) error {
 	m := like
 	m.Path, m.Mode, m.Size = path, s.o.FileMode, int64(len(content))
 	s.held = append(s.held, held{m, bytes.NewReader(content)})
+	s.overlay.files.Add(1)
 	if s.book == nil {
 		return nil
 	}
