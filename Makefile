@@ -47,7 +47,7 @@ bench: basin ## time and memory beside the stock programs; writes docs/benchmark
 	build/bench-verify.sh ./basin
 	build/bench-combine.sh ./basin
 
-million: basin ## memory of verifying a backup of a million files; takes a minute
+million: basin ## memory of verifying and combining a backup of a million files; takes two minutes
 	build/million.sh ./basin
 
 lint: ## formatting, vet and staticcheck

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"strings"
 	"sync/atomic"
 
@@ -28,6 +29,10 @@ type Input struct {
 	Name   string // what messages call it
 	Backup backup.Stored
 }
+
+// maxInputs is how many backups a chain has at most: what a block comes from is a number of
+// 16 bits.
+const maxInputs = math.MaxUint16
 
 // Options are the options of an Overlay. The zero value checks everything, and makes a
 // manifest without checksums.
@@ -70,6 +75,9 @@ func New(inputs []Input, o Options) (*Overlay, error) {
 	}
 	if o.Debug == nil {
 		o.Debug = func(string, ...any) {}
+	}
+	if len(inputs) > maxInputs {
+		return nil, fmt.Errorf("a chain of %d backups is too long: %d are the most", len(inputs), maxInputs)
 	}
 	v := &Overlay{o: o, ignore: manifest.DefaultIgnore()}
 	for _, i := range inputs {

@@ -17,23 +17,17 @@ func Clone(dst, src *os.File) error {
 	return unix.IoctlFileClone(int(dst.Fd()), int(src.Fd()))
 }
 
-// CopyRange has the system copy n bytes of src from off on to where dst stands. It returns
-// how many it copied: fewer if src ends.
+// CopyRange has the system copy up to n bytes of src from off on to where dst stands. It
+// returns how many it copied; none, if src ends at off.
 //
 // Source: copy_file_by_range in src/bin/pg_combinebackup/copy_file.c, PostgreSQL 18.
 func CopyRange(dst, src *os.File, off, n int64) (copied int64, err error) {
-	for copied < n {
-		at := off + copied
-		c, err := unix.CopyFileRange(int(src.Fd()), &at, int(dst.Fd()), nil, int(n-copied), 0)
-		switch {
-		case errors.Is(err, unix.EINTR):
-		case err != nil || c == 0:
-			return copied, err
-		default:
-			copied += int64(c)
+	for {
+		c, err := unix.CopyFileRange(int(src.Fd()), &off, int(dst.Fd()), nil, int(n), 0)
+		if !errors.Is(err, unix.EINTR) {
+			return int64(c), err
 		}
 	}
-	return copied, nil
 }
 
 // LinkInto gives a file another name, in a directory.

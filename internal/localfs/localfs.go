@@ -90,7 +90,7 @@ func hintFor(cause error, path string) string {
 	case errors.Is(cause, syscall.EROFS):
 		return fmt.Sprintf("the file system of \"%s\" is mounted read-only", dir)
 	case errors.Is(cause, fs.ErrPermission):
-		return fmt.Sprintf("the user %d must be able to write and search \"%s\"", os.Geteuid(), dir)
+		return fmt.Sprintf("the user %d is not allowed to do that in \"%s\"; have its owner give access, or run as another user", os.Geteuid(), dir)
 	}
 	return ""
 }

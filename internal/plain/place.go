@@ -76,13 +76,14 @@ func wholeCopy(r backup.Placed) (whole *backup.StoredFile, err error) {
 	return whole, nil
 }
 
+// rangeAtOnce is how many bytes the system copies at most before it is seen whether that
+// is still wanted.
+const rangeAtOnce = 64 << 20
+
 // copyExtents has the system copy the bytes of r to f, which is called name.
 func copyExtents(ctx context.Context, f *os.File, name string, r backup.Placed) error {
 	size := int64(0)
 	for e, err := range r.Extents() {
-		if err == nil {
-			err = ctx.Err()
-		}
 		if err != nil {
 			return err
 		}
@@ -93,11 +94,18 @@ func copyExtents(ctx context.Context, f *os.File, name string, r backup.Placed) 
 			}
 			continue
 		}
-		switch n, err := localfs.CopyRange(f, e.File.File, e.File.Offset+e.Offset, e.Length); {
-		case err != nil:
-			return localfs.Errorf(err, name, `error while copying file range from "%s" to "%s"`, e.File.Name, name)
-		case n < e.Length:
-			return fmt.Errorf(`unexpected end of file while copying file range from "%s" to "%s"`, e.File.Name, name)
+		for done := int64(0); done < e.Length; {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			n, err := localfs.CopyRange(f, e.File.File, e.File.Offset+e.Offset+done, min(e.Length-done, rangeAtOnce))
+			switch {
+			case err != nil:
+				return localfs.Errorf(err, name, `error while copying file range from "%s" to "%s"`, e.File.Name, name)
+			case n == 0:
+				return fmt.Errorf(`unexpected end of file while copying file range from "%s" to "%s"`, e.File.Name, name)
+			}
+			done += n
 		}
 	}
 	if err := f.Truncate(size); err != nil {
