@@ -6,7 +6,7 @@ MAJORS   := 10 11 12 13 14 15 16 17 18
 PROGRAMS := pg_basebackup pg_combinebackup pg_receivewal pg_recvlogical pg_verifybackup
 LDFLAGS  := -s -w
 
-.PHONY: all basin help demo test race matrix waldump fuzz conformance bench million lint servers compat clean
+.PHONY: all basin help demo test race matrix differential waldump fuzz conformance bench million lint servers compat clean
 
 all: basin ## build ./basin
 
@@ -34,6 +34,8 @@ matrix: servers ## every format, WAL method and server version; takes long
 
 waldump: servers ## records beside pg_waldump's, over 1 GB of log; writes docs/waldump.md
 	BASIN_WALDUMP=full $(GO) test -count=1 -timeout 1h -run TestWaldump -v ./internal/wal
+differential: servers ## chains of incremental backups beside pg_combinebackup; takes long
+	BASIN_DIFFERENTIAL=full $(GO) test -count=1 -timeout 3h -run TestDifferential -v ./cmd/basin
 
 fuzz: ## each fuzz target for 20 seconds
 	build/fuzz.sh 20s

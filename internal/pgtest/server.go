@@ -111,8 +111,9 @@ func newServer(t testing.TB, major int, conf map[string]string) *Server {
 	return s
 }
 
-// Start starts a server that was stopped, killed or has died.
-func (s *Server) Start(t testing.TB) {
+// Start starts a server that was stopped, killed or has died. args are added to the
+// command line of this run, such as "-b".
+func (s *Server) Start(t testing.TB, args ...string) {
 	t.Helper()
 	if s.running() {
 		t.Fatal("the server runs already")
@@ -126,6 +127,7 @@ func (s *Server) Start(t testing.TB) {
 	for _, name := range slices.Sorted(maps.Keys(s.conf)) {
 		s.cmd.Args = append(s.cmd.Args, "-c", name+"="+s.conf[name])
 	}
+	s.cmd.Args = append(s.cmd.Args, args...)
 	s.cmd.Env = environment()
 	s.cmd.Dir = s.dir
 	s.cmd.Stdout, s.cmd.Stderr = log, log
