@@ -34,6 +34,7 @@ matrix: servers ## every format, WAL method and server version; takes long
 
 waldump: servers ## records beside pg_waldump's, over 1 GB of log; writes docs/waldump.md
 	BASIN_WALDUMP=full $(GO) test -count=1 -timeout 1h -run TestWaldump -v ./internal/wal
+
 differential: servers ## chains of incremental backups beside pg_combinebackup; takes long
 	BASIN_DIFFERENTIAL=full $(GO) test -count=1 -timeout 3h -run TestDifferential -v ./cmd/basin
 
