@@ -311,7 +311,16 @@ func (v *Overlay) ignores(path string) bool {
 // those in its manifest. Of the others nobody misses one that no file is made of.
 func (v *Overlay) checkMissing() error {
 	in := v.newest
-	if v.o.NoVerify || in.catalog == nil || v.found == in.catalog.Len {
+	if v.o.NoVerify || in.catalog == nil {
+		return nil
+	}
+	found := v.found
+	if _, listed, err := in.find(pgdata.LabelPath); err != nil {
+		return err
+	} else if listed {
+		found++ // it was read before all others
+	}
+	if found == in.catalog.Len {
 		return nil
 	}
 	var errs []error

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"basin/internal/backup"
 	"basin/internal/chain"
 	"basin/internal/manifest"
 	"basin/internal/pgdata"
@@ -184,5 +185,43 @@ func checkManifest(t *testing.T, list []byte, files map[string][]byte, needs man
 	}
 	if diff := cmp.Diff(manifest.Manifest{Version: 2, SystemID: testSystem, Ranges: []manifest.Range{needs}}, m); diff != "" {
 		t.Errorf("manifest:\n%s", diff)
+	}
+}
+
+// counted is a backup that counts how often files are opened.
+type counted struct {
+	backup.Stored
+	opened map[string]int
+}
+
+func (c counted) Open(tablespace uint32, path string) (*backup.StoredFile, error) {
+	c.opened[c.Name(tablespace, path)]++
+	return c.Stored.Open(tablespace, path)
+}
+
+// TestOpenedOnce sees that nothing is looked for when nothing is missing.
+func TestOpenedOnce(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "0")
+	b := newTestBackup(0)
+	b.algorithm = manifest.CRC32C
+	b.write(t, dir)
+	c := counted{plain.OpenStored(dir, func(err error) { t.Error(err) }), make(map[string]int)}
+	overlay, err := chain.New([]chain.Input{{Name: dir, Backup: c}}, chain.Options{Checksums: manifest.CRC32C})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer overlay.Close()
+	source := overlay.Source(0o700, 0o600)
+	defer source.Close()
+	if err := backup.Copy(t.Context(), backup.Nowhere{}, source, backup.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]int{dir + "/" + manifest.Name: 1}
+	for path := range b.all() {
+		want[dir+"/"+path] = 1
+	}
+	want[dir+"/"+pgdata.ControlPath]++ // before all others too
+	if diff := cmp.Diff(want, c.opened); diff != "" {
+		t.Error(diff)
 	}
 }

@@ -91,21 +91,20 @@ func (v *Overlay) open(in *input, tablespace uint32, path, listedAs string) (*pa
 
 // expect finds what the manifest says of a file.
 func (v *Overlay) expect(p *part, listedAs string) error {
-	if v.ignores(listedAs) || p.in.catalog == nil {
-		return nil
-	}
 	listed, found, err := p.in.find(listedAs)
+	if found && p.in == v.newest {
+		v.found++
+	}
 	switch {
 	case err != nil:
 		return err
+	case v.ignores(listedAs) || p.in.catalog == nil:
+		return nil
 	case !found:
 		v.o.Warn(fmt.Errorf("manifest file \"%s\" contains no entry for file \"%s\"", p.in.manifest.Name, listedAs))
 		return nil
 	}
-	if p.listed = listed; p.in == v.newest {
-		v.found++
-	}
-	if v.o.NoVerify {
+	if p.listed = listed; v.o.NoVerify {
 		return nil
 	}
 	p.check = newCheck(p.file.Name, listed)
