@@ -82,7 +82,8 @@ func newBackupChain(t *testing.T, basin *program, major int, random *rand.Rand) 
 		Major: major, Checksums: random.IntN(2) == 0,
 		Conf: map[string]string{
 			"summarize_wal": "on", "wal_keep_size": "1GB", "allow_in_place_tablespaces": "on",
-			"autovacuum": "off", // which would go on after the rows were counted
+			"autovacuum":         "off", // which would go on after the rows were counted
+			"checkpoint_timeout": "1h",
 		},
 	})
 	c := &backupChain{basin: basin, work: pgtest.TempDir(t), spaces: make(map[string]string)}

@@ -20,12 +20,15 @@ type workload struct {
 	databases   []string      // that were made as copies of "second"
 	made        int           // names so far
 	deck        []operation   // in the order in which they come
+	touched     []string      // tables, by the operation that is being done
+	cut         []placedTable // that are left alone until the next backup
 }
 
 type placedTable struct{ database, name string }
 
-// operation is one change of a workload. None leaves all-zero pages behind where a relation was cut off
-// before: that is what servers get wrong, see TestZeroPagesOfServer.
+// operation is one change of a workload. None does what servers get wrong: all-zero pages
+// where a relation was cut off before, see TestZeroPagesOfServer, and growth of such a
+// relation after a checkpoint, see TestOrderOfSummaries.
 type operation struct {
 	name string
 	do   func(*workload, *testing.T)
@@ -76,10 +79,11 @@ func startWorkload(t *testing.T, s *pgtest.Server, random *rand.Rand, tablespace
 	return w
 }
 
-// change does a number of operations and returns their names. All have their turn before
+// change does a number of operations and returns their names, with the tables they changed. All have their turn before
 // one comes again.
 func (w *workload) change(t *testing.T, n int) (names []string) {
 	t.Helper()
+	w.cut = nil
 	for range n {
 		if len(w.deck) == 0 {
 			w.deck = operations()
@@ -87,14 +91,32 @@ func (w *workload) change(t *testing.T, n int) (names []string) {
 		}
 		next := w.deck[0]
 		w.deck = w.deck[1:]
+		w.touched = nil
 		next.do(w, t)
-		names = append(names, next.name)
+		names = append(names, strings.Join(append([]string{next.name}, w.touched...), " "))
 	}
 	return names
 }
 
 // some returns a table that was made before.
-func (w *workload) some() placedTable { return w.tables[w.random.IntN(len(w.tables))] }
+func (w *workload) some(t *testing.T) placedTable {
+	t.Helper()
+	isCut := func(p placedTable) bool { return slices.Contains(w.cut, p) }
+	free := slices.DeleteFunc(slices.Clone(w.tables), isCut)
+	if len(free) == 0 {
+		w.create(t)
+		return w.tables[len(w.tables)-1]
+	}
+	return free[w.random.IntN(len(free))]
+}
+
+// leave has a table that was cut off stay as it is until the next backup, where the order
+// of the server's summaries would matter.
+func (w *workload) leave(p placedTable) {
+	if w.Major >= 18 {
+		w.cut = append(w.cut, p)
+	}
+}
 
 // between returns a number from least to most.
 func (w *workload) between(least, most int) int { return least + w.random.IntN(most-least+1) }
@@ -105,6 +127,9 @@ func (w *workload) on(t *testing.T, p placedTable, statements ...string) {
 	for i := range statements {
 		statements[i] = strings.ReplaceAll(statements[i], "%s", p.name)
 	}
+	if !slices.Contains(w.touched, p.name) {
+		w.touched = append(w.touched, p.name)
+	}
 	w.ExecIn(t, p.database, statements...)
 }
 
@@ -114,20 +139,20 @@ func (w *workload) rows(n int) string {
 		FROM generate_series(1, %d) g, (SELECT coalesce(max(id), 0) AS m FROM %%s) AS last`, n)
 }
 
-func (w *workload) insert(t *testing.T) { w.on(t, w.some(), w.rows(w.between(1, 3000))) }
+func (w *workload) insert(t *testing.T) { w.on(t, w.some(t), w.rows(w.between(1, 3000))) }
 
 func (w *workload) update(t *testing.T) {
-	w.on(t, w.some(), fmt.Sprintf("UPDATE %%s SET a = a + 1, b = 'changed ' || b WHERE id %% %d = 0", w.between(10, 500)))
+	w.on(t, w.some(t), fmt.Sprintf("UPDATE %%s SET a = a + 1, b = 'changed ' || b WHERE id %% %d = 0", w.between(10, 500)))
 }
 
-func (w *workload) updateAll(t *testing.T) { w.on(t, w.some(), "UPDATE %s SET a = -a") }
+func (w *workload) updateAll(t *testing.T) { w.on(t, w.some(t), "UPDATE %s SET a = -a") }
 
 func (w *workload) remove(t *testing.T) {
-	w.on(t, w.some(), fmt.Sprintf("DELETE FROM %%s WHERE id %% %d = 1", w.between(3, 100)))
+	w.on(t, w.some(t), fmt.Sprintf("DELETE FROM %%s WHERE id %% %d = 1", w.between(3, 100)))
 }
 
 func (w *workload) rollBack(t *testing.T) {
-	w.on(t, w.some(), "BEGIN; "+w.rows(500)+"; UPDATE %s SET a = 0 WHERE id < 100; ROLLBACK")
+	w.on(t, w.some(t), "BEGIN; "+w.rows(500)+"; UPDATE %s SET a = 0 WHERE id < 100; ROLLBACK")
 }
 
 // copyIn extends by many pages at once, in a table that never shrinks.
@@ -135,10 +160,10 @@ func (w *workload) copyIn(t *testing.T) {
 	w.Exec(t, fmt.Sprintf("COPY grown FROM PROGRAM 'seq -f \"%%.0f\tcopied in\" 1 %d'", w.between(100, 20000)))
 }
 
-func (w *workload) truncate(t *testing.T) { w.on(t, w.some(), "TRUNCATE %s") }
+func (w *workload) truncate(t *testing.T) { w.on(t, w.some(t), "TRUNCATE %s") }
 
 func (w *workload) truncateAndFill(t *testing.T) {
-	w.on(t, w.some(), "BEGIN; TRUNCATE %s; "+w.rows(w.between(10, 2000))+"; COMMIT")
+	w.on(t, w.some(t), "BEGIN; TRUNCATE %s; "+w.rows(w.between(10, 2000))+"; COMMIT")
 }
 
 // createAndTruncate has a file truncated as it is, since nobody else has seen it.
@@ -151,13 +176,15 @@ func (w *workload) createAndTruncate(t *testing.T) {
 
 // shrink has VACUUM cut off the end of the file.
 func (w *workload) shrink(t *testing.T) {
-	w.on(t, w.some(), "DELETE FROM %s WHERE id > (SELECT max(id) / 3 FROM %s)", "VACUUM %s")
+	p := w.some(t)
+	w.on(t, p, "DELETE FROM %s WHERE id > (SELECT max(id) / 3 FROM %s)", "VACUUM %s")
+	w.leave(p)
 }
 
 func (w *workload) shrinkAndRegrow(t *testing.T) {
-	p := w.some()
+	p := w.some(t)
 	w.on(t, p, w.rows(2000), "DELETE FROM %s WHERE id > (SELECT max(id) / 4 FROM %s)", "VACUUM %s")
-	if w.random.IntN(2) == 0 {
+	if w.leave(p); w.Major < 18 && w.random.IntN(2) == 0 {
 		w.checkpoint(t)
 	}
 	w.on(t, p, w.rows(w.between(500, 4000)))
@@ -192,25 +219,25 @@ func (w *workload) dropAndCreate(t *testing.T) {
 }
 
 func (w *workload) vacuum(t *testing.T) {
-	w.on(t, w.some(), "VACUUM (TRUNCATE false) %s")
-	w.on(t, w.some(), "VACUUM (FREEZE, TRUNCATE false) %s")
+	w.on(t, w.some(t), "VACUUM (TRUNCATE false) %s")
+	w.on(t, w.some(t), "VACUUM (FREEZE, TRUNCATE false) %s")
 }
 
 func (w *workload) vacuumFull(t *testing.T) {
-	w.on(t, w.some(), "VACUUM FULL %s")
+	w.on(t, w.some(t), "VACUUM FULL %s")
 	w.Exec(t, "VACUUM FULL pg_attribute") // a relation whose file is in pg_filenode.map otherwise
 }
 
 func (w *workload) reindex(t *testing.T) {
-	w.on(t, w.some(), "REINDEX TABLE %s")
+	w.on(t, w.some(t), "REINDEX TABLE %s")
 	w.Exec(t, "REINDEX TABLE pg_class")
 }
 
 // move moves a table, and each of its indexes elsewhere.
 func (w *workload) move(t *testing.T) {
 	to := append([]string{"pg_default"}, w.tablespaces...)
-	w.on(t, w.some(), fmt.Sprintf("ALTER TABLE %%s SET TABLESPACE %s", to[w.random.IntN(len(to))]))
-	w.on(t, w.some(), fmt.Sprintf("ALTER INDEX %%s_pkey SET TABLESPACE %s", to[w.random.IntN(len(to))]))
+	w.on(t, w.some(t), fmt.Sprintf("ALTER TABLE %%s SET TABLESPACE %s", to[w.random.IntN(len(to))]))
+	w.on(t, w.some(t), fmt.Sprintf("ALTER INDEX %%s_pkey SET TABLESPACE %s", to[w.random.IntN(len(to))]))
 }
 
 func (w *workload) moveDatabase(t *testing.T) {
@@ -278,7 +305,7 @@ func (w *workload) reuseRelfilenode(t *testing.T) {
 // unlogged changes what is not in the log, and has a table become such.
 func (w *workload) unlogged(t *testing.T) {
 	w.Exec(t, "TRUNCATE flighty", "INSERT INTO flighty SELECT generate_series(1, 2000)")
-	p := w.some()
+	p := w.some(t)
 	w.on(t, p, "ALTER TABLE %s SET UNLOGGED", w.rows(100))
 	if w.random.IntN(2) == 0 {
 		w.checkpoint(t)
