@@ -25,7 +25,7 @@ type differential struct {
 	grow     bool // a relation, over 1 GiB
 }
 
-// newDifferential returns a little, or with BASIN_DIFFERENTIAL=full what takes half an hour.
+// newDifferential returns a little, or with BASIN_DIFFERENTIAL=full what takes some twenty minutes.
 // BASIN_DIFFERENTIAL_SEED repeats a choice; what a server makes of it may still differ.
 func newDifferential(t *testing.T) differential {
 	t.Helper()
