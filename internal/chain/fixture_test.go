@@ -211,7 +211,7 @@ func (c combination) combine(ctx context.Context, dir string, inputs ...string) 
 		return warnings, err
 	}
 	defer overlay.Close()
-	source := overlay.Source(0o700, 0o600)
+	source := overlay.Source(chain.SourceOptions{DirMode: 0o700, FileMode: 0o600})
 	defer source.Close()
 	claim, err := localfs.ClaimDir(dir, 0o700)
 	if err != nil {

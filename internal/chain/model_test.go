@@ -211,7 +211,7 @@ func TestOpenedOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer overlay.Close()
-	source := overlay.Source(0o700, 0o600)
+	source := overlay.Source(chain.SourceOptions{DirMode: 0o700, FileMode: 0o600})
 	defer source.Close()
 	if err := backup.Copy(t.Context(), backup.Nowhere{}, source, backup.Options{}); err != nil {
 		t.Fatal(err)
