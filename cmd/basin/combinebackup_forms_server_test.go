@@ -81,7 +81,10 @@ func TestCombineForms(t *testing.T) {
 			if form != "tar" {
 				return
 			}
-			restored := pgtest.StartDir(t, 18, plain.dir, nil)
+			tarred := filepath.Join(pgtest.TempDir(t), "tar")
+			basin.run(t, nil, append([]string{"combinebackup", "-N", "-o", tarred, "--format=t"}, chain...)...).succeeded(t)
+			data := storedBackup{major: 18, dir: tarred, tar: true, manifest: true}.restore(t, filepath.Join(pgtest.TempDir(t), "unpacked"))
+			restored := pgtest.StartDir(t, 18, data, nil)
 			if diff := cmp.Diff(quietSums(t, s), quietSums(t, restored)); diff != "" {
 				t.Errorf("rows (-server +restored):\n%s", diff)
 			}

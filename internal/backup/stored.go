@@ -12,8 +12,9 @@ import (
 type Stored interface {
 	// Tablespaces returns those that are not the main directory.
 	Tablespaces() ([]Tablespace, error)
-	// Members yields what is in the backup, but not its manifest. A directory comes before
-	// what is in it, and global/pg_control last. Sizes are as they were when the name came by.
+	// Members yields what is in the backup. A directory comes before what is in it, and
+	// global/pg_control last. Permissions, sizes and times are those of a file that is
+	// opened, and not told here.
 	Members() iter.Seq2[Member, error]
 	// Open opens a file. One that is not there is fs.ErrNotExist. path is clean.
 	Open(tablespace uint32, path string) (*StoredFile, error)
@@ -30,6 +31,8 @@ type StoredFile struct {
 	Offset  int64    // where it begins in File, in bytes
 	Size    int64    // in bytes
 	ModTime time.Time
+	UID     int // owner; zero where systems have none
+	GID     int
 	Name    string // what messages call it
 	Shared  bool   // File is not its own, and is not closed with it
 }

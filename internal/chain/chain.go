@@ -53,8 +53,10 @@ type Overlay struct {
 	newest  *input
 	control pgdata.Control // of the newest
 	start   wal.Position   // of the newest
-	ignore  []string       // what is not compared with a manifest
-	found   int            // files of the newest that are in its manifest
+	uid     int            // who owns the newest
+	gid     int
+	ignore  []string // what is not compared with a manifest
+	found   int      // files of the newest that are in its manifest
 
 	files, bytes atomic.Int64 // that were made
 }
@@ -119,12 +121,15 @@ func (v *Overlay) Progress() (files, bytes, total int64) {
 func (v *Overlay) Control() pgdata.Control { return v.control }
 
 // readAll reads a small file of a backup.
-func (in *input) readAll(path string, most int64) ([]byte, error) {
+func (v *Overlay) readAll(in *input, path string, most int64) ([]byte, error) {
 	f, err := in.Backup.Open(0, path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	if in == v.newest {
+		v.uid, v.gid = f.UID, f.GID
+	}
 	if f.Size > most {
 		return nil, fmt.Errorf("file \"%s\" is too large", f.Name)
 	}
@@ -145,7 +150,7 @@ func (v *Overlay) checkControls() (err error) {
 		in := v.inputs[i]
 		name := in.Backup.Name(0, pgdata.ControlPath)
 		v.o.Debug("reading \"%s\"", name)
-		if in.control, err = in.readAll(pgdata.ControlPath, pgdata.ControlSize); err != nil {
+		if in.control, err = v.readAll(in, pgdata.ControlPath, pgdata.ControlSize); err != nil {
 			return err
 		}
 		c, err := pgdata.ParseControl(in.control)
@@ -193,7 +198,7 @@ func (v *Overlay) checkLabels() (err error) {
 		in := v.inputs[i]
 		name := in.Backup.Name(0, pgdata.LabelPath)
 		v.o.Debug("reading \"%s\"", name)
-		if in.label, err = in.readAll(pgdata.LabelPath, pgdata.MaxLabelSize); err != nil {
+		if in.label, err = v.readAll(in, pgdata.LabelPath, pgdata.MaxLabelSize); err != nil {
 			return err
 		}
 		label, err := pgdata.ParseLabel(in.label, name)

@@ -211,7 +211,11 @@ func (c combination) combine(ctx context.Context, dir string, inputs ...string) 
 		return warnings, err
 	}
 	defer overlay.Close()
-	source := overlay.Source(chain.SourceOptions{DirMode: 0o700, FileMode: 0o600})
+	spaces, err := overlay.Tablespaces()
+	if err != nil {
+		return warnings, err
+	}
+	source := overlay.Source(chain.SourceOptions{DirMode: 0o700, FileMode: 0o600, Tablespaces: spaces})
 	defer source.Close()
 	claim, err := localfs.ClaimDir(dir, 0o700)
 	if err != nil {

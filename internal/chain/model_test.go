@@ -211,7 +211,11 @@ func TestOpenedOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer overlay.Close()
-	source := overlay.Source(chain.SourceOptions{DirMode: 0o700, FileMode: 0o600})
+	spaces, err := overlay.Tablespaces()
+	if err != nil {
+		t.Fatal(err)
+	}
+	source := overlay.Source(chain.SourceOptions{DirMode: 0o700, FileMode: 0o600, Tablespaces: spaces})
 	defer source.Close()
 	if err := backup.Copy(t.Context(), backup.Nowhere{}, source, backup.Options{}); err != nil {
 		t.Fatal(err)

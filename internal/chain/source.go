@@ -39,6 +39,7 @@ type source struct {
 	overlay *Overlay
 	o       SourceOptions
 
+	begun   time.Time
 	members func() (backup.Member, error, bool)
 	stop    func()
 	held    []held   // is yielded before anything else
@@ -62,6 +63,7 @@ func (s *source) Begin(context.Context) (backup.Start, error) {
 			return backup.Start{}, err
 		}
 	}
+	s.begun = time.Now()
 	s.members, s.stop = iter.Pull2(v.newest.Backup.Members())
 	return backup.Start{Position: v.start, Tablespaces: s.o.Tablespaces}, nil
 }
@@ -85,7 +87,7 @@ func (s *source) Next(context.Context) (backup.Member, io.Reader, error) {
 		case m.Kind == backup.Symlink && s.o.TablespaceMap:
 			continue
 		case m.Kind != backup.File:
-			m.Mode = s.o.DirMode
+			m.Mode, m.ModTime, m.UID, m.GID = s.o.DirMode, s.begun, s.overlay.uid, s.overlay.gid
 			return m, nil, nil
 		case m.Tablespace == 0 && m.Path == pgdata.ControlPath:
 			if err := s.holdLabel(m); err != nil {
@@ -107,7 +109,8 @@ func (s *source) file(m backup.Member) (backup.Member, *content, error) {
 	if err != nil {
 		return m, nil, err
 	}
-	m.Path, m.Size, m.Mode = c.path, c.size, s.o.FileMode
+	m.Path, m.Size, m.Mode, m.ModTime = c.path, c.size, s.o.FileMode, c.parts[0].file.ModTime
+	m.UID, m.GID = s.overlay.uid, s.overlay.gid
 	if s.book != nil {
 		c.done = func() error {
 			return s.book.add(manifest.File{Path: c.listed, Size: c.size, Algorithm: c.algorithm, Checksum: c.checksum}, m.ModTime)
@@ -119,6 +122,11 @@ func (s *source) file(m backup.Member) (backup.Member, *content, error) {
 // holdLabel has the backup label come now, which is of a full backup, and the control file
 // behind it: both are needed to start.
 func (s *source) holdLabel(control backup.Member) error {
+	control, r, err := s.file(control)
+	if err != nil {
+		return err
+	}
+	s.control = r
 	if err := s.hold(control, pgdata.LabelPath, pgdata.LabelOfFull(s.overlay.newest.label)); err != nil {
 		return err
 	}
@@ -127,11 +135,6 @@ func (s *source) holdLabel(control backup.Member) error {
 			return err
 		}
 	}
-	control, r, err := s.file(control)
-	if err != nil {
-		return err
-	}
-	s.control = r
 	s.held = append(s.held, held{control, r})
 	return nil
 }

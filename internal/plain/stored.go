@@ -136,33 +136,35 @@ func (w *walker) fail(err error) bool {
 
 // visit yields one entry of a directory, and what is in it.
 func (w *walker) visit(path, within string, e fs.DirEntry) bool {
-	info, err := e.Info()
-	if err == nil && info.Mode().Type() == fs.ModeSymlink && w.oid == 0 && within == "pg_wal" {
-		info, err = os.Stat(path)
+	kind := e.Type()
+	if kind == fs.ModeSymlink && w.oid == 0 && within == "pg_wal" {
+		info, err := os.Stat(path)
+		if err != nil {
+			return w.fail(localfs.Errorf(err, path, "could not stat file \"%s\"", path))
+		}
+		kind = info.Mode().Type()
 	}
-	if err != nil {
-		return w.fail(localfs.Errorf(err, path, "could not stat file \"%s\"", path))
-	}
-	m := backup.Member{Tablespace: w.oid, Path: within, Mode: info.Mode().Perm(), ModTime: info.ModTime()}
+	m := backup.Member{Tablespace: w.oid, Path: within}
 	switch _, isTablespace := w.tablespace(within); {
-	case info.IsDir() && isTablespace:
-	case info.IsDir():
+	case kind.IsDir() && isTablespace:
+	case kind.IsDir():
 		m.Kind = backup.Dir
 		return w.yield(m, nil) && w.walk(path, within+"/")
-	case info.Mode().IsRegular():
-		m.Kind, m.Size, m.Apart = backup.File, info.Size(), true
+	case kind.IsRegular():
+		m.Kind, m.Size, m.Apart = backup.File, -1, true
 		if w.oid == 0 && within == pgdata.ControlPath {
 			m.Apart = false
 			w.control = m
 			return true
 		}
 		return w.yield(m, nil)
-	case info.Mode().Type() != fs.ModeSymlink:
+	case kind != fs.ModeSymlink:
 		w.warn(fmt.Errorf("skipping special file \"%s\"", path))
 	case !isTablespace:
 		w.warn(fmt.Errorf("skipping symbolic link \"%s\"", path))
 	default:
 		m.Kind = backup.Symlink
+		var err error
 		if m.Target, err = os.Readlink(path); err != nil {
 			return w.fail(localfs.Errorf(err, path, "could not read symbolic link \"%s\"", path))
 		}
@@ -183,18 +185,22 @@ func (w *walker) tablespace(within string) (oid uint32, ok bool) {
 // Open opens a file.
 func (s *Stored) Open(tablespace uint32, path string) (*backup.StoredFile, error) {
 	name := s.Name(tablespace, path)
-	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // else a named pipe waits for who writes it
+	info, err := os.Stat(name)
 	if err != nil {
 		return nil, localfs.Errorf(err, name, "could not open file \"%s\"", name)
 	}
-	info, err := f.Stat()
+	if !info.Mode().IsRegular() { // as a named pipe, which would wait for who writes it
+		return nil, fmt.Errorf("\"%s\" is not a regular file", name)
+	}
+	f, err := os.Open(name)
 	if err != nil {
-		return nil, errors.Join(localfs.Errorf(err, name, "could not stat file \"%s\"", name), f.Close())
+		return nil, localfs.Errorf(err, name, "could not open file \"%s\"", name)
 	}
-	if !info.Mode().IsRegular() {
-		return nil, errors.Join(fmt.Errorf("\"%s\" is not a regular file", name), f.Close())
+	stored := &backup.StoredFile{File: f, Size: info.Size(), ModTime: info.ModTime(), Name: name}
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		stored.UID, stored.GID = int(stat.Uid), int(stat.Gid)
 	}
-	return &backup.StoredFile{File: f, Size: info.Size(), ModTime: info.ModTime(), Name: name}, nil
+	return stored, nil
 }
 
 // Name returns where a file is.

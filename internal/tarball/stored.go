@@ -214,8 +214,7 @@ func (s *Stored) next(archive *tar.Reader, r *io.SectionReader, a *archiveFile) 
 		return placed{}, err
 	}
 	m := placed{Member: backup.Member{
-		Tablespace: a.Tablespace, Path: path.Clean("./" + h.Name), Mode: fs.FileMode(h.Mode).Perm(),
-		UID: h.Uid, GID: h.Gid, ModTime: h.ModTime,
+		Tablespace: a.Tablespace, Path: path.Clean("./" + h.Name), UID: h.Uid, GID: h.Gid, ModTime: h.ModTime,
 	}}
 	if a.Log {
 		m.Path = path.Join("pg_wal", m.Path)
@@ -363,7 +362,7 @@ func (s *Stored) openAt(a *archiveFile, header int64, tablespace uint32, within 
 		return nil, nil
 	}
 	return &backup.StoredFile{
-		File: a.file, Offset: header + m.content, Size: m.Size, ModTime: m.ModTime,
+		File: a.file, Offset: header + m.content, Size: m.Size, ModTime: m.ModTime, UID: m.UID, GID: m.GID,
 		Name: s.Name(tablespace, within), Shared: true,
 	}, nil
 }
