@@ -2,12 +2,15 @@ package plain
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"syscall"
 
 	"basin/internal/backup"
 	"basin/internal/localfs"
+	"basin/internal/usererr"
 )
 
 // CopyMethod is a way to make a file of bytes that lie in files here.
@@ -34,7 +37,7 @@ func (s *Sink) place(ctx context.Context, at spot, m backup.Member, r backup.Pla
 	case s.options.Method == CopyLink && whole != nil:
 		err = s.enter(at, func(dir *os.Root, name string) error { return localfs.LinkInto(dir, name, whole.File) })
 		if err != nil {
-			return localfs.Errorf(err, at.full, `could not create link from "%s" to "%s"`, whole.Name, at.full)
+			return unable(err, at.full, "could not create link from \"%s\" to \"%s\"", whole.Name, at.full)
 		}
 		return r.Settle()
 	case s.options.Method == CopyLink || s.options.Method == CopyClone && whole == nil:
@@ -54,7 +57,7 @@ func (s *Sink) place(ctx context.Context, at spot, m backup.Member, r backup.Pla
 	}
 	if s.options.Method == CopyClone {
 		if err := localfs.Clone(f, whole.File); err != nil {
-			return localfs.Errorf(err, at.full, `error while cloning file "%s" to "%s"`, whole.Name, at.full)
+			return unable(err, at.full, "error while cloning file \"%s\" to \"%s\"", whole.Name, at.full)
 		}
 	} else if err := copyExtents(ctx, f, at.full, r); err != nil {
 		return err
@@ -63,6 +66,17 @@ func (s *Sink) place(ctx context.Context, at spot, m backup.Member, r backup.Pla
 		return localfs.Errorf(err, at.full, `could not close file "%s"`, at.full)
 	}
 	return r.Settle()
+}
+
+// unable is localfs.Errorf that says what to do where the system has no such method.
+func unable(cause error, path, format string, args ...any) error {
+	err := localfs.Errorf(cause, path, format, args...)
+	for _, errno := range []syscall.Errno{syscall.EXDEV, syscall.EOPNOTSUPP, syscall.ENOTTY, syscall.ENOSYS, syscall.EINVAL} {
+		if errors.Is(cause, errno) {
+			return &usererr.Error{Err: err, Hint: "The two are on file systems that cannot do this, or not together; use --copy."}
+		}
+	}
+	return err
 }
 
 // wholeCopy returns the file that r has all bytes of and no others, or nil.
@@ -101,7 +115,7 @@ func copyExtents(ctx context.Context, f *os.File, name string, r backup.Placed) 
 			n, err := localfs.CopyRange(f, e.File.File, e.File.Offset+e.Offset+done, min(e.Length-done, rangeAtOnce))
 			switch {
 			case err != nil:
-				return localfs.Errorf(err, name, `error while copying file range from "%s" to "%s"`, e.File.Name, name)
+				return unable(err, name, "error while copying file range from \"%s\" to \"%s\"", e.File.Name, name)
 			case n == 0:
 				return fmt.Errorf(`unexpected end of file while copying file range from "%s" to "%s"`, e.File.Name, name)
 			}
