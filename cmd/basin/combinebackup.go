@@ -41,8 +41,8 @@ type combineBackupOptions struct {
 	Format      backupFormat // of the output; a dash in tar format is the standard output
 	Compression seal.Spec    // of tar files
 	NoVerify    bool
-	Jobs        int    // files that are made side by side
-	TempDir     string // empty is the system's
+	Jobs        int // files that are made side by side
+	TempDir     string
 	Progress    bool
 }
 
@@ -51,7 +51,7 @@ type combineBackupOptions struct {
 //
 // Source: main in src/bin/pg_combinebackup/pg_combinebackup.c, PostgreSQL 18.
 func parseCombineBackup(c call) (o combineBackupOptions, err error) {
-	o = combineBackupOptions{Checksums: manifest.CRC32C, Jobs: runtime.GOMAXPROCS(0)}
+	o = combineBackupOptions{Checksums: manifest.CRC32C, Jobs: runtime.GOMAXPROCS(0), TempDir: os.TempDir()}
 	o.Inputs, err = c.parse(combineBackupTable(&o))
 	switch {
 	case err != nil:
@@ -157,7 +157,7 @@ type combineBackupRun struct {
 }
 
 func (b *combineBackupRun) run(ctx context.Context) (err error) {
-	inputs, err := openChain(ctx, b.o.Inputs, b.o.TempDir, b.report)
+	inputs, err := openChain(ctx, b.o.Inputs, 0, b.o.TempDir, b.report)
 	defer closeChain(inputs)
 	if err != nil {
 		return err
@@ -166,7 +166,7 @@ func (b *combineBackupRun) run(ctx context.Context) (err error) {
 	if err := b.readVersion(newest.Backup); err != nil {
 		return err
 	}
-	overlay, err := chain.New(inputs, chain.Options{
+	overlay, err := chain.New(ctx, inputs, chain.Options{
 		NoVerify: b.o.NoVerify, Checksums: b.o.Checksums, NoManifest: b.o.NoManifest || b.o.DryRun, TempDir: b.o.TempDir,
 		Warn: b.report.warn, Debug: b.debug,
 	})
@@ -174,16 +174,19 @@ func (b *combineBackupRun) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer overlay.Close() // its manifests were only read
-	info, err := os.Stat(newest.Name)
+	group, err := groupAccess(newest)
 	if err != nil {
-		return localfs.Errorf(err, newest.Name, "could not stat file \"%s\"", newest.Name)
+		return err
 	}
 	o := chain.SourceOptions{TablespaceMap: b.o.Format == formatTar}
-	o.DirMode, o.FileMode = setModes(info.Mode().Perm()&0o750 == 0o750)
+	o.DirMode, o.FileMode = setModes(group)
 	if o.Tablespaces, err = overlay.Tablespaces(); err != nil {
 		return err
 	}
 	if err := b.o.mapTablespaces(o.Tablespaces); err != nil {
+		return err
+	}
+	if err := b.o.checkApart(o.Tablespaces); err != nil {
 		return err
 	}
 	source := overlay.Source(o)
@@ -207,6 +210,25 @@ func (b *combineBackupRun) run(ctx context.Context) (err error) {
 	return b.keep()
 }
 
+// groupAccess says whether a backup may be read by the group of its owner: so its directory
+// says, or, where that is of tar files, what is in them.
+//
+// Source: check_input_dir_permissions in src/bin/pg_combinebackup/pg_combinebackup.c, PostgreSQL 18.
+func groupAccess(in chain.Input) (bool, error) {
+	if _, isPlain := in.Backup.(*plain.Stored); !isPlain {
+		f, err := in.Backup.Open(0, pgVersionPath)
+		if err != nil {
+			return false, err
+		}
+		return f.Mode&0o040 != 0, f.Close()
+	}
+	info, err := os.Stat(in.Name)
+	if err != nil {
+		return false, localfs.Errorf(err, in.Name, "could not stat file \"%s\"", in.Name)
+	}
+	return info.Mode().Perm()&0o750 == 0o750, nil
+}
+
 // combineProgress says how far the chain is combined.
 func combineProgress(overlay *chain.Overlay) string {
 	files, bytes, total := overlay.Progress()
@@ -217,13 +239,15 @@ func combineProgress(overlay *chain.Overlay) string {
 	return fmt.Sprintf("%*d/%s files (%d%%), %d kB combined", len(all), files, all, min(files*100/total, 100), bytes>>10)
 }
 
-// openChain opens the backups of a chain, in the form that each has. Those that it returns
+// openChain opens the backups of a chain, in a format, p or t, or that which each has. Those that it returns
 // are open, even with an error.
-func openChain(ctx context.Context, dirs []string, tempDir string, r *report) (inputs []chain.Input, err error) {
+func openChain(ctx context.Context, dirs []string, format byte, tempDir string, r *report) (inputs []chain.Input, err error) {
 	for _, dir := range dirs {
-		format, err := formatOf(dir)
-		if err != nil {
-			return inputs, err
+		format := format
+		if format == 0 {
+			if format, err = formatOf(dir); err != nil {
+				return inputs, err
+			}
 		}
 		var stored backup.Stored = plain.OpenStored(dir, r.warn)
 		if format == 't' {
@@ -265,11 +289,14 @@ func (b *combineBackupRun) sink(ctx context.Context, dirMode, fileMode fs.FileMo
 	return tarball.NewSink(o), err
 }
 
+// pgVersionPath is where a backup tells which server it is of.
+const pgVersionPath = "PG_VERSION"
+
 // readVersion sees that a backup tells which server it is of.
 //
 // Source: read_pg_version_file in src/bin/pg_combinebackup/pg_combinebackup.c, PostgreSQL 18.
 func (b *combineBackupRun) readVersion(stored backup.Stored) error {
-	f, err := stored.Open(0, "PG_VERSION")
+	f, err := stored.Open(0, pgVersionPath)
 	if err != nil {
 		return err
 	}
@@ -311,6 +338,65 @@ func (o *combineBackupOptions) mapTablespaces(spaces []backup.Tablespace) error 
 		spaces[i].Location = location
 	}
 	return nil
+}
+
+// checkApart sees that nothing is written into a backup of the chain, nor a tablespace into
+// the data directory or another tablespace.
+func (o *combineBackupOptions) checkApart(spaces []backup.Tablespace) error {
+	if o.Format == formatTar && o.Output == "-" {
+		return nil
+	}
+	outputs := []string{o.Output}
+	for _, t := range spaces {
+		if o.Format == formatPlain && filepath.IsAbs(t.Location) {
+			outputs = append(outputs, t.Location)
+		}
+	}
+	for i, output := range outputs {
+		for _, input := range o.Inputs {
+			if isWithin(output, input) {
+				return fmt.Errorf("output directory \"%s\" is inside input directory \"%s\"", output, input)
+			}
+		}
+		for j, other := range outputs {
+			if i != j && isWithin(output, other) {
+				return fmt.Errorf("output directory \"%s\" is inside output directory \"%s\"", output, other)
+			}
+		}
+	}
+	return nil
+}
+
+// isWithin says whether a path, which need not be there, leads to a directory or below it.
+func isWithin(path, dir string) bool {
+	whole, err := filepath.Abs(path)
+	if err != nil {
+		return false
+	}
+	above, err := filepath.Abs(dir)
+	if err != nil {
+		return false
+	}
+	there, err := os.Stat(above)
+	for at := whole; ; at = filepath.Dir(at) {
+		if at == above {
+			return true
+		}
+		real, realErr := filepath.EvalSymlinks(at)
+		if realErr == nil && err == nil { // the nearest above that is there; what is above that is not by name alone
+			for ; ; real = filepath.Dir(real) {
+				if info, err := os.Stat(real); err == nil && os.SameFile(info, there) {
+					return true
+				}
+				if real == filepath.Dir(real) {
+					return false
+				}
+			}
+		}
+		if at == filepath.Dir(at) {
+			return false
+		}
+	}
 }
 
 // mapped returns where what is at a location goes.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -34,8 +35,8 @@ type verifyBackupOptions struct {
 	Quiet         bool
 	SkipChecksums bool
 	PageChecksums bool
-	TempDir       string // empty is the system's
-	JSON          bool   // the result is printed as JSON, and nothing else
+	TempDir       string
+	JSON          bool // the result is printed as JSON, and nothing else
 }
 
 // parseVerifyBackup reads the command line and checks it, in the order in which
@@ -43,7 +44,7 @@ type verifyBackupOptions struct {
 //
 // Source: main in src/bin/pg_verifybackup/pg_verifybackup.c, PostgreSQL 18.
 func parseVerifyBackup(c call) (verifyBackupOptions, error) {
-	o := verifyBackupOptions{Ignore: manifest.DefaultIgnore()}
+	o := verifyBackupOptions{TempDir: os.TempDir(), Ignore: manifest.DefaultIgnore()}
 	operands, err := c.parse(verifyBackupTable(&o))
 	switch {
 	case err != nil:
@@ -214,11 +215,7 @@ func (v *verification) run(ctx context.Context) error {
 
 // backup verifies the backup in a directory.
 func (v *verification) backup(ctx context.Context, dir string, tell func(error)) error {
-	if v.o.Manifest == "" {
-		v.o.Manifest = dir + "/" + manifest.Name
-		defer func() { v.o.Manifest = "" }()
-	}
-	m, files, err := verify.Load(v.o.Manifest)
+	m, files, err := verify.Load(cmp.Or(v.o.Manifest, dir+"/"+manifest.Name))
 	if err != nil {
 		return err
 	}
@@ -244,12 +241,12 @@ func (v *verification) backup(ctx context.Context, dir string, tell func(error))
 // chain sees that the backups make one together: they follow one another, and every block
 // is in one of them. None of it is written.
 func (v *verification) chain(ctx context.Context) error {
-	inputs, err := openChain(ctx, v.o.Directories, v.o.TempDir, v.report)
+	inputs, err := openChain(ctx, v.o.Directories, v.o.Format, v.o.TempDir, v.report)
 	defer closeChain(inputs)
 	if err != nil {
 		return err
 	}
-	overlay, err := chain.New(inputs, chain.Options{NoManifest: true, TempDir: v.o.TempDir, Warn: v.report.warn})
+	overlay, err := chain.New(ctx, inputs, chain.Options{NoManifest: true, Ignore: v.o.Ignore, TempDir: v.o.TempDir, Warn: v.report.warn})
 	if err != nil {
 		return err
 	}
@@ -259,7 +256,14 @@ func (v *verification) chain(ctx context.Context) error {
 	if !v.o.PageChecksums {
 		return backup.Copy(ctx, drySink{format: formatTar}, source, backup.Options{})
 	}
-	pages, err := verify.NewPageSink(overlay.Control(), func(err error) { v.problems++; v.tell(err) })
+	pages, err := verify.NewPageSink(overlay.Control(), func(err error) error {
+		v.problems++
+		v.tell(err)
+		if v.o.ExitOnError {
+			return verify.ErrStopped
+		}
+		return nil
+	})
 	if err != nil {
 		return err
 	}

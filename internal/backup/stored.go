@@ -3,10 +3,32 @@ package backup
 import (
 	"context"
 	"io"
+	"io/fs"
 	"iter"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 )
+
+// ManifestPath returns the path that a manifest has for what is in a tablespace.
+func ManifestPath(tablespace uint32, within string) string {
+	if tablespace == 0 {
+		return within
+	}
+	return "pg_tblspc/" + strconv.FormatUint(uint64(tablespace), 10) + "/" + within
+}
+
+// CutManifestPath is the inverse of ManifestPath.
+func CutManifestPath(path string) (tablespace uint32, within string) {
+	rest, isTablespace := strings.CutPrefix(path, "pg_tblspc/")
+	number, within, hasMore := strings.Cut(rest, "/")
+	oid, err := strconv.ParseUint(number, 10, 32)
+	if !isTablespace || !hasMore || err != nil || oid == 0 {
+		return 0, path
+	}
+	return uint32(oid), within
+}
 
 // Stored is a finished backup, whose files can be opened in any order, several at a time.
 type Stored interface {
@@ -31,7 +53,8 @@ type StoredFile struct {
 	Offset  int64    // where it begins in File, in bytes
 	Size    int64    // in bytes
 	ModTime time.Time
-	UID     int // owner; zero where systems have none
+	Mode    fs.FileMode // permissions
+	UID     int         // owner; zero where systems have none
 	GID     int
 	Name    string // what messages call it
 	Shared  bool   // File is not its own, and is not closed with it
@@ -52,9 +75,6 @@ func (f *StoredFile) ReadAt(p []byte, off int64) (int, error) {
 	}
 	return n, err
 }
-
-// IsWholeFile says whether File has nothing else.
-func (f *StoredFile) IsWholeFile() bool { return !f.Shared }
 
 // Close closes the file.
 func (f *StoredFile) Close() error {
@@ -79,7 +99,7 @@ type Placed interface {
 	Extents() iter.Seq2[Extent, error]
 	// Settle does what reading to the end would do beside giving the bytes, such as
 	// comparing them with a checksum. It is called instead of that.
-	Settle() error
+	Settle(ctx context.Context) error
 }
 
 // Parallel is a sink that takes several members at a time.

@@ -9,12 +9,12 @@
 package chain
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"math"
-	"strings"
 	"sync/atomic"
 
 	"basin/internal/backup"
@@ -40,7 +40,8 @@ type Options struct {
 	NoVerify   bool               // files are not compared with their manifests
 	Checksums  manifest.Algorithm // of the manifest that is made
 	NoManifest bool               // none is made
-	TempDir    string             // for what is too much for memory; empty is the system's
+	Ignore     []string           // paths that are not compared, with what is below them; nil is manifest.DefaultIgnore
+	TempDir    string             // for what is too much for memory
 
 	Warn  func(error)                      // is told what ends nothing; may be nil
 	Debug func(format string, args ...any) // is told what is done; may be nil
@@ -55,8 +56,8 @@ type Overlay struct {
 	start   wal.Position   // of the newest
 	uid     int            // who owns the newest
 	gid     int
-	ignore  []string // what is not compared with a manifest
-	found   int      // files of the newest that are in its manifest
+	found   int // files of the newest that are in its manifest
+	ignored int // of these, that are not compared
 
 	files, bytes atomic.Int64 // that were made
 }
@@ -71,7 +72,7 @@ type input struct {
 
 // New looks at the backups of a chain, the oldest, a full one, first, and returns what they
 // make together. It is an error if they do not follow one another.
-func New(inputs []Input, o Options) (*Overlay, error) {
+func New(ctx context.Context, inputs []Input, o Options) (*Overlay, error) {
 	if o.Warn == nil {
 		o.Warn = func(error) {}
 	}
@@ -81,13 +82,16 @@ func New(inputs []Input, o Options) (*Overlay, error) {
 	if len(inputs) > maxInputs {
 		return nil, fmt.Errorf("a chain of %d backups is too long: %d are the most", len(inputs), maxInputs)
 	}
-	v := &Overlay{o: o, ignore: manifest.DefaultIgnore()}
+	if o.Ignore == nil {
+		o.Ignore = manifest.DefaultIgnore()
+	}
+	v := &Overlay{o: o}
 	for _, i := range inputs {
 		v.inputs = append(v.inputs, &input{Input: i})
 	}
 	v.newest = v.inputs[len(v.inputs)-1]
-	for _, check := range []func() error{v.checkControls, v.checkLabels, v.openManifests, v.checkContents} {
-		if err := check(); err != nil {
+	for _, check := range []func(context.Context) error{v.checkControls, v.checkLabels, v.openManifests, v.checkContents} {
+		if err := check(ctx); err != nil {
 			return nil, errors.Join(err, v.Close())
 		}
 	}
@@ -144,7 +148,7 @@ func (v *Overlay) readAll(in *input, path string, most int64) ([]byte, error) {
 // checkControls compares the control files, the newest first.
 //
 // Source: check_control_files in src/bin/pg_combinebackup/pg_combinebackup.c, PostgreSQL 18.
-func (v *Overlay) checkControls() (err error) {
+func (v *Overlay) checkControls(context.Context) (err error) {
 	changed := ""
 	for i := len(v.inputs) - 1; i >= 0; i-- {
 		in := v.inputs[i]
@@ -192,7 +196,7 @@ func (v *Overlay) checksumsChanged(name string) error {
 // checkLabels sees that each backup was taken on top of the one before, the newest first.
 //
 // Source: check_backup_label_files in src/bin/pg_combinebackup/pg_combinebackup.c, PostgreSQL 18.
-func (v *Overlay) checkLabels() (err error) {
+func (v *Overlay) checkLabels(context.Context) (err error) {
 	var next pgdata.Label
 	for i := len(v.inputs) - 1; i >= 0; i-- {
 		in := v.inputs[i]
@@ -226,9 +230,9 @@ func (v *Overlay) checkLabels() (err error) {
 }
 
 // openManifests reads the manifests, the oldest first.
-func (v *Overlay) openManifests() error {
+func (v *Overlay) openManifests(ctx context.Context) error {
 	for _, in := range v.inputs {
-		if err := v.openManifest(in); err != nil {
+		if err := v.openManifest(ctx, in); err != nil {
 			return err
 		}
 	}
@@ -236,7 +240,7 @@ func (v *Overlay) openManifests() error {
 }
 
 // Source: load_backup_manifest in src/bin/pg_combinebackup/load_manifest.c, PostgreSQL 18.
-func (v *Overlay) openManifest(in *input) (err error) {
+func (v *Overlay) openManifest(ctx context.Context, in *input) (err error) {
 	if in.manifest, err = in.Backup.Open(0, manifest.Name); errors.Is(err, fs.ErrNotExist) {
 		v.o.Warn(fmt.Errorf("file \"%s\" does not exist", in.Backup.Name(0, manifest.Name)))
 		return nil
@@ -244,7 +248,7 @@ func (v *Overlay) openManifest(in *input) (err error) {
 	if err != nil {
 		return err
 	}
-	if in.catalog, err = manifest.NewCatalog(in.manifest, in.manifest.Size, v.o.TempDir); err != nil {
+	if in.catalog, err = manifest.NewCatalog(untilDone{ctx, in.manifest}, in.manifest.Size, v.o.TempDir); err != nil {
 		return fmt.Errorf("%s: %w", in.manifest.Name, err)
 	}
 	switch {
@@ -258,7 +262,7 @@ func (v *Overlay) openManifest(in *input) (err error) {
 }
 
 // checkContents compares what was read already with the manifests.
-func (v *Overlay) checkContents() error {
+func (v *Overlay) checkContents(context.Context) error {
 	if v.newest.catalog == nil && !v.o.NoManifest {
 		return usererr.Hinted("Combine with --no-manifest; what comes out cannot be verified then.",
 			"cannot generate a manifest because no manifest is available for the final input backup")
@@ -267,13 +271,51 @@ func (v *Overlay) checkContents() error {
 		return nil
 	}
 	for _, in := range v.inputs {
-		for path, content := range map[string][]byte{pgdata.ControlPath: in.control, pgdata.LabelPath: in.label} {
-			if err := in.checkContent(path, content); err != nil {
-				return err
-			}
+		if err := in.checkContent(pgdata.ControlPath, in.control); err != nil {
+			return err
+		}
+		if err := in.checkContent(pgdata.LabelPath, in.label); err != nil {
+			return err
 		}
 	}
-	return nil
+	return v.checkMap()
+}
+
+// checkMap compares the tablespace map of the newest backup with its manifest.
+func (v *Overlay) checkMap() error {
+	_, listed, err := v.newest.find(pgdata.TablespaceMapPath)
+	if err != nil {
+		return err
+	}
+	if !listed {
+		f, err := v.newest.Backup.Open(0, pgdata.TablespaceMapPath)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		v.o.Warn(fmt.Errorf("\"%s\" is not in the manifest, and is left out", f.Name))
+		return f.Close()
+	}
+	content, err := v.readAll(v.newest, pgdata.TablespaceMapPath, pgdata.MaxTablespaceMapSize)
+	if err != nil {
+		return err
+	}
+	return v.newest.checkContent(pgdata.TablespaceMapPath, content)
+}
+
+// untilDone is a file that is read until the end of a context.
+type untilDone struct {
+	ctx context.Context
+	r   io.ReaderAt
+}
+
+func (u untilDone) ReadAt(p []byte, off int64) (int, error) {
+	if u.ctx.Err() != nil {
+		return 0, context.Cause(u.ctx)
+	}
+	return u.r.ReadAt(p, off)
 }
 
 // checkContent compares a whole file with the manifest.
@@ -302,47 +344,56 @@ func (in *input) find(path string) (f manifest.File, listed bool, err error) {
 	return f, listed, err
 }
 
-// ignores says whether what is at a path is not compared with the manifest.
-func (v *Overlay) ignores(path string) bool {
-	for _, ignored := range v.ignore {
-		if rest, ok := strings.CutPrefix(path, ignored); ok && (rest == "" || rest[0] == '/') {
-			return true
-		}
-	}
-	return false
-}
-
 // checkMissing sees, after all files of the newest backup came, that none is missing of
 // those in its manifest. Of the others nobody misses one that no file is made of.
-func (v *Overlay) checkMissing() error {
+func (v *Overlay) checkMissing(ctx context.Context) error {
 	in := v.newest
 	if v.o.NoVerify || in.catalog == nil {
 		return nil
 	}
 	found := v.found
-	if _, listed, err := in.find(pgdata.LabelPath); err != nil {
-		return err
-	} else if listed {
-		found++ // it was read before all others
+	for _, path := range []string{pgdata.LabelPath, pgdata.TablespaceMapPath} { // which were read before all others
+		_, listed, err := in.find(path)
+		if err != nil {
+			return err
+		}
+		if listed {
+			found++
+		}
 	}
 	if found == in.catalog.Len {
 		return nil
 	}
-	var errs []error
-	_, err := manifest.Read(io.NewSectionReader(in.manifest, 0, in.manifest.Size), func(f manifest.File) error {
-		if v.ignores(f.Path) || f.Path == pgdata.LabelPath || len(errs) == maxMissing {
+	wanted := 0
+	var missing []error
+	_, err := manifest.Read(io.NewSectionReader(untilDone{ctx, in.manifest}, 0, in.manifest.Size), func(f manifest.File) error {
+		if manifest.Ignores(v.o.Ignore, f.Path) {
 			return nil
 		}
-		tablespace, within := unlisted(f.Path)
+		if wanted++; len(missing) == maxMissing {
+			return nil
+		}
+		tablespace, within := backup.CutManifestPath(f.Path)
 		switch file, err := in.Backup.Open(tablespace, within); {
 		case errors.Is(err, fs.ErrNotExist):
-			errs = append(errs, damaged("\"%s\" is present in the manifest but not on disk", in.Backup.Name(tablespace, within)))
-		case err == nil:
+			missing = append(missing, fmt.Errorf("\"%s\" is present in the manifest but not on disk", in.Backup.Name(tablespace, within)))
+		case err != nil: // as where a link is in its place, which was passed over
+			missing = append(missing, err)
+		default:
 			return file.Close()
 		}
-		return nil // one that cannot be opened was an error when it came by
+		return nil
 	})
-	return errors.Join(append(errs, err)...)
+	switch came := found - v.ignored; {
+	case err != nil:
+		return err
+	case len(missing) > 0:
+		return usererr.Hinted("See what else is wrong with verifybackup, and use another copy of the backup, or one from before.", "%w", errors.Join(missing...))
+	case came < wanted:
+		return usererr.Hinted("They may be behind links or special files that were passed over; make directories and files of these.",
+			"%d files of \"%s\" are not in the backup as they are named there", wanted-came, in.manifest.Name)
+	}
+	return nil
 }
 
 // maxMissing is how many missing files are named.

@@ -1,6 +1,7 @@
 package chain
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"hash"
@@ -8,7 +9,6 @@ import (
 	"io/fs"
 	"iter"
 	"path"
-	"strconv"
 	"strings"
 
 	"basin/internal/backup"
@@ -58,7 +58,7 @@ type run struct {
 
 // newContent opens a file of the newest backup. within is its path there.
 func (v *Overlay) newContent(tablespace uint32, within string) (*content, error) {
-	listedAs := listed(tablespace, within)
+	listedAs := backup.ManifestPath(tablespace, within)
 	whole, isIncremental := pgdata.CutIncremental(listedAs)
 	c := &content{
 		overlay: v, tablespace: tablespace, listed: whole,
@@ -89,25 +89,6 @@ func (v *Overlay) newContent(tablespace uint32, within string) (*content, error)
 		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
-}
-
-// listed returns the path that the manifest has for a file.
-func listed(tablespace uint32, within string) string {
-	if tablespace == 0 {
-		return within
-	}
-	return fmt.Sprintf("pg_tblspc/%d/%s", tablespace, within)
-}
-
-// unlisted returns where a file lies that the manifest has under a path.
-func unlisted(path string) (tablespace uint32, within string) {
-	rest, isTablespace := strings.CutPrefix(path, "pg_tblspc/")
-	number, within, hasMore := strings.Cut(rest, "/")
-	oid, err := strconv.ParseUint(number, 10, 32)
-	if !isTablespace || !hasMore || err != nil || oid == 0 {
-		return 0, path
-	}
-	return uint32(oid), within
 }
 
 // prepare finds out where all blocks come from, and which checksums are to be computed.
@@ -192,12 +173,12 @@ func (c *content) take(p *part, end uint32) int {
 
 // openOlder opens what an older backup has of a file: all of it, or what had changed.
 func (v *Overlay) openOlder(in *input, tablespace uint32, within string) (*part, error) {
-	p, err := v.open(in, tablespace, within, listed(tablespace, within))
+	p, err := v.open(in, tablespace, within, backup.ManifestPath(tablespace, within))
 	if !errors.Is(err, fs.ErrNotExist) {
 		return p, err
 	}
 	within = pgdata.IncrementalPath(within)
-	return v.openIncremental(in, tablespace, within, listed(tablespace, within))
+	return v.openIncremental(in, tablespace, within, backup.ManifestPath(tablespace, within))
 }
 
 // advance makes the next run the one in hand.
@@ -374,7 +355,7 @@ func (c *content) Extents() iter.Seq2[backup.Extent, error] {
 }
 
 // Settle compares the files with their manifests, as reading them does.
-func (c *content) Settle() error {
+func (c *content) Settle(ctx context.Context) error {
 	if err := c.prepare(); err != nil {
 		return err
 	}
@@ -386,13 +367,14 @@ func (c *content) Settle() error {
 		c.ended = io.EOF
 		return c.finish()
 	}
-	for {
+	for ctx.Err() == nil {
 		if _, err := c.piece(); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
 			return err
 		}
 	}
+	return context.Cause(ctx)
 }
 
 // Close closes the files.

@@ -206,7 +206,7 @@ func (c combination) combine(ctx context.Context, dir string, inputs ...string) 
 	for _, input := range inputs {
 		all = append(all, chain.Input{Name: input, Backup: plain.OpenStored(input, c.Warn)})
 	}
-	overlay, err := chain.New(all, c.Options)
+	overlay, err := chain.New(context.Background(), all, c.Options)
 	if err != nil {
 		return warnings, err
 	}

@@ -206,7 +206,7 @@ func TestOpenedOnce(t *testing.T) {
 	b.algorithm = manifest.CRC32C
 	b.write(t, dir)
 	c := counted{plain.OpenStored(dir, func(err error) { t.Error(err) }), make(map[string]int)}
-	overlay, err := chain.New([]chain.Input{{Name: dir, Backup: c}}, chain.Options{Checksums: manifest.CRC32C})
+	overlay, err := chain.New(t.Context(), []chain.Input{{Name: dir, Backup: c}}, chain.Options{Checksums: manifest.CRC32C})
 	if err != nil {
 		t.Fatal(err)
 	}

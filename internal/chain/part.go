@@ -51,8 +51,8 @@ func (c *check) finish() error {
 
 // damaged is the error of a file that is not what the manifest says.
 func damaged(format string, args ...any) error {
-	return usererr.Hinted("The file was changed after the backup was taken. See what else is wrong with verifybackup, and use another copy of the backup, or one from before; "+
-		"with --no-verify the damage becomes part of a new backup that looks valid.", format, args...)
+	return usererr.Hinted("The file was changed after the backup was taken. See what else is wrong with verifybackup, and use another copy of the backup, or one from before. "+
+		"With --no-verify the file is used as it is, and the new backup may look valid all the same.", format, args...)
 }
 
 // part is a file of one backup that a whole one is made of.
@@ -92,13 +92,17 @@ func (v *Overlay) open(in *input, tablespace uint32, path, listedAs string) (*pa
 // expect finds what the manifest says of a file.
 func (v *Overlay) expect(p *part, listedAs string) error {
 	listed, found, err := p.in.find(listedAs)
+	ignored := manifest.Ignores(v.o.Ignore, listedAs)
 	if found && p.in == v.newest {
 		v.found++
+		if ignored {
+			v.ignored++
+		}
 	}
 	switch {
 	case err != nil:
 		return err
-	case v.ignores(listedAs) || p.in.catalog == nil:
+	case ignored || p.in.catalog == nil:
 		return nil
 	case !found:
 		v.o.Warn(fmt.Errorf("manifest file \"%s\" contains no entry for file \"%s\"", p.in.manifest.Name, listedAs))

@@ -69,7 +69,7 @@ func (s *source) Begin(context.Context) (backup.Start, error) {
 }
 
 // Next returns what comes next of the whole backup.
-func (s *source) Next(context.Context) (backup.Member, io.Reader, error) {
+func (s *source) Next(ctx context.Context) (backup.Member, io.Reader, error) {
 	for {
 		if len(s.held) > 0 {
 			h := s.held[0]
@@ -79,7 +79,7 @@ func (s *source) Next(context.Context) (backup.Member, io.Reader, error) {
 		m, err, ok := s.members()
 		switch {
 		case !ok:
-			return s.last()
+			return s.last(ctx)
 		case err != nil:
 			return m, nil, err
 		case m.Tablespace == 0 && (m.Path == pgdata.LabelPath || m.Path == pgdata.TablespaceMapPath || m.Path == manifest.Name):
@@ -167,12 +167,12 @@ func (s *source) hold(like backup.Member, path string, content []byte) error {
 }
 
 // last returns the manifest, and after it the end.
-func (s *source) last() (backup.Member, io.Reader, error) {
+func (s *source) last(ctx context.Context) (backup.Member, io.Reader, error) {
 	if s.ended {
 		return backup.Member{}, nil, io.EOF
 	}
 	s.ended = true
-	if err := s.overlay.checkMissing(); err != nil {
+	if err := s.overlay.checkMissing(ctx); err != nil {
 		return backup.Member{}, nil, err
 	}
 	if s.book == nil {
@@ -213,12 +213,9 @@ type book struct {
 }
 
 func newBook(dir string, systemID uint64) (*book, error) {
-	f, err := os.CreateTemp(dir, ".basin-manifest-*")
+	f, err := localfs.TempFile(dir)
 	if err != nil {
-		return nil, localfs.Errorf(err, dir, "could not create a temporary file in \"%s\"", dir)
-	}
-	if err := os.Remove(f.Name()); err != nil {
-		return nil, errors.Join(err, f.Close())
+		return nil, err
 	}
 	return &book{file: f, w: manifest.NewWriter(f, systemID)}, nil
 }

@@ -2,8 +2,10 @@ package localfs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 )
 
@@ -72,6 +74,36 @@ func (w *Writer) Close() error {
 		return Errorf(err, w.path, `could not close file "%s"`, w.path)
 	}
 	return nil
+}
+
+// ErrNotRegular is what OpenRegular does not open.
+var ErrNotRegular = errors.New("it is not a regular file")
+
+// OpenRegular opens a file to read it. Anything else is ErrNotRegular: to open a named pipe
+// would wait for somebody who writes it. Other errors are those of the system.
+func OpenRegular(path string) (*os.File, fs.FileInfo, error) {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case !info.Mode().IsRegular():
+		return nil, nil, ErrNotRegular
+	}
+	f, err := os.Open(path)
+	return f, info, err
+}
+
+// TempFile makes a file in a directory that has no name any more, and is gone when it is
+// closed.
+func TempFile(dir string) (*os.File, error) {
+	f, err := os.CreateTemp(dir, ".basin-*")
+	if err != nil {
+		return nil, Errorf(err, dir, "could not create a temporary file in \"%s\"", dir)
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		return nil, errors.Join(Errorf(err, dir, "could not remove file \"%s\"", f.Name()), f.Close())
+	}
+	return f, nil
 }
 
 // Reserve makes f size bytes long, with disk space behind them: a disk that is too

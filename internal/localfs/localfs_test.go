@@ -50,7 +50,7 @@ func TestErrorfHints(t *testing.T) {
 		{syscall.EDQUOT, "quota"},
 		{syscall.EFBIG, "ulimit"},
 		{syscall.EROFS, "read-only"},
-		{syscall.EACCES, "must be able to write"},
+		{syscall.EACCES, "not allowed to do that"},
 		{syscall.ENOENT, ""},
 	} {
 		t.Run(c.cause.Error(), func(t *testing.T) {

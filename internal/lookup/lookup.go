@@ -21,8 +21,8 @@ const (
 	entrySize    = 16        // bytes in the file
 )
 
-// Table holds offsets by name. Its memory is 4 MiB and a 500th of what is in its file,
-// which has no name and has 16 bytes for each thing. It is filled first and then searched,
+// Table holds offsets by name. Its memory is at most 4 MiB, twice that while it is filled,
+// and a 500th of what is in its file, which has no name and has 16 bytes for each thing. It is filled first and then searched,
 // which several may do at once.
 type Table struct {
 	dir    string
@@ -60,7 +60,7 @@ func (t *Table) Add(name string, offset int64) error {
 // Finish is to be called after the last Add and before the first Find.
 func (t *Table) Finish() {
 	sortEntries(t.recent)
-	t.recent = slices.Clip(t.recent)
+	t.recent = slices.Clone(t.recent) // of which no more is held than is needed
 }
 
 func sortEntries(entries []entry) {

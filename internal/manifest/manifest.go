@@ -31,6 +31,16 @@ func DefaultIgnore() []string {
 	return []string{Name, "pg_wal", "postgresql.auto.conf", "recovery.signal", "standby.signal"}
 }
 
+// Ignores says whether a path is one of those that are ignored, or below one.
+func Ignores(ignored []string, path string) bool {
+	for _, i := range ignored {
+		if rest, ok := strings.CutPrefix(path, i); ok && (rest == "" || rest[0] == '/') {
+			return true
+		}
+	}
+	return false
+}
+
 // Algorithm is how the checksum of a file is computed.
 //
 // Source: pg_checksum_type in src/include/common/checksum_helper.h, PostgreSQL 18.

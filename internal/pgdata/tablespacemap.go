@@ -10,6 +10,10 @@ import (
 // tar file: a server that starts there makes the links that it says, and removes it.
 const TablespaceMapPath = "tablespace_map"
 
+// MaxTablespaceMapSize is how many bytes a tablespace map has at most: more than there are
+// tablespaces that anybody has.
+const MaxTablespaceMapSize = 16 << 20
+
 // TablespaceLink is a link in pg_tblspc.
 type TablespaceLink struct {
 	OID    uint32

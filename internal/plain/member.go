@@ -13,6 +13,7 @@ import (
 
 	"basin/internal/backup"
 	"basin/internal/localfs"
+	"basin/internal/manifest"
 )
 
 // putFile writes a regular file. One that is there already is overwritten.
@@ -44,8 +45,8 @@ func (s *Sink) create(at spot) (f *os.File, err error) {
 
 // putManifest writes the manifest under the name it has until Commit.
 func (s *Sink) putManifest(ctx context.Context, m backup.Member, r io.Reader) error {
-	m.Path, m.Mode = manifestName, s.options.FileMode
-	temp := localfs.Temporary(manifestName)
+	m.Path, m.Mode = manifest.Name, s.options.FileMode
+	temp := localfs.Temporary(manifest.Name)
 	at := spot{s.options.Dir.Root(), temp, filepath.Join(s.options.Dir.Path(), temp)}
 	f, err := s.create(at)
 	if err != nil {

@@ -39,7 +39,7 @@ func (s *Sink) place(ctx context.Context, at spot, m backup.Member, r backup.Pla
 		if err != nil {
 			return unable(err, at.full, "could not create link from \"%s\" to \"%s\"", whole.Name, at.full)
 		}
-		return r.Settle()
+		return r.Settle(ctx)
 	case s.options.Method == CopyLink || s.options.Method == CopyClone && whole == nil:
 		f, err := s.create(at)
 		if err != nil {
@@ -65,7 +65,7 @@ func (s *Sink) place(ctx context.Context, at spot, m backup.Member, r backup.Pla
 	if err := f.Close(); err != nil {
 		return localfs.Errorf(err, at.full, `could not close file "%s"`, at.full)
 	}
-	return r.Settle()
+	return r.Settle(ctx)
 }
 
 // unable is localfs.Errorf that says what to do where the system has no such method.

@@ -34,7 +34,7 @@ func (p *placedText) Extents() iter.Seq2[backup.Extent, error] {
 	}
 }
 
-func (p *placedText) Settle() error {
+func (p *placedText) Settle(context.Context) error {
 	p.settled++
 	return nil
 }

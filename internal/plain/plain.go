@@ -21,11 +21,9 @@ import (
 
 	"basin/internal/backup"
 	"basin/internal/localfs"
+	"basin/internal/manifest"
 	"basin/internal/wal"
 )
-
-// manifestName is given last of all: what has it is a whole backup.
-const manifestName = "backup_manifest"
 
 // Options of a Sink. Dir is required; the rest may be zero.
 type Options struct {
@@ -336,7 +334,7 @@ func (s *Sink) commit(ctx context.Context) error {
 	}
 	name := ""
 	if s.manifest {
-		name = manifestName
+		name = manifest.Name
 	}
 	claims := s.claimed()
 	if err := s.options.Sync.Finish(ctx, name, claims[0], claims[1:]...); err != nil {

@@ -8,12 +8,14 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 
 	"basin/internal/backup"
 	"basin/internal/localfs"
 	"basin/internal/pgdata"
+	"basin/internal/usererr"
 )
 
 // Stored is a backup that lies in a data directory. It is a backup.Stored.
@@ -61,7 +63,28 @@ func (s *Stored) Tablespaces() ([]backup.Tablespace, error) {
 		}
 		all = append(all, t)
 	}
-	return all, nil
+	return all, s.checkMap(all)
+}
+
+// checkMap sees that tablespaces are there that a tablespace map has, as where tar files were
+// unpacked by hand: a server would make the links, and come by the ones of the backup.
+func (s *Stored) checkMap(linked []backup.Tablespace) error {
+	path := s.Name(0, pgdata.TablespaceMapPath)
+	content, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return localfs.Errorf(err, path, "could not open file \"%s\"", path)
+	}
+	links, err := pgdata.ParseTablespaceMap(content)
+	for _, link := range links {
+		if err == nil && !slices.ContainsFunc(linked, func(t backup.Tablespace) bool { return t.OID == link.OID }) {
+			err = usererr.Hinted("Make it a link to where the tablespace of the backup is.",
+				"\"%s\" has tablespace %d, but \"%s\" is not there", path, link.OID, s.Name(link.OID, ""))
+		}
+	}
+	return err
 }
 
 // parseOID reads the name of a tablespace's directory.
@@ -185,7 +208,7 @@ func (w *walker) tablespace(within string) (oid uint32, ok bool) {
 // Open opens a file.
 func (s *Stored) Open(tablespace uint32, path string) (*backup.StoredFile, error) {
 	name := s.Name(tablespace, path)
-	info, err := os.Stat(name)
+	info, err := os.Lstat(name) // as Members passes over links
 	if err != nil {
 		return nil, localfs.Errorf(err, name, "could not open file \"%s\"", name)
 	}
@@ -196,7 +219,7 @@ func (s *Stored) Open(tablespace uint32, path string) (*backup.StoredFile, error
 	if err != nil {
 		return nil, localfs.Errorf(err, name, "could not open file \"%s\"", name)
 	}
-	stored := &backup.StoredFile{File: f, Size: info.Size(), ModTime: info.ModTime(), Name: name}
+	stored := &backup.StoredFile{File: f, Size: info.Size(), ModTime: info.ModTime(), Mode: info.Mode().Perm(), Name: name}
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
 		stored.UID, stored.GID = int(stat.Uid), int(stat.Gid)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"basin/internal/backup"
 	"basin/internal/localfs"
+	"basin/internal/manifest"
 	"basin/internal/usererr"
 )
 
@@ -71,13 +72,13 @@ func (a *archive) add(ctx context.Context, m backup.Member, r io.Reader) error {
 func (a *archive) addManifest(ctx context.Context, m backup.Member, r io.Reader, mode fs.FileMode) error {
 	if m.Size < 0 {
 		var whole bytes.Buffer
-		if err := localfs.Copy(ctx, &whole, r, manifestName, m.Size); err != nil {
+		if err := localfs.Copy(ctx, &whole, r, manifest.Name, m.Size); err != nil {
 			return err
 		}
 		m.Size, r = int64(whole.Len()), &whole
 	}
 	return a.add(ctx, backup.Member{
-		Path: manifestName, Kind: backup.File, Size: m.Size, Mode: mode,
+		Path: manifest.Name, Kind: backup.File, Size: m.Size, Mode: mode,
 		UID: backup.InjectedUID, GID: backup.InjectedGID, ModTime: time.Now(),
 	}, r)
 }

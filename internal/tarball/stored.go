@@ -16,6 +16,7 @@ import (
 	"basin/internal/backup"
 	"basin/internal/localfs"
 	"basin/internal/lookup"
+	"basin/internal/manifest"
 	"basin/internal/pgdata"
 	"basin/internal/seal"
 	"basin/internal/usererr"
@@ -26,7 +27,7 @@ import (
 type Stored struct {
 	dir      string
 	archives []*archiveFile
-	headers  *lookup.Table // where they are, by key
+	headers  *lookup.Table // where they are, by the path that a manifest has
 	warn     func(error)
 }
 
@@ -66,6 +67,11 @@ func (s *Stored) open(ctx context.Context, o StoredOptions) error {
 			continue // as the manifest
 		}
 		a := &archiveFile{ArchiveName: name, name: e.Name()}
+		for _, other := range s.archives {
+			if other.Tablespace == a.Tablespace && other.Log == a.Log {
+				return fmt.Errorf("\"%s\" and \"%s\" are archives of the same", s.dir+"/"+other.name, s.dir+"/"+a.name)
+			}
+		}
 		s.archives = append(s.archives, a)
 		if err := a.open(ctx, s.dir, o.TempDir); err != nil {
 			return err
@@ -85,7 +91,7 @@ func (s *Stored) open(ctx context.Context, o StoredOptions) error {
 // open opens the file, or what it holds once it is unpacked.
 func (a *archiveFile) open(ctx context.Context, dir, tempDir string) error {
 	where := dir + "/" + a.name
-	f, err := os.Open(where)
+	f, _, err := localfs.OpenRegular(where)
 	if err != nil {
 		return localfs.Errorf(err, where, "could not open file \"%s\"", where)
 	}
@@ -107,14 +113,12 @@ func (a *archiveFile) open(ctx context.Context, dir, tempDir string) error {
 func (a *archiveFile) unpack(ctx context.Context, where, tempDir string) error {
 	packed := a.file
 	defer packed.Close() // it was only read
-	temp, err := os.CreateTemp(tempDir, ".basin-archive-*")
+	temp, err := localfs.TempFile(tempDir)
 	if err != nil {
-		return localfs.Errorf(err, tempDir, "could not create a temporary file in \"%s\"", tempDir)
-	}
-	a.file = temp
-	if err := os.Remove(temp.Name()); err != nil {
+		a.file = nil
 		return err
 	}
+	a.file = temp
 	r, err := seal.NewReader(packed, seal.BySuffix(a.Suffix))
 	if err != nil {
 		return err
@@ -161,23 +165,21 @@ func (s *Stored) index(ctx context.Context, number int) error {
 		if m.Kind != backup.File {
 			continue
 		}
-		if err := s.headers.Add(key(m.Tablespace, m.Path), int64(number)*maxArchive+m.header); err != nil {
+		if err := s.headers.Add(backup.ManifestPath(m.Tablespace, m.Path), int64(number)*maxArchive+m.header); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// key names a file of any tablespace.
-func key(tablespace uint32, within string) string { return fmt.Sprint(tablespace, "/", within) }
-
 // placed is a member and where it lies.
 type placed struct {
 	backup.Member
 	header, content int64 // in its archive, in bytes
+	skipped         error // why it is no member of a backup, if it has no kind
 }
 
-// membersOf yields what is in an archive.
+// membersOf yields what is in an archive, be it of a backup or not.
 func (s *Stored) membersOf(a *archiveFile) iter.Seq2[placed, error] {
 	return func(yield func(placed, error) bool) {
 		r := io.NewSectionReader(a.file, 0, a.size)
@@ -200,7 +202,11 @@ func (s *Stored) membersOf(a *archiveFile) iter.Seq2[placed, error] {
 				yield(placed{}, fmt.Errorf("could not read archive \"%s\": it ends within \"%s\"", s.dir+"/"+a.name, m.Path))
 				return
 			}
-			if m.Kind != 0 && !yield(m, nil) {
+			if !backup.LocalPath(m.Path) {
+				yield(placed{}, fmt.Errorf("tar member has unsafe path name: \"%s\", in \"%s\"", m.Path, s.dir+"/"+a.name))
+				return
+			}
+			if !yield(m, nil) {
 				return
 			}
 		}
@@ -214,7 +220,7 @@ func (s *Stored) next(archive *tar.Reader, r *io.SectionReader, a *archiveFile) 
 		return placed{}, err
 	}
 	m := placed{Member: backup.Member{
-		Tablespace: a.Tablespace, Path: path.Clean("./" + h.Name), UID: h.Uid, GID: h.Gid, ModTime: h.ModTime,
+		Tablespace: a.Tablespace, Path: path.Clean("./" + h.Name), Mode: fs.FileMode(h.Mode).Perm(), UID: h.Uid, GID: h.Gid, ModTime: h.ModTime,
 	}}
 	if a.Log {
 		m.Path = path.Join("pg_wal", m.Path)
@@ -227,9 +233,9 @@ func (s *Stored) next(archive *tar.Reader, r *io.SectionReader, a *archiveFile) 
 			m.Kind = backup.Dir
 		}
 	case tar.TypeSymlink:
-		s.warn(fmt.Errorf("skipping symbolic link \"%s\"", s.Name(m.Tablespace, m.Path)))
+		m.skipped = fmt.Errorf("skipping symbolic link \"%s\"", s.Name(m.Tablespace, m.Path))
 	default:
-		s.warn(fmt.Errorf("skipping special file \"%s\"", s.Name(m.Tablespace, m.Path)))
+		m.skipped = fmt.Errorf("skipping special file \"%s\"", s.Name(m.Tablespace, m.Path))
 	}
 	m.content, err = r.Seek(0, io.SeekCurrent)
 	return m, err
@@ -255,11 +261,13 @@ func (s *Stored) Tablespaces() ([]backup.Tablespace, error) {
 		}
 		all = append(all, t)
 	}
+	for _, link := range links {
+		if !slices.ContainsFunc(all, func(t backup.Tablespace) bool { return t.OID == link.OID }) {
+			return nil, fmt.Errorf("\"%s\" has tablespace %d, but there is no archive %d.tar", s.Name(0, pgdata.TablespaceMapPath), link.OID, link.OID)
+		}
+	}
 	return all, nil
 }
-
-// maxTablespaceMap is how many bytes a tablespace map has at most.
-const maxTablespaceMap = 16 << 20
 
 // links reads the tablespace map, if there is one.
 func (s *Stored) links() ([]pgdata.TablespaceLink, error) {
@@ -271,7 +279,7 @@ func (s *Stored) links() ([]pgdata.TablespaceLink, error) {
 		return nil, err
 	}
 	defer f.Close()
-	content, err := io.ReadAll(io.NewSectionReader(f, 0, min(f.Size, maxTablespaceMap)))
+	content, err := io.ReadAll(io.NewSectionReader(f, 0, min(f.Size, pgdata.MaxTablespaceMapSize)))
 	if err != nil {
 		return nil, localfs.Errorf(err, s.dir, "could not read file \"%s\"", f.Name)
 	}
@@ -298,6 +306,9 @@ func (s *Stored) Members() iter.Seq2[backup.Member, error] {
 						control = m.Member
 						control.Apart = false
 					case err == nil && m.Tablespace == 0 && m.Path == pgdata.TablespaceMapPath:
+					case err == nil && m.skipped != nil:
+						s.warn(m.skipped)
+					case err == nil && m.Kind == 0: // the directory itself
 					default:
 						if !yield(m.Member, err) || err != nil {
 							return
@@ -325,10 +336,10 @@ func (s *Stored) Members() iter.Seq2[backup.Member, error] {
 
 // Open opens a file. The manifest is one beside the archives.
 func (s *Stored) Open(tablespace uint32, within string) (*backup.StoredFile, error) {
-	if tablespace == 0 && within == manifestName {
+	if tablespace == 0 && within == manifest.Name {
 		return s.openManifest()
 	}
-	places, err := s.headers.Find(key(tablespace, within))
+	places, err := s.headers.Find(backup.ManifestPath(tablespace, within))
 	if err != nil {
 		return nil, err
 	}
@@ -362,28 +373,24 @@ func (s *Stored) openAt(a *archiveFile, header int64, tablespace uint32, within 
 		return nil, nil
 	}
 	return &backup.StoredFile{
-		File: a.file, Offset: header + m.content, Size: m.Size, ModTime: m.ModTime, UID: m.UID, GID: m.GID,
+		File: a.file, Offset: header + m.content, Size: m.Size, ModTime: m.ModTime, Mode: m.Mode, UID: m.UID, GID: m.GID,
 		Name: s.Name(tablespace, within), Shared: true,
 	}, nil
 }
 
 func (s *Stored) openManifest() (*backup.StoredFile, error) {
-	name := s.dir + "/" + manifestName
-	f, err := os.Open(name)
+	name := s.dir + "/" + manifest.Name
+	f, info, err := localfs.OpenRegular(name)
 	if err != nil {
 		return nil, localfs.Errorf(err, name, "could not open file \"%s\"", name)
-	}
-	info, err := f.Stat()
-	if err != nil {
-		return nil, errors.Join(localfs.Errorf(err, name, "could not stat file \"%s\"", name), f.Close())
 	}
 	return &backup.StoredFile{File: f, Size: info.Size(), ModTime: info.ModTime(), Name: name}, nil
 }
 
 // Name returns what messages call a file: the archive it is in, and its path there.
 func (s *Stored) Name(tablespace uint32, within string) string {
-	if tablespace == 0 && within == manifestName {
-		return s.dir + "/" + manifestName
+	if tablespace == 0 && within == manifest.Name {
+		return s.dir + "/" + manifest.Name
 	}
 	for _, a := range s.archives {
 		if a.Tablespace == tablespace && !a.Log {

@@ -191,7 +191,9 @@ func TestStoredThatIsNone(t *testing.T) {
 		{"cancelled", cancelled, map[string][]byte{"base.tar.gz": gzipped(t, whole)}, "context canceled", ""},
 		{"cancelled, not compressed", cancelled, map[string][]byte{"base.tar": whole}, "context canceled", ""},
 		{"a file twice", t.Context(), map[string][]byte{"base.tar": whole}, "", `base.tar: PG_VERSION" is there twice`},
-		{"in two archives", t.Context(), map[string][]byte{"base.tar": tarOf(t, "PG_VERSION"), "base.tar.gz": gzipped(t, tarOf(t, "PG_VERSION"))}, "", `PG_VERSION" is there twice`},
+		{"in two archives", t.Context(), map[string][]byte{"base.tar": tarOf(t, "PG_VERSION"), "base.tar.gz": gzipped(t, tarOf(t, "PG_VERSION"))}, `base.tar.gz" are archives of the same`, ""},
+		{"a name that leads out", t.Context(), map[string][]byte{"base.tar": tarOf(t, "PG_VERSION", "base/../../evil")}, `tar member has unsafe path name: "../evil"`, ""},
+		{"a tablespace that leads out", t.Context(), map[string][]byte{"base.tar": tarOf(t), "16400.tar": tarOf(t, "../16401/evil")}, `tar member has unsafe path name: "../16401/evil"`, ""},
 	} {
 		t.Run(test.reason, func(t *testing.T) {
 			s, _, err := openFiles(t, test.ctx, test.files)

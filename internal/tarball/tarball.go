@@ -19,12 +19,10 @@ import (
 
 	"basin/internal/backup"
 	"basin/internal/localfs"
+	"basin/internal/manifest"
 	"basin/internal/usererr"
 	"basin/internal/wal"
 )
-
-// manifestName is given last of all: what has it is a whole backup.
-const manifestName = "backup_manifest"
 
 // Options of a Sink. Either Dir or Output is required; the rest may be zero.
 type Options struct {
@@ -218,7 +216,7 @@ func (s *Sink) store(ctx context.Context, name string, m backup.Member, r io.Rea
 func (s *Sink) putManifest(ctx context.Context, m backup.Member, r io.Reader) error {
 	s.manifest = true
 	if s.options.Output == nil {
-		return s.store(ctx, localfs.Temporary(manifestName), m, r)
+		return s.store(ctx, localfs.Temporary(manifest.Name), m, r)
 	}
 	if s.sent {
 		return usererr.Hinted(
@@ -262,7 +260,7 @@ func (s *Sink) commit(ctx context.Context) error {
 	if s.options.Output == nil {
 		name := ""
 		if s.manifest {
-			name = manifestName
+			name = manifest.Name
 		}
 		if err := s.options.Sync.Finish(ctx, name, s.options.Dir); err != nil {
 			return err

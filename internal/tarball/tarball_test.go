@@ -17,6 +17,7 @@ import (
 	"basin/internal/backup"
 	"basin/internal/backup/sinktest"
 	"basin/internal/localfs"
+	"basin/internal/manifest"
 	"basin/internal/seal"
 	"basin/internal/usererr"
 	"basin/internal/wal"
@@ -95,10 +96,9 @@ func TestSinkKeepsItsPromisesOnOutput(t *testing.T) {
 							t.Fatal(err)
 						}
 						entries := readTar(t, 0, raw)
-						manifest := entries[sinktest.Key{Path: manifestName}]
-						if manifest.Kind != 0 {
-							manifest.Kind = backup.Manifest
-							entries[sinktest.Key{Path: manifestName}] = manifest
+						if entry := entries[sinktest.Key{Path: manifest.Name}]; entry.Kind != 0 {
+							entry.Kind = backup.Manifest
+							entries[sinktest.Key{Path: manifest.Name}] = entry
 						}
 						return entries
 					},
@@ -214,7 +214,7 @@ func TestEveryTablespaceHasAnArchive(t *testing.T) {
 			t.Errorf("%s has %d bytes, want %d (%v)", name, len(raw), want, err)
 		}
 	}
-	if exists(filepath.Join(dir, manifestName)) {
+	if exists(filepath.Join(dir, manifest.Name)) {
 		t.Error("a manifest out of nothing")
 	}
 }
@@ -235,7 +235,7 @@ func TestArchiveOfTheServerIsStoredAsItIs(t *testing.T) {
 		t.Fatal(err)
 	}
 	for key, e := range sinktest.ReadTree(t, 0, dir) {
-		want, ok := map[string]string{"1.tar.zst": "anything", "base.tar.zst": "else", manifestName: "{}"}[key.Path]
+		want, ok := map[string]string{"1.tar.zst": "anything", "base.tar.zst": "else", manifest.Name: "{}"}[key.Path]
 		if !ok || e.Content != want || e.Mode != 0o600 {
 			t.Errorf("%s holds %q with mode %o", key.Path, e.Content, e.Mode)
 		}
@@ -326,7 +326,7 @@ func TestManifestOnOutputHasPostgreSQLsOwner(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if h.Name != manifestName || h.Mode != 0o640 || h.Uid != 0o4000 || h.Gid != 0o2000 || h.Size != 2 || h.ModTime.Before(before) {
+	if h.Name != manifest.Name || h.Mode != 0o640 || h.Uid != 0o4000 || h.Gid != 0o2000 || h.Size != 2 || h.ModTime.Before(before) {
 		t.Errorf("header is %+v", h)
 	}
 }

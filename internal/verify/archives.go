@@ -37,9 +37,15 @@ func (v *Verifier) Archives(ctx context.Context, dir string) error {
 		if err != nil {
 			return err
 		}
-		if isData {
-			archives = append(archives, a)
+		if !isData {
+			continue
 		}
+		if i := slices.IndexFunc(archives, func(other archive) bool { return other.Tablespace == a.Tablespace }); i >= 0 {
+			if err := v.problemf("\"%s\" and \"%s\" are archives of the same", archives[i].name, a.name); err != nil {
+				return err
+			}
+		}
+		archives = append(archives, a)
 	}
 	if v.o.PageChecksums {
 		if err := v.findControl(ctx, dir, archives); err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"basin/internal/localfs"
 	"basin/internal/manifest"
+	"basin/internal/pgdata"
 	"basin/internal/usererr"
 	"basin/internal/wal"
 )
@@ -34,7 +35,10 @@ func (v *Verifier) Log(ctx context.Context, dir string) error {
 // eachRange has each range of the manifest read, and tells of those that cannot be.
 func (v *Verifier) eachRange(ctx context.Context, read func(manifest.Range) error) error {
 	for _, r := range v.manifest.Ranges {
-		err := read(r)
+		err := fmt.Errorf("it is needed from %v to %v, which is not behind that", r.Start, r.End)
+		if r.Start < r.End {
+			err = read(r)
+		}
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
@@ -73,7 +77,7 @@ func (v *Verifier) readRange(log io.Reader, size int64, r manifest.Range) error 
 			return err
 		case record.LSN < r.Start:
 			continue
-		case !begun && record.LSN != r.Start:
+		case !begun && record.LSN != r.Start && !followsHeader(record.LSN, r.Start):
 			return fmt.Errorf("no record begins at %v; the first after it is at %v", r.Start, record.LSN)
 		}
 		begun = true
@@ -81,6 +85,16 @@ func (v *Verifier) readRange(log io.Reader, size int64, r manifest.Range) error 
 			return nil
 		}
 	}
+}
+
+// followsHeader says whether there is nothing but the header of a page between a position
+// and a record, as where a timeline begins at the end of a segment.
+//
+// Source: SizeOfXLogShortPHD and SizeOfXLogLongPHD in src/include/access/xlog_internal.h, PostgreSQL 18.
+func followsHeader(record, position wal.LSN) bool {
+	const shortHeader, longHeader = 24, 40
+	between := record - position
+	return position%pgdata.PageSize == 0 && (between == shortHeader || between == longHeader)
 }
 
 // checkedLog is log whose pages are those of the cluster and the timeline, up to an end.
@@ -93,7 +107,7 @@ type checkedLog struct {
 func (l *checkedLog) Read(p []byte) (int, error) {
 	n, err := l.log.Read(p)
 	if at := l.checker.Position(); at < l.end {
-		if wrong := l.checker.Check(p[:min(int64(n), int64(l.end-at))]); wrong != nil {
+		if wrong := l.checker.Check(p[:min(uint64(n), uint64(l.end-at))]); wrong != nil {
 			return 0, wrong
 		}
 	}
@@ -106,14 +120,26 @@ func segmentSize(dir string) (int64, error) {
 	if err != nil {
 		return 0, localfs.Errorf(err, dir, "could not open directory \"%s\"", dir)
 	}
+	var misfit error
 	for _, e := range entries {
-		info, err := e.Info()
-		if err != nil || !info.Mode().IsRegular() || !wal.ValidSegmentSize(info.Size()) {
+		if _, err := wal.ParseSegment(e.Name(), wal.MinSegmentSize); err != nil {
 			continue
 		}
-		if _, err := wal.ParseSegment(e.Name(), info.Size()); err == nil {
+		path := dir + "/" + e.Name()
+		info, err := os.Stat(path)
+		switch {
+		case err != nil:
+			misfit = localfs.Errorf(err, path, "could not stat file \"%s\"", path)
+		case !info.Mode().IsRegular():
+			misfit = fmt.Errorf("\"%s\" is not a regular file", path)
+		case !wal.ValidSegmentSize(info.Size()):
+			misfit = fmt.Errorf("file \"%s\" has %d bytes, which no segment has", path, info.Size())
+		default:
 			return info.Size(), nil
 		}
+	}
+	if misfit != nil {
+		return 0, misfit
 	}
 	return 0, fmt.Errorf("no segment of write-ahead log is in \"%s\": %w", dir, fs.ErrNotExist)
 }
@@ -159,22 +185,21 @@ func (s *segments) Read(p []byte) (int, error) {
 // the first of another, which begins with the same log.
 func (s *segments) open() error {
 	path := s.dir + "/" + s.next.Name(s.size)
-	f, err := os.Open(path)
+	f, info, err := localfs.OpenRegular(path)
 	for _, r := range s.ranges {
 		if !errors.Is(err, fs.ErrNotExist) || r.Timeline <= s.next.Timeline {
 			continue
 		}
 		other := wal.Segment{Timeline: r.Timeline, Number: s.next.Number}
-		if also, otherErr := os.Open(s.dir + "/" + other.Name(s.size)); otherErr == nil {
-			f, err = also, nil
+		if also, itsInfo, otherErr := localfs.OpenRegular(s.dir + "/" + other.Name(s.size)); otherErr == nil {
+			f, info, err = also, itsInfo, nil
 		}
 	}
 	if err != nil {
 		return localfs.Errorf(err, path, "could not open file \"%s\"", path)
 	}
-	info, err := f.Stat()
-	if err != nil || info.Size() != s.size {
-		return errors.Join(fmt.Errorf("file \"%s\" has not the %d bytes of a segment", f.Name(), s.size), err, f.Close())
+	if info.Size() != s.size {
+		return errors.Join(fmt.Errorf("file \"%s\" has not the %d bytes of a segment", f.Name(), s.size), f.Close())
 	}
 	s.file = f
 	return nil

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"sync/atomic"
 
+	"basin/internal/backup"
 	"basin/internal/localfs"
 	"basin/internal/manifest"
 	"basin/internal/pgdata"
@@ -32,7 +33,7 @@ type opened struct {
 // to done, unless that is nil. The end of ctx ends reading.
 func openArchive(ctx context.Context, dir string, a archive, done *atomic.Int64) (*opened, error) {
 	where := dir + "/" + a.name
-	f, err := os.Open(where)
+	f, _, err := localfs.OpenRegular(where)
 	if err != nil {
 		return nil, localfs.Errorf(err, where, "could not open file \"%s\"", a.name)
 	}
@@ -194,7 +195,7 @@ func (m *members) member(member *tar.Header) work {
 	v, a := m.v, m.archive
 	within := path.Clean("./" + member.Name)
 	if a.Tablespace != 0 {
-		within = path.Clean(fmt.Sprintf("pg_tblspc/%d/%s", a.Tablespace, member.Name))
+		within = path.Clean(backup.ManifestPath(a.Tablespace, member.Name))
 	}
 	if v.ignores(within) {
 		return nil

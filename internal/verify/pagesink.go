@@ -2,7 +2,6 @@ package verify
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"sync"
 
@@ -18,12 +17,12 @@ type PageSink struct {
 	backup.Nowhere
 	start wal.LSN
 	mu    sync.Mutex
-	tell  func(error)
+	tell  func(error) error
 }
 
 // NewPageSink returns a sink for a backup with that control file. tell is told each
-// problem, from one goroutine at a time.
-func NewPageSink(c pgdata.Control, tell func(error)) (*PageSink, error) {
+// problem, from one goroutine at a time; an error of it ends the copy.
+func NewPageSink(c pgdata.Control, tell func(error) error) (*PageSink, error) {
 	return &PageSink{tell: tell}, checkPageSizes(c)
 }
 
@@ -43,10 +42,7 @@ func (s *PageSink) Put(ctx context.Context, m backup.Member, r io.Reader) error 
 	if m.Kind != backup.File {
 		return nil
 	}
-	path := m.Path
-	if m.Tablespace != 0 {
-		path = fmt.Sprintf("pg_tblspc/%d/%s", m.Tablespace, path)
-	}
+	path := backup.ManifestPath(m.Tablespace, m.Path)
 	p := newPages(path, m.Size, s.start)
 	w := &pageWriter{pages: p}
 	if err := localfs.Copy(ctx, w, r, path, m.Size); err != nil {
@@ -56,7 +52,9 @@ func (s *PageSink) Put(ctx context.Context, m backup.Member, r io.Reader) error 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, problem := range p.problems() {
-		s.tell(problem)
+		if err := s.tell(problem); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -14,7 +14,6 @@ import (
 	"io/fs"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -64,7 +63,7 @@ const (
 
 // Load reads the manifest at a path.
 func Load(path string) (manifest.Manifest, *manifest.Index, error) {
-	f, err := os.Open(path)
+	f, _, err := localfs.OpenRegular(path)
 	if err != nil {
 		worded := localfs.Errorf(err, path, "could not open file \"%s\"", path)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -141,14 +140,7 @@ func (v *Verifier) problemf(format string, args ...any) error {
 }
 
 // ignores says whether a path or one above it is not looked at.
-func (v *Verifier) ignores(path string) bool {
-	for _, ignored := range v.ignore {
-		if rest, ok := strings.CutPrefix(path, ignored); ok && (rest == "" || rest[0] == '/') {
-			return true
-		}
-	}
-	return false
-}
+func (v *Verifier) ignores(path string) bool { return manifest.Ignores(v.ignore, path) }
 
 // isRead says whether there is something to be verified within a file.
 func (v *Verifier) isRead(f manifest.File) bool {
