@@ -40,8 +40,8 @@ Options of basin alone (not to be abbreviated):
       --format=p|t          output format (plain (default), tar); -o - with tar is the
                             standard output
       --jobs=N              files that are made side by side (default: one for each processor)
-      --no-verify           do not compare what is read with the manifests of the backups;
-                            damage then becomes part of a new backup that looks valid
+      --no-verify           do not compare what is read with the manifests of the backups:
+                            damage is copied, and may look valid in the new one
   -P, --progress            show progress information
       --temp-dir=DIRECTORY  where compressed tar files are unpacked, and other temporary
                             files go; it needs as much room as they have unpacked
