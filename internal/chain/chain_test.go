@@ -263,9 +263,9 @@ func TestFaults(t *testing.T) {
 
 // hints are what goes with errors that a user can do something about, by a part of their text.
 var hints = map[string]string{
-	"checksum mismatch for":              "with --no-verify the damage becomes part of a new backup",
-	"on disk but size":                   "with --no-verify the damage becomes part of a new backup",
-	"is present in the manifest but not": "with --no-verify the damage becomes part of a new backup",
+	"checksum mismatch for":              "With --no-verify the file is used as it is",
+	"on disk but size":                   "With --no-verify the file is used as it is",
+	"is present in the manifest but not": "use another copy of the backup, or one from before",
 	"starts at LSN":                      "Name the backups from the oldest to the newest and leave none out",
 	"is a full backup, but":              "Name the oldest backup of the chain first",
 	"is an incremental backup, but":      "Name all backups of the chain, beginning with the full one.",

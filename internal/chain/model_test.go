@@ -224,7 +224,8 @@ func TestOpenedOnce(t *testing.T) {
 	for path := range b.all() {
 		want[dir+"/"+path] = 1
 	}
-	want[dir+"/"+pgdata.ControlPath]++ // before all others too
+	want[dir+"/"+pgdata.ControlPath]++       // before all others too
+	want[dir+"/"+pgdata.TablespaceMapPath]++ // is looked for
 	if diff := cmp.Diff(want, c.opened); diff != "" {
 		t.Error(diff)
 	}

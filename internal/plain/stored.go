@@ -208,14 +208,10 @@ func (w *walker) tablespace(within string) (oid uint32, ok bool) {
 // Open opens a file.
 func (s *Stored) Open(tablespace uint32, path string) (*backup.StoredFile, error) {
 	name := s.Name(tablespace, path)
-	info, err := os.Lstat(name) // as Members passes over links
-	if err != nil {
-		return nil, localfs.Errorf(err, name, "could not open file \"%s\"", name)
-	}
-	if !info.Mode().IsRegular() { // as a named pipe, which would wait for who writes it
+	f, info, err := localfs.OpenRegularHere(name) // no link, which Members passes over
+	if errors.Is(err, localfs.ErrNotRegular) {
 		return nil, fmt.Errorf("\"%s\" is not a regular file", name)
 	}
-	f, err := os.Open(name)
 	if err != nil {
 		return nil, localfs.Errorf(err, name, "could not open file \"%s\"", name)
 	}
