@@ -103,7 +103,6 @@ megabytes() {
 }
 
 main() {
-	local name options
 	accept "${whole[@]}" "$(cut -d '|' -f 1 <<<"$comparisons" | paste -s -d ' ')" "$@"
 	install_postgres 18
 	open_work basin-bench "$(place $((4 * scale + 1500)))"
@@ -112,13 +111,7 @@ main() {
 	size=$(megabytes "$work/0/base")
 	sizes="$(megabytes "$work/1/base"), $(megabytes "$work/2/base"), $(megabytes "$work/3/base")"
 	say "cluster of $size, and $sizes"
-	while IFS='|' read -r name _ options <&3; do
-		# shellcheck disable=SC2086 # options are several
-		if wanted "$name"; then compare "$name" $options; fi
-	done 3<<<"$comparisons"
-	doing="the report"
-	tr '|' '\t' <<<"$comparisons" >"$work/cases"
-	"$work/bench" report "$work/cases" <"$work/samples" >"$work/report" 2>"$log"
+	compare_all
 	publish benchmarks-combine.md "${whole[@]}"
 	doing=''
 }

@@ -82,7 +82,6 @@ page() {
 }
 
 main() {
-	local name options
 	accept "${whole[@]}" "$(cut -d '|' -f 1 <<<"$comparisons" | paste -s -d ' ')" "$@"
 	install_postgres 18
 	open_work basin-bench "$(place $((3 * scale + 1500)))"
@@ -90,13 +89,7 @@ main() {
 	fill
 	size=$(du -s --apparent-size -B 100000000 "$work/data/base" | awk '{ printf "%.1f GB", $1 / 10 }')
 	say "cluster of $size"
-	while IFS='|' read -r name _ options <&3; do
-		# shellcheck disable=SC2086 # options are several
-		if wanted "$name"; then compare "$name" $options; fi
-	done 3<<<"$comparisons"
-	doing="the report"
-	tr '|' '\t' <<<"$comparisons" >"$work/cases"
-	"$work/bench" report "$work/cases" <"$work/samples" >"$work/report" 2>"$log"
+	compare_all
 	publish benchmarks-verify.md "${whole[@]}"
 	doing=''
 }

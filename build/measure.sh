@@ -132,6 +132,18 @@ facts() {
 	END
 }
 
+# compare_all runs compare for each case of comparisons that was asked for, and reports.
+compare_all() {
+	local name options
+	while IFS='|' read -r name _ options <&3; do
+		# shellcheck disable=SC2086 # options are several
+		if wanted "$name"; then compare "$name" $options; fi
+	done 3<<<"$comparisons"
+	doing="the report"
+	tr '|' '\t' <<<"$comparisons" >"$work/cases"
+	"$work/bench" report "$work/cases" <"$work/samples" >"$work/report" 2>"$log"
+}
+
 # publish PAGE PAIRS SCALE has page print the page: to docs/PAGE after a whole run, of all
 # cases, at full size and with at least as many pairs; others only show it.
 publish() {

@@ -157,7 +157,7 @@ type combineBackupRun struct {
 }
 
 func (b *combineBackupRun) run(ctx context.Context) (err error) {
-	inputs, err := openChain(ctx, b.o.Inputs, 0, b.o.TempDir, b.report)
+	inputs, err := openChain(ctx, b.o.Inputs, 0, storedOptions(b.o.TempDir, b.o.Progress || b.o.Debug, b.report))
 	defer closeChain(inputs)
 	if err != nil {
 		return err
@@ -210,6 +210,16 @@ func (b *combineBackupRun) run(ctx context.Context) (err error) {
 	return b.keep()
 }
 
+// storedOptions says how backups in tar files are opened. What takes long is told, if
+// that is wanted.
+func storedOptions(tempDir string, tell bool, r *report) tarball.StoredOptions {
+	o := tarball.StoredOptions{TempDir: tempDir, Warn: r.warn}
+	if tell {
+		o.Unpacking = func(archive string) { r.info("unpacking \"%s\"", archive) }
+	}
+	return o
+}
+
 // groupAccess says whether a backup may be read by the group of its owner: so its directory
 // says, or, where that is of tar files, what is in them.
 //
@@ -241,7 +251,7 @@ func combineProgress(overlay *chain.Overlay) string {
 
 // openChain opens the backups of a chain, in a format, p or t, or that which each has. Those that it returns
 // are open, even with an error.
-func openChain(ctx context.Context, dirs []string, format byte, tempDir string, r *report) (inputs []chain.Input, err error) {
+func openChain(ctx context.Context, dirs []string, format byte, o tarball.StoredOptions) (inputs []chain.Input, err error) {
 	for _, dir := range dirs {
 		format := format
 		if format == 0 {
@@ -249,9 +259,9 @@ func openChain(ctx context.Context, dirs []string, format byte, tempDir string, 
 				return inputs, err
 			}
 		}
-		var stored backup.Stored = plain.OpenStored(dir, r.warn)
+		var stored backup.Stored = plain.OpenStored(dir, o.Warn)
 		if format == 't' {
-			if stored, err = tarball.OpenStored(ctx, dir, tarball.StoredOptions{TempDir: tempDir, Warn: r.warn}); err != nil {
+			if stored, err = tarball.OpenStored(ctx, dir, o); err != nil {
 				return inputs, err
 			}
 		}

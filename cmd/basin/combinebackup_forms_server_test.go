@@ -63,6 +63,12 @@ func TestCombineForms(t *testing.T) {
 			tool(t, 18, "pg_verifybackup", plain.dir)
 			basin.run(t, nil, "verifybackup", "--page-checksums", plain.dir).succeeded(t)
 			basin.run(t, nil, append([]string{"verifybackup", "--page-checksums"}, chain...)...).succeeded(t)
+			if form == "gzip" {
+				e := basin.run(t, nil, append([]string{"combinebackup", "-n", "-P", "-o", plain.dir + "x", "-T", outside + "=" + plain.dir + "x.space"}, chain...)...)
+				if n := strings.Count(e.stderr, "unpacking \""); e.status != exitSuccess || n != 3*4 {
+					t.Errorf("%d archives of 12 are told of: %v", n, e)
+				}
+			}
 			want := plain.files(t)
 			if n := len(want); n < 900 {
 				t.Fatalf("only %d files", n)

@@ -241,7 +241,7 @@ func (v *verification) backup(ctx context.Context, dir string, tell func(error))
 // chain sees that the backups make one together: they follow one another, and every block
 // is in one of them. None of it is written.
 func (v *verification) chain(ctx context.Context) error {
-	inputs, err := openChain(ctx, v.o.Directories, v.o.Format, v.o.TempDir, v.report)
+	inputs, err := openChain(ctx, v.o.Directories, v.o.Format, storedOptions(v.o.TempDir, v.o.Progress, v.report))
 	defer closeChain(inputs)
 	if err != nil {
 		return err

@@ -39,6 +39,22 @@ func (p *placedText) Settle(context.Context) error {
 	return nil
 }
 
+// placing returns a sink that has begun, and its directory.
+func placing(t *testing.T, method CopyMethod) (sink *Sink, dir string) {
+	t.Helper()
+	claim, err := localfs.ClaimDir(filepath.Join(t.TempDir(), "out"), 0o700)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = claim.Close() })
+	sink = NewSink(Options{Dir: claim, Method: method})
+	t.Cleanup(func() { _ = sink.Close() })
+	if err := sink.Begin(t.Context(), backup.Start{}); err != nil {
+		t.Fatal(err)
+	}
+	return sink, claim.Path()
+}
+
 func TestPlacedMembers(t *testing.T) {
 	dir := t.TempDir()
 	stored := func(name, content string) *backup.StoredFile {
@@ -77,22 +93,13 @@ func TestPlacedMembers(t *testing.T) {
 		{"bytes", CopyBytes, []backup.Extent{{File: whole, Length: 10}}, "as read", false, true},
 	} {
 		t.Run(test.reason, func(t *testing.T) {
-			claim, err := localfs.ClaimDir(filepath.Join(t.TempDir(), "out"), 0o700)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer claim.Close()
-			sink := NewSink(Options{Dir: claim, Method: test.method})
-			defer sink.Close()
-			if err := sink.Begin(t.Context(), backup.Start{}); err != nil {
-				t.Fatal(err)
-			}
+			sink, dir := placing(t, test.method)
 			r := &placedText{Reader: strings.NewReader("as read"), extents: test.extents}
 			m := backup.Member{Path: "file", Kind: backup.File, Size: int64(len(test.want)), Mode: 0o640, Apart: true}
 			if err := sink.PutApart(t.Context(), m, r); err != nil {
 				t.Fatal(err)
 			}
-			path := filepath.Join(claim.Path(), "file")
+			path := filepath.Join(dir, "file")
 			content, err := os.ReadFile(path)
 			if err != nil || string(content) != test.want {
 				t.Errorf("%q, %v", content, err)
@@ -136,16 +143,7 @@ func TestPlacedMembersThatCannotBe(t *testing.T) {
 		{"shorter than it was", t.Context(), CopyRange, `unexpected end of file while copying file range from "` + path + `"`},
 		{"cancelled", cancelled, CopyRange, "context canceled"},
 	} {
-		claim, err := localfs.ClaimDir(filepath.Join(t.TempDir(), "out"), 0o700)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer claim.Close()
-		sink := NewSink(Options{Dir: claim, Method: test.method})
-		defer sink.Close()
-		if err := sink.Begin(t.Context(), backup.Start{}); err != nil {
-			t.Fatal(err)
-		}
+		sink, _ := placing(t, test.method)
 		r := &placedText{extents: short}
 		err = sink.Put(test.ctx, backup.Member{Path: "file", Kind: backup.File, Size: 10, Mode: 0o600}, r)
 		if err == nil || !strings.Contains(err.Error(), test.said) || r.settled > 0 {

@@ -45,6 +45,8 @@ type StoredOptions struct {
 	// goes; empty is the system's. It has to have room for what they hold.
 	TempDir string
 	Warn    func(error) // is told of what is there but belongs to no backup
+	// Unpacking, if not nil, is told of each archive before it is unpacked.
+	Unpacking func(archive string)
 }
 
 // OpenStored opens the backup in a directory.
@@ -73,7 +75,7 @@ func (s *Stored) open(ctx context.Context, o StoredOptions) error {
 			}
 		}
 		s.archives = append(s.archives, a)
-		if err := a.open(ctx, s.dir, o.TempDir); err != nil {
+		if err := a.open(ctx, s.dir, o); err != nil {
 			return err
 		}
 		if err := s.index(ctx, len(s.archives)-1); err != nil {
@@ -89,7 +91,7 @@ func (s *Stored) open(ctx context.Context, o StoredOptions) error {
 }
 
 // open opens the file, or what it holds once it is unpacked.
-func (a *archiveFile) open(ctx context.Context, dir, tempDir string) error {
+func (a *archiveFile) open(ctx context.Context, dir string, o StoredOptions) error {
 	where := dir + "/" + a.name
 	f, _, err := localfs.OpenRegular(where)
 	if err != nil {
@@ -97,7 +99,10 @@ func (a *archiveFile) open(ctx context.Context, dir, tempDir string) error {
 	}
 	a.file = f
 	if a.Suffix != "" {
-		if err := a.unpack(ctx, where, tempDir); err != nil {
+		if o.Unpacking != nil {
+			o.Unpacking(where)
+		}
+		if err := a.unpack(ctx, where, o.TempDir); err != nil {
 			return err
 		}
 	}
