@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -190,6 +192,18 @@ func shell(dir, script string) *exec.Cmd {
 	return c
 }
 
+// removeInUse removes a folder that somebody goes on making files in, until he
+// finds it gone: a removal that comes by just before such a file fails.
+func removeInUse(dir string) error {
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		err := os.RemoveAll(dir)
+		if !errors.Is(err, syscall.ENOTEMPTY) || time.Now().After(deadline) {
+			return err
+		}
+	}
+}
+
 func TestDirectoryGoesAwayDuringBackup(t *testing.T) {
 	basin := newProgram(t, "pg_basebackup")
 	s := pgtest.Start(t, pgtest.Config{Conf: sideBySide()})
@@ -198,7 +212,7 @@ func TestDirectoryGoesAwayDuringBackup(t *testing.T) {
 		happen func(*heldBackup) error
 		left   string
 	}{
-		{"removed", func(h *heldBackup) error { return os.RemoveAll(h.backupPath()) }, "[empty]"},
+		{"removed", func(h *heldBackup) error { return removeInUse(h.backupPath()) }, "[empty]"},
 		{"moved and replaced", func(h *heldBackup) error {
 			if err := os.Rename(h.backupPath(), h.backupPath()+".moved"); err != nil {
 				return err
