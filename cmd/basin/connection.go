@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sys/unix"
 
 	"basin/internal/client"
@@ -29,7 +30,7 @@ func dial(ctx context.Context, r *report, params conninfo.Params, prompt passwor
 // converse takes a session over; what the server says beside its answers is printed.
 func converse(r *report, s *connect.Session) *client.Conn {
 	c := client.NewConn(s)
-	c.Notice = r.notice
+	c.Notice = func(n *pgconn.Notice) { r.notice(connect.NoticeText(n.Severity, n.Message, n.Detail, n.Hint)) }
 	return c
 }
 

@@ -13,8 +13,10 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"basin/internal/backup"
+	"basin/internal/connect"
 	"basin/internal/protocol"
 	"basin/internal/wal"
 )
@@ -222,7 +224,9 @@ func TestNoticesArePassedOn(t *testing.T) {
 		message('N', []byte("SWARNING\x00VWARNING\x00C01000\x00Mchecksum verification failed\x00Dd\x00Hh\x00\x00")...),
 		message('S', []byte("a\x00b\x00")...), answer([]any{"on"}), ready)))
 	var heard []string
-	c.Notice = func(text string) { heard = append(heard, text) }
+	c.Notice = func(n *pgconn.Notice) {
+		heard = append(heard, connect.NoticeText(n.Severity, n.Message, n.Detail, n.Hint))
+	}
 	if v, err := c.Show(t.Context(), "x"); v != "on" || err != nil {
 		t.Fatal(v, err)
 	}

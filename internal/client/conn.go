@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"basin/internal/connect"
@@ -25,10 +26,9 @@ type Conn struct {
 	// waits for ever.
 	writeTimeout time.Duration
 
-	// Notice, if not nil, is given what the server says beside its answers, in
-	// the form libpq prints it: a severity, two blanks, the message. It may be
-	// called from another goroutine than the one that uses the connection.
-	Notice func(text string)
+	// Notice, if not nil, is given what the server says beside its answers. It may
+	// be called from another goroutine than the one that uses the connection.
+	Notice func(*pgconn.Notice)
 }
 
 // NewConn takes a session over. From then on the Conn is what is to be closed.
@@ -79,7 +79,7 @@ func (c *Conn) next(ctx context.Context) (kind byte, err error) {
 				return 0, err
 			}
 			if c.Notice != nil {
-				c.Notice(connect.NoticeText(n.Severity, n.Message, n.Detail, n.Hint))
+				c.Notice((*pgconn.Notice)(pgconn.ErrorResponseToPgError((*pgproto3.ErrorResponse)(&n))))
 			}
 		case 'S', 'A': // settings and notifications: nothing here depends on them
 		case 'E':

@@ -25,6 +25,10 @@ type ReceiveOptions struct {
 	// be read, and tells the server at once: a commit there may wait for it.
 	Synchronous bool
 
+	// Watch hands over what came as soon as nothing more is waiting to be read, and tells the
+	// server of nothing that it is flushed: a slot stays where it is, and no commit counts on us.
+	Watch bool
+
 	// Stop yields the position up to which the log is wanted, once it is known.
 	Stop <-chan wal.Position
 
@@ -420,7 +424,7 @@ func (r *receiver) gather() error {
 	if r.o.Synchronous || r.ended || len(r.conn.unread) > 0 {
 		return nil
 	}
-	if err := r.writeOut(); err != nil {
+	if err := r.writeOut(); err != nil || r.o.Watch {
 		return err
 	}
 	now := time.Now()

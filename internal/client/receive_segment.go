@@ -101,7 +101,7 @@ func (r *receiver) finishSegment() error {
 
 // reportsFlush says whether the server is told what is durable: a slot holds the
 // log until then, and commits may wait for it.
-func (r *receiver) reportsFlush() bool { return r.o.Slot != "" || r.o.Synchronous }
+func (r *receiver) reportsFlush() bool { return !r.o.Watch && (r.o.Slot != "" || r.o.Synchronous) }
 
 // flush makes all that came durable, if the server is told of that.
 func (r *receiver) flush() error {

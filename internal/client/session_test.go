@@ -20,9 +20,11 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5/pgconn"
 	"go.uber.org/goleak"
 
 	"basin/internal/backup"
+	"basin/internal/connect"
 	"basin/internal/protocol"
 	"basin/internal/seal"
 	"basin/internal/wal"
@@ -96,7 +98,9 @@ func errorText(err error) string {
 // play has the client ask what the scene is about. beside is a second connection.
 func (s scene) play(ctx context.Context, k *session, main, beside *Conn, earlier []byte) (got *taken, err error) {
 	got = &taken{version: main.Version}
-	main.Notice = func(text string) { got.notices = append(got.notices, text) }
+	main.Notice = func(n *pgconn.Notice) {
+		got.notices = append(got.notices, connect.NoticeText(n.Severity, n.Message, n.Detail, n.Hint))
+	}
 	if got.system, err = main.IdentifySystem(ctx); err != nil {
 		return got, err
 	}
