@@ -25,11 +25,13 @@ var floors = [][]string{
 	{ // facts: the standard library alone
 		"internal/conninfo",
 		"internal/getopt",
+		"internal/hba",
 		"internal/lookup",
 		"internal/usererr",
 		"internal/wal",
 	},
 	{ // mechanisms
+		"internal/accept",
 		"internal/backup",
 		"internal/connect",
 		"internal/localfs",
