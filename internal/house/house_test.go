@@ -44,6 +44,7 @@ var floors = [][]string{
 	{ // places a backup can be
 		"internal/chain",
 		"internal/client",
+		"internal/feed",
 		"internal/live",
 		"internal/plain",
 		"internal/repo",
