@@ -8,6 +8,7 @@
 package feed
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -113,9 +114,9 @@ func (f *Feed) History(name string, content []byte) error {
 // maxHistory bounds, in bytes, what is read of a history file.
 const maxHistory = 16 << 20
 
-// TimelineHistory returns the content of a timeline's history file. One that is
-// nowhere is an error that wraps fs.ErrNotExist.
-func (f *Feed) TimelineHistory(t wal.Timeline) ([]byte, error) {
+// HistoryFile returns the content of a timeline's history file. One that is nowhere
+// is an error that wraps fs.ErrNotExist.
+func (f *Feed) HistoryFile(_ context.Context, t wal.Timeline) ([]byte, error) {
 	name := wal.HistoryName(t)
 	content, err := readHistory(filepath.Join(f.o.Dir, name), seal.None)
 	for method := seal.None; method <= seal.Zstd && errors.Is(err, fs.ErrNotExist) && f.o.ArchiveDir != ""; method++ {

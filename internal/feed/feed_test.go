@@ -203,7 +203,7 @@ func place(t *testing.T, dir string, files map[string][]byte) {
 	}
 }
 
-func TestTimelineHistory(t *testing.T) {
+func TestHistoryFile(t *testing.T) {
 	o := Options{Dir: t.TempDir(), ArchiveDir: t.TempDir(), SegmentSize: mib}
 	f := New(o)
 	must(t, f.History("00000006.history", []byte("1\t0/16\n")))
@@ -213,11 +213,11 @@ func TestTimelineHistory(t *testing.T) {
 		"00000004.history.gz": []byte("gzip"), "00000005.history.zst": []byte("zstd"),
 	})
 	for timeline, want := range map[wal.Timeline]string{2: "log", 3: "plain", 4: "gzip", 5: "zstd", 6: "1\t0/16\n"} {
-		if got, err := f.TimelineHistory(timeline); string(got) != want || err != nil {
+		if got, err := f.HistoryFile(t.Context(), timeline); string(got) != want || err != nil {
 			t.Errorf("history of %d: %q, %v, want %q", timeline, got, err, want)
 		}
 	}
-	if _, err := f.TimelineHistory(7); !errors.Is(err, fs.ErrNotExist) || fmt.Sprint(err) != "timeline history 00000007.history: file does not exist" {
+	if _, err := f.HistoryFile(t.Context(), 7); !errors.Is(err, fs.ErrNotExist) || fmt.Sprint(err) != "timeline history 00000007.history: file does not exist" {
 		t.Errorf("missing: %v", err)
 	}
 }

@@ -45,7 +45,7 @@ func (r *Reader) ReadAt(ctx context.Context, p []byte, at wal.LSN) (int, error) 
 		if err := ctx.Err(); err != nil {
 			return 0, err
 		}
-		if err := r.open(segment, at+wal.LSN(len(p))); err != nil {
+		if err := r.open(ctx, segment, at+wal.LSN(len(p))); err != nil {
 			return 0, fmt.Errorf("segment %s: %w", segment.Name(size), err)
 		}
 		err := r.file.readAt(p, offset)
@@ -78,7 +78,7 @@ func (r *Reader) Close() error {
 }
 
 // open has a file open that has the segment's bytes up to end.
-func (r *Reader) open(segment wal.Segment, end wal.LSN) error {
+func (r *Reader) open(ctx context.Context, segment wal.Segment, end wal.LSN) error {
 	newest, _ := r.feed.Flushed()
 	// Once a timeline is left, the file of the one that follows is better: the server
 	// may never have written the last of the old one.
@@ -88,7 +88,7 @@ func (r *Reader) open(segment wal.Segment, end wal.LSN) error {
 	if err := r.Close(); err != nil {
 		return err
 	}
-	files, err := r.feed.filesOf(segment, end, newest.Timeline)
+	files, err := r.feed.filesOf(ctx, segment, end, newest.Timeline)
 	if err != nil {
 		return err
 	}
@@ -135,11 +135,11 @@ type segmentFile struct {
 
 // filesOf returns the files that may hold the segment's bytes up to end, best
 // first. newest is the cluster's timeline.
-func (f *Feed) filesOf(segment wal.Segment, end wal.LSN, newest wal.Timeline) ([]segmentFile, error) {
+func (f *Feed) filesOf(ctx context.Context, segment wal.Segment, end wal.LSN, newest wal.Timeline) ([]segmentFile, error) {
 	size := f.o.SegmentSize
 	own := segmentFile{number: segment.Number, start: segment.Start(size), newest: newest, size: size}
 	own.end = own.start + wal.LSN(size)
-	timelines, switchpoint, err := f.heirs(segment, end, newest)
+	timelines, switchpoint, err := f.heirs(ctx, segment, end, newest)
 	if err != nil {
 		return nil, err
 	}
@@ -159,6 +159,10 @@ func (f *Feed) filesOf(segment wal.Segment, end wal.LSN, newest wal.Timeline) ([
 		}
 	}
 	add(f.o.Dir, seal.None)
+	// A promotion renames the segment that the old timeline ends in before we hear of it.
+	renamed := own
+	renamed.path, renamed.isLive = filepath.Join(f.o.Dir, segment.Name(size)+".partial"), true
+	files = append(files, renamed)
 	if f.o.ArchiveDir != "" {
 		add(f.o.ArchiveDir, seal.None, seal.Gzip, seal.LZ4, seal.Zstd)
 	}
@@ -172,11 +176,11 @@ func (f *Feed) filesOf(segment wal.Segment, end wal.LSN, newest wal.Timeline) ([
 //
 // Source: WalSndSegmentOpen in src/backend/replication/walsender.c, PostgreSQL 18,
 // which knows the next one.
-func (f *Feed) heirs(segment wal.Segment, end wal.LSN, newest wal.Timeline) ([]wal.Timeline, wal.LSN, error) {
+func (f *Feed) heirs(ctx context.Context, segment wal.Segment, end wal.LSN, newest wal.Timeline) ([]wal.Timeline, wal.LSN, error) {
 	if segment.Timeline >= newest {
 		return nil, 0, nil
 	}
-	content, err := f.TimelineHistory(newest)
+	content, err := f.HistoryFile(ctx, newest)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, 0, nil
 	}

@@ -253,7 +253,7 @@ func TestFeedFollowsPromotion(t *testing.T) {
 			t.Fatalf("at %v, not at %v of timeline 2", flushed, end)
 		}
 	}
-	content, err := f.TimelineHistory(2)
+	content, err := f.HistoryFile(t.Context(), 2)
 	must(t, err)
 	history, err := wal.ParseHistory(2, content)
 	must(t, err)
