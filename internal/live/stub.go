@@ -1,0 +1,4 @@
+package live
+
+type cluster struct{}
+type book struct{}
