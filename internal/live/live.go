@@ -8,14 +8,19 @@
 package live
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"os"
 	"sync"
 	"time"
 
 	"basin/internal/backup"
+	"basin/internal/localfs"
 	"basin/internal/manifest"
+	"basin/internal/pgdata"
 	"basin/internal/wal"
 )
 
@@ -99,16 +104,44 @@ type Source struct {
 	cluster cluster // as it was before the backup began
 	pin     Pin
 	looked  time.Time // at the slot
+	started bool      // on the server, and not ended
 
-	start  backup.Start
-	sizes  map[uint32]int64
-	end    wal.Position
-	damage error // of pages
+	start   backup.Start
+	inside  map[string]bool // tablespaces that lie in the data directory, by path
+	sizes   map[uint32]int64
+	parent  *parent // nil: it is a full backup
+	end     wal.Position
+	damaged bool // End has said so
+
+	ahead  *ahead  // nil: files are Apart
+	walker *walker // of those
+	apart  apart
+	held   []held  // what comes next, once the files have come
+	open   *reader // of one of those, that was not closed
+	stage  stage
+	broken error // what went wrong, after which nothing more comes
 
 	mu       sync.Mutex // what follows is used by the readers too
 	failures int64      // of page checksums
 	book     *book      // nil if there is to be no manifest
-	ended    bool
+}
+
+// stage is what of the backup comes next.
+type stage uint8
+
+const (
+	ofFiles stage = iota
+	ofHeld
+	ofManifest
+	ofEnd
+)
+
+// held is a member that is to come.
+type held struct {
+	member  backup.Member
+	content []byte
+	// open opens it, if it is not held in memory.
+	open func(ctx context.Context) (backup.Member, io.Reader, error)
 }
 
 // New returns a source that has done nothing yet.
@@ -116,20 +149,312 @@ func New(o Options) *Source { return &Source{o: o} }
 
 // Begin keeps the log and begins the backup, which takes as long as a checkpoint.
 func (s *Source) Begin(ctx context.Context) (backup.Start, error) {
-	return backup.Start{}, errors.ErrUnsupported
+	if len(s.o.Label) > maxLabel {
+		return s.start, failed(codeParameter, "backup label too long (max %d bytes)", maxLabel)
+	}
+	if err := s.prepare(ctx); err != nil {
+		return s.start, err
+	}
+	if err := s.checkParent(); err != nil {
+		return s.start, err
+	}
+	if s.o.Pin != nil {
+		pin, err := s.o.Pin(ctx)
+		if err != nil {
+			return s.start, err
+		}
+		s.pin = pin
+	}
+	if err := s.startBackup(ctx); err != nil {
+		return s.start, err
+	}
+	s.start.ServerVersion, s.start.SegmentSize = s.cluster.version, s.cluster.segmentSize
+	if err := s.findTablespaces(); err != nil {
+		return s.start, err
+	}
+	if s.o.EstimateSize {
+		if err := s.estimate(ctx); err != nil {
+			return s.start, err
+		}
+	}
+	if err := s.findChanges(ctx); err != nil {
+		return s.start, err
+	}
+	if s.o.Manifest != NoManifest && s.cluster.version >= version13 {
+		var err error
+		if s.book, err = newBook(s.o.TempDir, &s.cluster, s.o.Manifest); err != nil {
+			return s.start, err
+		}
+	}
+	if p := s.o.Progress; p != nil {
+		p.Total.Store(s.start.Size)
+		p.Count.Store(int32(len(s.start.Tablespaces) + 1))
+	}
+	if s.o.Apart {
+		s.walker = s.newWalker(func(n Notice) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.o.notify(n)
+		})
+	} else {
+		s.ahead = s.readAhead()
+	}
+	return s.start, nil
 }
 
 // Size returns the estimate of what a tablespace has in bytes of a tar archive, if that was
 // asked for; zero is the main directory.
 func (s *Source) Size(tablespace uint32) int64 { return s.sizes[tablespace] }
 
-// Next returns the next member. Before backup_label it ends the backup on the server.
+// Next returns the next member. Before backup_label it ends the backup on the server, which
+// may take until the log is archived.
 func (s *Source) Next(ctx context.Context) (backup.Member, io.Reader, error) {
-	return backup.Member{}, nil, errors.ErrUnsupported
+	if s.broken != nil {
+		return backup.Member{}, nil, s.broken
+	}
+	m, r, err := s.next(ctx)
+	if err != nil && err != io.EOF {
+		s.broken = err
+	}
+	if p := s.o.Progress; p != nil && err == nil {
+		s.count(m)
+	}
+	return m, r, err
+}
+
+func (s *Source) next(ctx context.Context) (backup.Member, io.Reader, error) {
+	if s.stage == ofFiles {
+		if err := s.checkPin(ctx); err != nil {
+			return backup.Member{}, nil, err
+		}
+		m, r, err := s.nextFile(ctx)
+		if err != io.EOF {
+			return m, r, err
+		}
+		if err := s.finish(ctx); err != nil {
+			return m, nil, err
+		}
+		s.stage = ofHeld
+	}
+	if err := s.closeOpen(); err != nil {
+		return backup.Member{}, nil, err
+	}
+	if s.stage == ofHeld && len(s.held) > 0 {
+		h := s.held[0]
+		s.held = s.held[1:]
+		if h.open != nil {
+			return h.open(ctx)
+		}
+		return h.member, bytes.NewReader(h.content), s.list(h.member, h.content)
+	}
+	if s.stage == ofHeld {
+		s.stage = ofManifest
+	}
+	if s.stage == ofManifest {
+		if s.stage = ofEnd; s.book != nil {
+			ranges, err := s.ranges()
+			if err != nil {
+				return backup.Member{}, nil, err
+			}
+			r, err := s.book.finish(ranges)
+			return backup.Member{Path: manifest.Name, Kind: backup.Manifest, Size: -1, Mode: s.cluster.fileMode, ModTime: time.Now()}, r, err
+		}
+	}
+	if p := s.o.Progress; p != nil {
+		p.Tablespace.Store(p.Count.Load())
+	}
+	return backup.Member{}, nil, io.EOF
+}
+
+// nextFile returns what comes next of the data directory.
+func (s *Source) nextFile(ctx context.Context) (backup.Member, io.Reader, error) {
+	if s.ahead != nil {
+		return s.ahead.next(ctx, s)
+	}
+	m, f, err := s.walker.next(ctx)
+	if err != nil || f == nil {
+		return m, nil, err
+	}
+	s.apart.add()
+	return m, f.direct(ctx, s.apart.done), nil
+}
+
+// finish ends the backup on the server, and has come next what a server starts from. Until
+// then nothing has come that it could start from without the backup label.
+func (s *Source) finish(ctx context.Context) error {
+	if err := s.apart.wait(ctx); err != nil {
+		return err
+	}
+	s.looked = time.Time{}
+	if err := s.checkPin(ctx); err != nil {
+		return err
+	}
+	path := s.path(pgdata.ControlPath)
+	info, err := os.Lstat(path)
+	if err != nil {
+		return localfs.Errorf(err, path, "could not stat file \"%s\"", pgdata.ControlPath)
+	}
+	content, err := s.readControl(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.checkSame(ctx); err != nil {
+		return err
+	}
+	ended, err := s.stopBackup(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.checkSame(ctx); err != nil {
+		return err
+	}
+	if s.parent != nil {
+		ended.label = fmt.Appendf(ended.label, "INCREMENTAL FROM LSN: %v\nINCREMENTAL FROM TLI: %d\n", s.parent.start.LSN, s.parent.start.Timeline)
+	}
+	s.held = append(s.held, s.small(pgdata.LabelPath, ended.label))
+	if s.o.TablespaceMap && len(ended.links) > 0 {
+		s.held = append(s.held, s.small(pgdata.TablespaceMapPath, ended.links))
+	}
+	w := walker{source: s}
+	control := w.member(pgdata.ControlPath, backup.File, info)
+	control.Size = int64(len(content))
+	s.held = append(s.held, held{member: control, content: content})
+	if !s.o.WAL {
+		return nil
+	}
+	return s.holdLog()
+}
+
+// small returns a file that is not in the data directory.
+func (s *Source) small(path string, content []byte) held {
+	return held{content: content, member: backup.Member{
+		Path: path, Kind: backup.File, Size: int64(len(content)), Mode: s.cluster.fileMode,
+		UID: s.cluster.uid, GID: s.cluster.gid, ModTime: time.Now(),
+	}}
+}
+
+// list has the manifest name a file that is held in memory.
+func (s *Source) list(m backup.Member, content []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.o.Progress; p != nil {
+		p.Done.Add(tarSize(m))
+	}
+	if s.book == nil {
+		return nil
+	}
+	f := manifest.File{Path: m.Path, Size: m.Size, Algorithm: s.o.Algorithm}
+	if sum := f.Algorithm.New(); sum != nil {
+		_, _ = sum.Write(content)
+		f.Checksum = sum.Sum(nil)
+	}
+	return s.book.add(f, m.ModTime)
+}
+
+// count has the progress know of a member that is no file, and of the archives before it.
+// Files are counted once they are read.
+func (s *Source) count(m backup.Member) {
+	p := s.o.Progress
+	if m.Kind == backup.Dir || m.Kind == backup.Symlink {
+		p.Done.Add(tarSize(m))
+	}
+	archives := len(s.start.Tablespaces)
+	for i, t := range s.start.Tablespaces {
+		if t.OID == m.Tablespace {
+			archives = i
+		}
+	}
+	p.Tablespace.Store(int32(archives))
+}
+
+// closeOpen reads what is left of the file that came last, and closes it.
+func (s *Source) closeOpen() error {
+	if s.open == nil {
+		return nil
+	}
+	r := s.open
+	s.open = nil
+	_, err := r.WriteTo(io.Discard)
+	return errors.Join(err, r.Close())
 }
 
 // End returns where the backup ends, and backup.ErrPageChecksums if pages are damaged.
-func (s *Source) End(context.Context) (wal.Position, error) { return s.end, s.damage }
+func (s *Source) End(context.Context) (wal.Position, error) {
+	if s.failures == 0 {
+		return s.end, nil
+	}
+	if !s.damaged && s.failures > 1 {
+		s.o.notify(warning("%d total checksum verification failures", s.failures))
+	}
+	s.damaged = true
+	return s.end, fmt.Errorf("%w: checksum verification failure during base backup", backup.ErrPageChecksums)
+}
 
-// Close ends the session and lets go of the log. A backup that has not ended is given up.
-func (s *Source) Close() error { return s.o.Session.Close() }
+// Close ends the session and lets go of the log. A backup that has not ended is given up. Readers
+// of files that are Apart are to be closed before.
+func (s *Source) Close() error {
+	if s.ahead != nil {
+		s.ahead.close()
+		s.ahead = nil
+	}
+	if s.walker != nil {
+		s.walker.close()
+	}
+	var errs []error
+	if s.open != nil {
+		errs = append(errs, s.open.Close())
+		s.open = nil
+	}
+	if s.book != nil {
+		errs = append(errs, s.book.Close())
+		s.book = nil
+	}
+	errs = append(errs, s.o.Session.Close())
+	if s.pin != nil {
+		errs = append(errs, s.pin.Close())
+		s.pin = nil
+	}
+	return errors.Join(errs...)
+}
+
+// apart counts the readers that somebody has.
+type apart struct {
+	mu   sync.Mutex
+	n    int
+	idle chan struct{} // is closed once there are none; nil if nobody waits
+}
+
+func (a *apart) add() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.n++
+}
+
+func (a *apart) done() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.n--; a.n == 0 && a.idle != nil {
+		close(a.idle)
+		a.idle = nil
+	}
+}
+
+// wait waits until all readers are closed.
+func (a *apart) wait(ctx context.Context) error {
+	a.mu.Lock()
+	if a.n == 0 {
+		a.mu.Unlock()
+		return nil
+	}
+	if a.idle == nil {
+		a.idle = make(chan struct{})
+	}
+	idle := a.idle
+	a.mu.Unlock()
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

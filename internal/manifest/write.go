@@ -14,8 +14,13 @@ import (
 
 // Writer writes a manifest, in the form that servers give it. It is for one goroutine.
 //
-// Source: src/bin/pg_combinebackup/write_manifest.c, PostgreSQL 18.
+// Source: src/backend/backup/backup_manifest.c and
+// src/bin/pg_combinebackup/write_manifest.c, PostgreSQL 18.
 type Writer struct {
+	// EncodePaths writes every path in hexadecimal digits, and not only those that are not
+	// UTF-8: --manifest-force-encode. It is to be set before the first file.
+	EncodePaths bool
+
 	out   *bufio.Writer
 	sum   hash.Hash // of all that was written so far
 	line  []byte
@@ -24,9 +29,22 @@ type Writer struct {
 
 // NewWriter begins a manifest of version 2, of a cluster.
 func NewWriter(w io.Writer, systemID uint64) *Writer {
+	m := newWriter(w)
+	fmt.Fprintf(m.out, "{ \"PostgreSQL-Backup-Manifest-Version\": 2,\n\"System-Identifier\": %d,\n\"Files\": [", systemID)
+	return m
+}
+
+// NewWriterVersion1 begins a manifest of version 1, as servers from 13 to 16 have it. Their
+// programs read no other.
+func NewWriterVersion1(w io.Writer) *Writer {
+	m := newWriter(w)
+	_, _ = m.out.WriteString("{ \"PostgreSQL-Backup-Manifest-Version\": 1,\n\"Files\": [") // an error stays, for Flush
+	return m
+}
+
+func newWriter(w io.Writer) *Writer {
 	m := &Writer{sum: sha256.New()}
 	m.out = bufio.NewWriterSize(io.MultiWriter(w, m.sum), 128<<10)
-	fmt.Fprintf(m.out, "{ \"PostgreSQL-Backup-Manifest-Version\": 2,\n\"System-Identifier\": %d,\n\"Files\": [", systemID)
 	return m
 }
 
@@ -37,7 +55,7 @@ func (m *Writer) Add(f File, modified time.Time) error {
 		p = append(p, ',')
 	}
 	m.files++
-	if utf8.ValidString(f.Path) {
+	if utf8.ValidString(f.Path) && !m.EncodePaths {
 		p = append(p, "\n{ \"Path\": "...)
 		p = appendJSON(p, f.Path)
 	} else {

@@ -52,6 +52,20 @@ func (i Incremental) HeaderSize() int64 {
 // Size returns how many bytes the incremental file has.
 func (i Incremental) Size() int64 { return i.HeaderSize() + PageSize*int64(len(i.Blocks)) }
 
+// AppendTo appends the header as it is in the file, HeaderSize bytes.
+//
+// Source: sendFile in src/backend/backup/basebackup.c, PostgreSQL 18.
+func (i Incremental) AppendTo(dst []byte) []byte {
+	begin := len(dst)
+	dst = binary.LittleEndian.AppendUint32(dst, incrementalMagic)
+	dst = binary.LittleEndian.AppendUint32(dst, uint32(len(i.Blocks)))
+	dst = binary.LittleEndian.AppendUint32(dst, i.Truncation)
+	for _, b := range i.Blocks {
+		dst = binary.LittleEndian.AppendUint32(dst, b)
+	}
+	return append(dst, make([]byte, i.HeaderSize()-int64(len(dst)-begin))...)
+}
+
 // incrementalFixed is the size of the header without blocks: three numbers of four bytes.
 const incrementalFixed = 12
 

@@ -1,4 +1,0 @@
-package live
-
-type cluster struct{}
-type book struct{}
