@@ -46,7 +46,7 @@ func (s exitStatus) Unwrap() error { return s.error }
 // command is one thing basin does.
 type command struct {
 	name    string // as basin's first argument
-	program string // the name of the program it stands in for
+	program string // the name of the program it stands in for; empty if there is none
 	summary string // one line
 	help    func(w io.Writer, called string) error
 	run     func(ctx context.Context, c call) error
@@ -89,6 +89,12 @@ func commands() []command {
 		summary: "make one backup of a full one and incremental ones",
 		help:    helpCombineBackup,
 		run:     combineBackup,
+	}, {
+		name:    "serve",
+		summary: "answer replication clients beside a running cluster",
+		help:    helpServe,
+		run:     serve,
+		own:     []os.Signal{syscall.SIGHUP},
 	}}
 }
 
@@ -165,13 +171,13 @@ func programName(argv []string) string {
 func find(argv []string) (m command, own []string, called string) {
 	name := programName(argv)
 	for _, m := range commands() {
-		if m.program == name {
+		if m.program == name && name != "" {
 			return m, argv, name
 		}
 	}
 	if len(argv) > 1 {
 		for _, m := range commands() {
-			if m.name == argv[1] || m.program == argv[1] {
+			if m.name == argv[1] || m.program == argv[1] && argv[1] != "" {
 				return m, append([]string{argv[0]}, argv[2:]...), name + " " + m.name
 			}
 		}
@@ -196,10 +202,15 @@ func dispatch(ctx context.Context, argv []string, stdout io.Writer, r *report) e
 		}
 		return helpBasin(stdout, name)
 	case "--version", "-V":
-		_, err := fmt.Fprintf(stdout, "basin %s (PostgreSQL %s client tools)\n", version, postgresVersion)
-		return err
+		return printVersion(stdout)
 	}
 	return unknownCommand(name, first)
+}
+
+// printVersion prints basin's own version.
+func printVersion(w io.Writer) error {
+	_, err := fmt.Fprintf(w, "basin %s (PostgreSQL %s client tools)\n", version, postgresVersion)
+	return err
 }
 
 // call runs the command, or prints its help or version if the first argument
@@ -210,6 +221,9 @@ func (m command) call(ctx context.Context, stdout io.Writer, c call) error {
 		case "--help", "-?":
 			return m.help(stdout, c.called)
 		case "--version", "-V":
+			if m.program == "" {
+				return printVersion(stdout)
+			}
 			_, err := fmt.Fprintf(stdout, "%s (PostgreSQL) %s\n", m.program, postgresVersion)
 			return err
 		}
@@ -226,6 +240,9 @@ func unknownCommand(name, unknown string) error {
 	nearest, least := "", len(unknown)/2+1
 	for _, c := range commands() {
 		for _, n := range []string{c.name, c.program} {
+			if n == "" {
+				continue
+			}
 			if d := editDistance(unknown, n); d < least {
 				nearest, least = c.name, d
 			}
@@ -264,7 +281,11 @@ func helpBasin(w io.Writer, name string) error {
 	fmt.Fprintf(&b, "%s takes base backups of PostgreSQL servers, receives what they write,\nand verifies and combines backups.\n\n", name)
 	fmt.Fprintf(&b, "Usage:\n  %s COMMAND [OPTION]...\n\nCommands:\n", name)
 	for _, c := range commands() {
-		fmt.Fprintf(&b, "  %-14s %s (%s)\n", c.name, c.summary, c.program)
+		fmt.Fprintf(&b, "  %-14s %s", c.name, c.summary)
+		if c.program != "" {
+			fmt.Fprintf(&b, " (%s)", c.program)
+		}
+		b.WriteString("\n")
 	}
 	fmt.Fprintf(&b, `
 Options:
@@ -290,7 +311,9 @@ Examples:
 `, name)
 	for _, c := range commands() {
 		fmt.Fprintf(&b, "\"%s %s --help\" shows its options.\n", name, c.name)
-		fmt.Fprintf(&b, "Linked or renamed to %s, %s is that program.\n", c.program, name)
+		if c.program != "" {
+			fmt.Fprintf(&b, "Linked or renamed to %s, %s is that program.\n", c.program, name)
+		}
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

@@ -72,6 +72,7 @@ type Start struct {
 type Tablespace struct {
 	OID      uint32
 	Location string
+	Size     int64 // estimate of its members' bytes, which are a part of Start.Size; zero if not asked for
 }
 
 // Kind is what a member is.

@@ -9,6 +9,10 @@ type Request struct {
 	Port       string // -p
 	User       string // -U
 
+	// Ordinary asks for no replication at all, in the database postgres unless the
+	// connection string names another.
+	Ordinary bool
+
 	// Logical asks for logical replication, in the database that Database
 	// names (-d of pg_recvlogical). That may itself be a connection string; if
 	// it is empty, environment and defaults name the database.
@@ -18,7 +22,7 @@ type Request struct {
 
 // Params returns the connection parameters of a request, before any defaults.
 // The options override the connection string, and nothing overrides that this
-// is a replication connection.
+// is a replication connection, unless it is to be an ordinary one.
 //
 // Source: GetConnection in src/bin/pg_basebackup/streamutil.c, PostgreSQL 18.
 func (r Request) Params() (Params, error) {
@@ -26,6 +30,10 @@ func (r Request) Params() (Params, error) {
 	p.set("dbname", "replication")
 	given := r.ConnString
 	mode := "true"
+	if r.Ordinary {
+		p.set("dbname", "postgres")
+		mode = ""
+	}
 	if r.Logical {
 		mode = "database"
 		switch {
@@ -48,6 +56,9 @@ func (r Request) Params() (Params, error) {
 		}
 	}
 	p.set("replication", mode)
+	if mode == "" {
+		delete(p.values, "replication")
+	}
 	for _, o := range []struct{ keyword, value string }{
 		{"fallback_application_name", r.Program},
 		{"host", r.Host},

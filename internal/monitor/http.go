@@ -53,25 +53,26 @@ func ListenAddress(value string) (string, error) {
 	return net.JoinHostPort(host, port), nil
 }
 
-// listen begins to answer at an address for m.
-func listen(address string, m *Monitor) (*endpoint, error) {
+// listen begins to answer at an address with the metrics, and with what is wrong, which is
+// nothing while all is well: then it is state.
+func listen(address, state string, metrics, trouble func() string, warn func(error)) (*endpoint, error) {
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
-		return nil, usererr.Hinted("Each receiver needs a port of its own; 0 takes any that is free.",
+		return nil, usererr.Hinted("Each process needs a port of its own; 0 takes any that is free.",
 			"could not listen for requests for metrics: %w", err)
 	}
 	e := &endpoint{address: listener.Addr().String(), server: &http.Server{
-		Handler:        handler(m.Status),
+		Handler:        handler(state, metrics, trouble),
 		ReadTimeout:    readTimeout,
 		WriteTimeout:   writeTimeout,
 		IdleTimeout:    idleTimeout,
 		MaxHeaderBytes: maxHeader,
-		ErrorLog:       log.New(warner(m.o.Warn), "", 0),
+		ErrorLog:       log.New(warner(warn), "", 0),
 	}}
 	go func() {
 		err := e.server.Serve(&limited{Listener: listener, free: make(chan struct{}, maxConnections)})
 		if !errors.Is(err, http.ErrServerClosed) {
-			m.o.Warn(fmt.Errorf("could not answer requests for metrics any longer: %w", err))
+			warn(fmt.Errorf("could not answer requests for metrics any longer: %w", err))
 		}
 	}()
 	return e, nil
@@ -79,22 +80,22 @@ func listen(address string, m *Monitor) (*endpoint, error) {
 
 func (e *endpoint) close() { _ = e.server.Close() } // nobody is left to answer for
 
-// handler answers with the status that it is given.
-func handler(status func() Status) http.Handler {
+// handler answers with what it is given.
+func handler(state string, metrics, trouble func() string) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-		_, _ = io.WriteString(w, exposition(status())) // who asked has gone
+		_, _ = io.WriteString(w, metrics()) // who asked has gone
 	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		trouble := status().Trouble()
-		if trouble == "" {
-			trouble = "streaming"
+		text := trouble()
+		if text == "" {
+			text = state
 		} else {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
-		_, _ = io.WriteString(w, trouble+"\n")
+		_, _ = io.WriteString(w, text+"\n")
 	})
 	return mux
 }

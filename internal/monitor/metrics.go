@@ -17,7 +17,7 @@ const maxLabel = 200
 //
 // Source: https://prometheus.io/docs/instrumenting/exposition_formats/, version 0.0.4.
 func exposition(s Status) string {
-	var e exposer
+	e := exposer{prefix: "basin_receivewal_"}
 	p := s.progress
 	e.gauge("build_info", "Always 1; the labels say what program this is.", 1,
 		"version", s.Version, "goversion", runtime.Version())
@@ -53,7 +53,10 @@ func exposition(s Status) string {
 }
 
 // exposer writes metrics, each with its help and its type.
-type exposer struct{ strings.Builder }
+type exposer struct {
+	strings.Builder
+	prefix string // of all names
+}
 
 func (e *exposer) gauge(name, help string, value int64, labels ...string) {
 	e.metric("gauge", name, help, strconv.FormatInt(value, 10), labels)
@@ -76,10 +79,9 @@ func (e *exposer) moment(name, help string, t time.Time) {
 
 // metric writes one metric. labels are names and values in turn.
 func (e *exposer) metric(kind, name, help, value string, labels []string) {
-	const prefix = "basin_receivewal_"
-	e.WriteString("# HELP " + prefix + name + " " + help + "\n")
-	e.WriteString("# TYPE " + prefix + name + " " + kind + "\n")
-	e.WriteString(prefix + name)
+	e.WriteString("# HELP " + e.prefix + name + " " + help + "\n")
+	e.WriteString("# TYPE " + e.prefix + name + " " + kind + "\n")
+	e.WriteString(e.prefix + name)
 	for i := 0; i < len(labels); i += 2 {
 		open := ","
 		if i == 0 {

@@ -201,7 +201,7 @@ func TestTrouble(t *testing.T) {
 			t.Errorf("%s: got %q, want %q", test.reason, got, test.want)
 		}
 		answer := httptest.NewRecorder()
-		handler(func() Status { return test.status }).ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/healthz", nil))
+		handler("streaming", nil, test.status.Trouble).ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/healthz", nil))
 		if healthy := answer.Code == http.StatusOK; healthy != (test.want == "") {
 			t.Errorf("%s: answered %d", test.reason, answer.Code)
 		}

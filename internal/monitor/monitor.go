@@ -77,7 +77,7 @@ func Start(o Options) (*Monitor, error) {
 	m := &Monitor{o: o, started: now, state: Starting, since: now, beat: now}
 	if o.Listen != "" {
 		var err error
-		if m.http, err = listen(o.Listen, m); err != nil {
+		if m.http, err = listen(o.Listen, "streaming", m.metrics, m.trouble, o.Warn); err != nil {
 			return nil, err
 		}
 	}
@@ -104,6 +104,9 @@ func Start(o Options) (*Monitor, error) {
 	}
 	return m, nil
 }
+
+func (m *Monitor) metrics() string { return exposition(m.Status()) }
+func (m *Monitor) trouble() string { return m.Status().Trouble() }
 
 // Address returns where HTTP is answered, as HOST:PORT; empty is nowhere.
 func (m *Monitor) Address() string {

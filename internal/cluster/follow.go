@@ -1,0 +1,153 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"basin/internal/client"
+	"basin/internal/usererr"
+	"basin/internal/wal"
+)
+
+// followName is the application_name of the stream that tells how far the log is.
+const followName = "basin serve"
+
+// Limits of the pause between two attempts to reach the log.
+const (
+	leastPause = 100 * time.Millisecond
+	mostPause  = 5 * time.Second
+)
+
+// Follow has the cluster send its log, which tells how far it is flushed, until ctx ends.
+// When the stream breaks it is begun again.
+func (c *Cluster) Follow(ctx context.Context) error {
+	pause := leastPause
+	for {
+		begun := time.Now()
+		err := c.follow(ctx)
+		c.setFollowed(false)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if errors.As(err, new(*otherCluster)) {
+			return err
+		}
+		if time.Since(begun) > mostPause {
+			pause = leastPause
+		}
+		c.log.Warn("the stream of the cluster's log has ended", "error", err, "retry_in", pause.String())
+		t := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return nil
+		case <-t.C:
+		}
+		pause = min(2*pause, mostPause)
+	}
+}
+
+// otherCluster is what was found in place of the cluster.
+type otherCluster struct{ error }
+
+// follow is one stream.
+func (c *Cluster) follow(ctx context.Context) error {
+	conn, err := c.dial(ctx, "true", "", followName)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	system, err := conn.IdentifySystem(ctx)
+	if err != nil {
+		return err
+	}
+	if own := strconv.FormatUint(c.fixed.SystemID, 10); system.ID != own {
+		return &otherCluster{usererr.Hinted("Start this server again for the cluster that is there now.",
+			"the connection leads to cluster %s now, not to %s", system.ID, own)}
+	}
+	c.feed.Advance(system.Position)
+	return client.ReceiveWAL(ctx, conn, c.feed, client.ReceiveOptions{
+		SystemID: system.ID, Start: system.Position, Segment: c.fixed.SegmentSize, Watch: true,
+		StatusInterval: statusInterval, Started: func(wal.Position) { c.setFollowed(true) },
+	})
+}
+
+// statusInterval is how often the cluster is told that somebody is there.
+const statusInterval = 10 * time.Second
+
+// pin keeps the log on the cluster, by a stream with a temporary slot that stays where it
+// was made: a slot that no stream uses may be invalidated, as by idle_replication_slot_timeout.
+type pin struct {
+	slot   string
+	conn   *client.Conn
+	cancel context.CancelFunc
+	done   chan struct{}
+	err    error
+}
+
+// pin keeps the log from now on.
+func (c *Cluster) pin(ctx context.Context) (*pin, error) {
+	conn, err := c.dial(ctx, "true", "", "basin pin")
+	if err != nil {
+		return nil, fmt.Errorf("to keep the log for the backup: %w", err)
+	}
+	p := &pin{slot: fmt.Sprintf("basin_%d", conn.PID), conn: conn, done: make(chan struct{})}
+	system, err := conn.IdentifySystem(ctx)
+	if err == nil {
+		err = conn.CreatePhysicalSlot(ctx, p.slot, true, true)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("to keep the log for the backup: %w", err), conn.Close())
+	}
+	streaming, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	p.cancel = cancel
+	started := make(chan struct{})
+	go func() {
+		defer close(p.done)
+		p.err = client.ReceiveWAL(streaming, conn, discard{}, client.ReceiveOptions{
+			Start: system.Position, Segment: c.fixed.SegmentSize, Slot: p.slot, Watch: true,
+			StatusInterval: statusInterval, Started: func(wal.Position) { close(started) },
+		})
+		if p.err == nil {
+			p.err = errors.New("the stream has ended")
+		}
+	}()
+	select {
+	case <-started:
+		return p, nil
+	case <-p.done:
+		return nil, errors.Join(fmt.Errorf("to keep the log for the backup: %w", p.err), p.Close())
+	case <-ctx.Done():
+		return nil, errors.Join(context.Cause(ctx), p.Close())
+	}
+}
+
+// Slot returns the name of the slot.
+func (p *pin) Slot() string { return p.slot }
+
+// Done is closed when the log is kept no longer.
+func (p *pin) Done() <-chan struct{} { return p.done }
+
+// Err returns why, once Done is closed.
+func (p *pin) Err() error { return p.err }
+
+// Close lets go of the log.
+func (p *pin) Close() error {
+	p.cancel()
+	err := p.conn.Close()
+	<-p.done
+	return err
+}
+
+// discard is a wal.Keeper that keeps nothing.
+type discard struct{}
+
+func (discard) Begin(string, int64) (wal.SegmentWriter, error) { return discard{}, nil }
+func (discard) History(string, []byte) error                   { return nil }
+func (discard) Write(p []byte) (int, error)                    { return len(p), nil }
+func (discard) Flush() error                                   { return nil }
+func (discard) Finish() error                                  { return nil }
+func (discard) Abandon() error                                 { return nil }

@@ -1,0 +1,205 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"basin/internal/accept"
+	"basin/internal/protocol"
+	"basin/internal/wal"
+)
+
+// identifySystem tells which cluster it is and how far its log can be had.
+//
+// Source: IdentifySystem in src/backend/replication/walsender.c, PostgreSQL 18.
+func (s *session) identifySystem(ctx context.Context) error {
+	at, err := s.server.flushed(ctx)
+	if err != nil {
+		return err
+	}
+	var database any
+	if s.client.Replication == accept.Database {
+		database = s.client.Database
+	}
+	return s.conn.queueRows(protocol.Columns(protocol.IdentifySystem{}, s.cluster.Version), protocol.Tag(protocol.IdentifySystem{}, s.cluster.Version), []any{
+		strconv.FormatUint(s.cluster.SystemID, 10), strconv.FormatUint(uint64(at.Timeline), 10), at.LSN.String(), database,
+	})
+}
+
+// freshness is how long it is waited for to hear of what the cluster has flushed.
+const freshness = 5 * time.Second
+
+// flushed returns up to where the log can be had: at least all that the cluster has flushed
+// when it is asked for.
+func (s *Server) flushed(ctx context.Context) (wal.Position, error) {
+	log := s.o.Cluster.Log()
+	d, err := s.o.Cluster.Describe(ctx)
+	if err != nil {
+		return wal.Position{}, errNoLog
+	}
+	ctx, cancel := context.WithTimeout(ctx, freshness)
+	defer cancel()
+	for {
+		at, changed := log.Flushed()
+		if at.LSN >= d.Flushed {
+			return at, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			if at.LSN == 0 || context.Cause(ctx) != context.DeadlineExceeded {
+				return at, errNoLog
+			}
+			return at, nil // what there is can be had
+		}
+	}
+}
+
+// errNoLog is the state before the cluster's log was first reached.
+var errNoLog = &Error{Code: "57P03", Message: "the cluster's log cannot be reached yet",
+	Hint: "See whether the cluster is up; this server connects to it again by itself."}
+
+// timelineHistory sends a timeline's history file.
+//
+// Source: SendTimeLineHistory in src/backend/replication/walsender.c, PostgreSQL 18.
+func (s *session) timelineHistory(ctx context.Context, command protocol.TimelineHistory) error {
+	content, err := s.server.o.Cluster.Log().HistoryFile(ctx, command.Timeline)
+	if err != nil {
+		return err
+	}
+	name := wal.HistoryName(command.Timeline)
+	return s.conn.queueRows(protocol.Columns(command, s.cluster.Version), protocol.Tag(command, s.cluster.Version), []any{name, content})
+}
+
+// secret are settings that only some roles may see, as nobody knows which of them the
+// client would have been on the cluster: they tell of files, programs and passwords.
+//
+// Source: GUC_SUPERUSER_ONLY in src/backend/utils/misc/guc_tables.c, PostgreSQL 18.
+var secret = []string{
+	"config_file", "data_directory", "dynamic_library_path", "external_pid_file", "hba_file", "ident_file",
+	"krb_server_keyfile", "local_preload_libraries", "log_directory", "log_filename", "primary_conninfo",
+	"session_preload_libraries", "shared_preload_libraries", "ssl_passphrase_command",
+	"archive_command", "archive_cleanup_command", "recovery_end_command", "restore_command",
+	"unix_socket_directories", "unix_socket_group",
+}
+
+// show sends a setting of the cluster.
+func (s *session) show(ctx context.Context, command protocol.Show) error {
+	name := strings.ToLower(command.Name)
+	if name == "all" || slices.Contains(secret, name) || strings.Contains(name, ".") {
+		return &Error{Code: codePrivilege, Message: fmt.Sprintf("permission denied to examine \"%s\"", command.Name),
+			Detail: "Only roles with privileges of the \"pg_read_all_settings\" role may examine this parameter."}
+	}
+	return s.relay(ctx, command)
+}
+
+// startReplication streams the log.
+//
+// A client that uses a slot, or that commits wait for, has a stream of the cluster's own, so
+// that what it answers counts there. All others share what this server knows of the log.
+func (s *session) startReplication(ctx context.Context, command protocol.StartPhysicalReplication) error {
+	s.server.counts.streams.Add(1)
+	defer s.server.counts.streams.Add(-1)
+	if command.Slot != "" || synchronous(s.cluster.Synchronous, s.client.ApplicationName) {
+		return s.relayStream(ctx, command)
+	}
+	err := stream(ctx, s.conn, s.server.o.Cluster.Log(), streamOptions{
+		From: command.From, Timeout: max(s.server.o.Timeout, 0),
+		SegmentSize: s.cluster.SegmentSize, Shutdown: s.server.stopping,
+	})
+	if f := (*feedbackError)(nil); errors.As(err, &f) {
+		return s.relayOn(ctx, f)
+	}
+	return err
+}
+
+// synchronous says whether commits may wait for a standby of that name.
+//
+// Source: SyncRepGetStandbyPriority in src/backend/replication/syncrep.c, PostgreSQL 18.
+func synchronous(names, application string) bool {
+	words := strings.FieldsFunc(names, func(r rune) bool { return strings.ContainsRune(" ,()\"", r) })
+	return slices.ContainsFunc(words, func(w string) bool { return w == "*" || strings.EqualFold(w, application) })
+}
+
+// sql answers the few statements that libraries send on a replication connection, or
+// that checks are made with on an ordinary one, and refuses all others.
+func (s *session) sql(_ context.Context, command protocol.SQL) error {
+	statement := strings.ToLower(strings.Join(strings.Fields(strings.TrimRight(command.Text, "; \t\n")), " "))
+	if s.client.Replication == accept.Physical {
+		return &Error{Code: codeFeatureNotSupported, Message: "cannot execute SQL commands in WAL sender for physical replication"}
+	}
+	switch statement {
+	case "":
+		return s.conn.Queue(&pgproto3.EmptyQueryResponse{})
+	case "select 1":
+		return s.conn.queueRows([]protocol.Column{{Name: "?column?", Type: 23, Size: 4}}, "SELECT 1", []any{"1"})
+	case "select pg_is_in_recovery()", "select pg_catalog.pg_is_in_recovery()":
+		return s.conn.queueRows([]protocol.Column{{Name: "pg_is_in_recovery", Type: 16, Size: 1}}, "SELECT 1", []any{letter(s.cluster.Standby)})
+	case "select pg_catalog.set_config('search_path', '', false)":
+		return s.conn.queueRows([]protocol.Column{{Name: "set_config", Type: 25, Size: -1}}, "SELECT 1", []any{""})
+	case "show transaction_read_only":
+		return s.conn.queueRows([]protocol.Column{{Name: "transaction_read_only", Type: 25, Size: -1}}, "SHOW", []any{onOff(s.cluster.Standby)})
+	case "begin", "commit", "rollback":
+		return s.conn.Queue(&pgproto3.CommandComplete{CommandTag: []byte(strings.ToUpper(statement))})
+	}
+	if strings.HasPrefix(statement, "set ") {
+		return s.conn.Queue(&pgproto3.CommandComplete{CommandTag: []byte("SET")})
+	}
+	return &Error{Code: codeFeatureNotSupported, Message: "cannot execute SQL commands here",
+		Detail: "This server sends backups and the write-ahead log of a cluster, and answers no queries.",
+		Hint:   "Connect to the cluster itself."}
+}
+
+func letter(b bool) string {
+	if b {
+		return "t"
+	}
+	return "f"
+}
+
+func onOff(b bool) string {
+	if b {
+		return "on"
+	}
+	return "off"
+}
+
+// parameters are what a client is told of the cluster when it is let in.
+//
+// Source: GUC_REPORT in src/backend/utils/misc/guc_tables.c, PostgreSQL 10 to 18.
+func parameters(d Description, client *accept.Session) []accept.Parameter {
+	encoding := "SQL_ASCII" // that of no database
+	if client.Replication != accept.Physical {
+		encoding = d.Settings["server_encoding"]
+	}
+	p := []accept.Parameter{
+		{Name: "application_name", Value: client.ApplicationName},
+		{Name: "client_encoding", Value: encoding},
+		{Name: "DateStyle", Value: "ISO, MDY"}, // psycopg2 would set another
+		{Name: "integer_datetimes", Value: "on"},
+		{Name: "IntervalStyle", Value: "postgres"},
+		{Name: "is_superuser", Value: "off"},
+		{Name: "server_encoding", Value: encoding},
+		{Name: "server_version", Value: d.ServerVersion},
+		{Name: "session_authorization", Value: client.User},
+		{Name: "standard_conforming_strings", Value: "on"},
+		{Name: "TimeZone", Value: d.Settings["TimeZone"]},
+	}
+	if d.Major() >= 14 {
+		p = append(p, accept.Parameter{Name: "default_transaction_read_only", Value: "off"}, accept.Parameter{Name: "in_hot_standby", Value: onOff(d.Standby)})
+	}
+	if d.Major() >= 16 {
+		p = append(p, accept.Parameter{Name: "scram_iterations", Value: "4096"})
+	}
+	if d.Major() >= 18 {
+		p = append(p, accept.Parameter{Name: "search_path", Value: `"$user", public`})
+	}
+	return p
+}

@@ -1,0 +1,204 @@
+package server
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sync/errgroup"
+
+	"basin/internal/accept"
+	"basin/internal/protocol"
+)
+
+// connectUpstream connects the session to the cluster, where what is made for it lasts as
+// long as the session.
+func (s *session) connectUpstream(ctx context.Context) error {
+	if s.upstream != nil {
+		return nil
+	}
+	client := Client{User: s.client.User, ApplicationName: s.client.ApplicationName}
+	if s.client.Replication == accept.Database {
+		client.Database = s.client.Database
+	}
+	var err error
+	s.upstream, err = s.server.o.Cluster.Upstream(ctx, client)
+	return err
+}
+
+// relay says a command again to the cluster, and passes its answers on as they are.
+func (s *session) relay(ctx context.Context, command protocol.Command) error {
+	if err := s.connectUpstream(ctx); err != nil {
+		return err
+	}
+	if err := s.upstream.Send(queryMessage(command.Command(s.cluster.Version))); err != nil {
+		return s.lostUpstream(err)
+	}
+	return s.forward(ctx, nil)
+}
+
+// queryMessage returns a simple query.
+func queryMessage(text string) []byte {
+	m := binary.BigEndian.AppendUint32([]byte{'Q'}, uint32(4+len(text)+1))
+	return append(append(m, text...), 0)
+}
+
+// forward passes on what the cluster answers, up to and without its ReadyForQuery. copying,
+// if not nil, is told that the cluster has begun to copy in both directions.
+func (s *session) forward(ctx context.Context, copying func()) error {
+	for {
+		kind, err := s.upstream.Next(ctx)
+		if err != nil {
+			return s.lostUpstream(err)
+		}
+		if kind == 'Z' {
+			return nil
+		}
+		if err := s.upstream.Pass(ctx, unsent{s.conn}); err != nil {
+			return s.lostUpstream(err)
+		}
+		if kind == 'W' && copying != nil {
+			copying()
+		}
+		if !s.upstream.Waiting() {
+			if err := s.conn.Flush(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// unsent takes messages, in pieces, that are sent with the next Flush.
+type unsent struct{ conn *conn }
+
+func (u unsent) Write(p []byte) (int, error) { return len(p), u.conn.queueBytes(p) }
+
+// lostUpstream says what the end of the connection to the cluster means. What was made for
+// the session there, such as a temporary slot, is lost with it: so it ends.
+func (s *session) lostUpstream(err error) error {
+	if s.upstream != nil {
+		_ = s.upstream.Close()
+		s.upstream = nil
+	}
+	if isGone(err) || errors.As(err, new(*Error)) {
+		return err
+	}
+	return &Error{Severity: "FATAL", Code: "08006", Message: fmt.Sprintf("the connection to the cluster was lost: %v", err),
+		Hint: "Connect again once the cluster is up."}
+}
+
+// relayStream lets the cluster stream to the client, and the client answer, until the
+// stream ends on both sides.
+func (s *session) relayStream(ctx context.Context, command protocol.Command) error {
+	if err := s.connectUpstream(ctx); err != nil {
+		return err
+	}
+	if err := s.upstream.Send(queryMessage(command.Command(s.cluster.Version))); err != nil {
+		return s.lostUpstream(err)
+	}
+	return s.both(ctx, false)
+}
+
+// both passes on what the cluster and the client say, from when the cluster begins to copy,
+// or at once if it has begun.
+func (s *session) both(ctx context.Context, begun bool) error {
+	group, ctx := errgroup.WithContext(ctx)
+	answers, stop := context.WithCancel(ctx)
+	listen := func() { group.Go(func() error { return s.answers(answers) }) }
+	group.Go(func() error {
+		defer stop()
+		if begun {
+			listen()
+			return s.forward(ctx, nil)
+		}
+		return s.forward(ctx, listen)
+	})
+	return group.Wait()
+}
+
+// relayOn has the cluster go on with a stream that this server began, since the client has
+// said what only the cluster can heed.
+func (s *session) relayOn(ctx context.Context, f *feedbackError) error {
+	if err := s.connectUpstream(ctx); err != nil {
+		return err
+	}
+	command := protocol.StartPhysicalReplication{From: f.Sent}
+	if err := s.upstream.Send(queryMessage(command.Command(s.cluster.Version))); err != nil {
+		return s.lostUpstream(err)
+	}
+	kind, err := s.upstream.Next(ctx)
+	if err != nil {
+		return s.lostUpstream(err)
+	}
+	if kind != 'W' { // an error, or the cluster has left the timeline just there
+		if err := s.endCopy(ctx, kind == 'E'); err != nil {
+			return err
+		}
+		if err := s.upstream.Pass(ctx, unsent{s.conn}); err != nil {
+			return s.lostUpstream(err)
+		}
+		return s.forward(ctx, nil)
+	}
+	if err := s.upstream.Send(copyMessage('d', f.Message)); err != nil {
+		return s.lostUpstream(err)
+	}
+	return s.both(ctx, true)
+}
+
+// endCopy ends the COPY that the client is in, unless an error is to end it.
+func (s *session) endCopy(ctx context.Context, failed bool) error {
+	if failed {
+		return nil
+	}
+	if err := s.conn.Send([]byte{'c', 0, 0, 0, 4}); err != nil {
+		return err
+	}
+	for {
+		kind, _, err := s.conn.Receive(ctx)
+		if err != nil {
+			return err
+		}
+		switch kind {
+		case 'c':
+			return nil
+		case 'd':
+		case 'X':
+			return errClientGone
+		default:
+			return badStandbyMessage(kind)
+		}
+	}
+}
+
+// copyMessage returns a message of a COPY.
+func copyMessage(kind byte, body []byte) []byte {
+	return append(binary.BigEndian.AppendUint32([]byte{kind}, uint32(4+len(body))), body...)
+}
+
+func badStandbyMessage(kind byte) *Error {
+	return &Error{Severity: "FATAL", Code: codeProtocolViolation, Message: fmt.Sprintf("invalid standby message type \"%c\"", kind)}
+}
+
+// answers passes on what the client sends while it is streamed to.
+func (s *session) answers(ctx context.Context) error {
+	for {
+		kind, body, err := s.conn.Receive(ctx)
+		if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
+			return nil // the stream has ended
+		}
+		if err != nil {
+			return err
+		}
+		switch kind {
+		case 'd', 'c', 'f':
+		case 'X':
+			return errClientGone
+		default:
+			return badStandbyMessage(kind)
+		}
+		if err := s.upstream.Send(copyMessage(kind, body)); err != nil {
+			return s.lostUpstream(err)
+		}
+	}
+}

@@ -1,0 +1,394 @@
+package server
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"basin/internal/protocol"
+	"basin/internal/wal"
+)
+
+// Log is the log of a cluster. Its methods are called from many goroutines.
+type Log interface {
+	// Flushed returns the position up to which the log may be sent, on the newest
+	// timeline, and a channel that is closed at the next change.
+	Flushed() (wal.Position, <-chan struct{})
+	// HistoryFile returns the content of a timeline's history file; one that is
+	// nowhere is fs.ErrNotExist.
+	HistoryFile(ctx context.Context, t wal.Timeline) ([]byte, error)
+	// Reader returns a reader of one timeline for one client.
+	Reader(t wal.Timeline) LogReader
+}
+
+// LogReader reads the log of one timeline.
+type LogReader interface {
+	// ReadAt fills p with the log from a position on. All of it lies in one segment
+	// and is flushed. A segment that is nowhere any more is fs.ErrNotExist.
+	ReadAt(ctx context.Context, p []byte, at wal.LSN) (n int, err error)
+	Close() error
+}
+
+// peer is the client's connection while a stream runs. One goroutine receives and
+// one sends.
+type peer interface {
+	// Send writes whole messages.
+	Send(p []byte) error
+	// Receive returns the next message of the client; body is valid until the next
+	// call. When ctx ends it returns an error, and nothing that has come is lost.
+	Receive(ctx context.Context) (kind byte, body []byte, err error)
+	// SetWriteDeadline has a Send fail that is not done by then.
+	SetWriteDeadline(t time.Time) error
+}
+
+// streamOptions say which part of the log is wanted, and how.
+type streamOptions struct {
+	From        wal.Position  // where it begins; timeline zero is the newest
+	Timeout     time.Duration // how long the client may be silent, as wal_sender_timeout; zero is for ever
+	SegmentSize int64         // in bytes; must be valid
+
+	// Shutdown, once it is closed, ends the stream when the client has all that is
+	// flushed by then. Nil is never.
+	Shutdown <-chan struct{}
+
+	Progress *streamProgress // kept up to date; may be nil
+}
+
+// Reasons why a stream ends that the client is told in no message.
+var (
+	// errStreamTimeout is a client that has been silent for too long.
+	errStreamTimeout = errors.New("terminating walsender process due to replication timeout")
+	// errStreamShutdown is the end of a stream whose client has all of it. It was told
+	// so with a CommandComplete, and waits for the connection to be closed.
+	errStreamShutdown = errors.New("the stream has ended, as the server shuts down")
+	// errStreamLeft is a client that said that it ends.
+	errStreamLeft = errors.New("the client has ended the connection")
+)
+
+// feedbackError ends a stream, between two messages, whose client wants old rows to
+// be kept. Only the cluster can do that, so it has to stream on.
+type feedbackError struct {
+	Message []byte       // of the client: the CopyData's body
+	Sent    wal.Position // up to where the client was sent the log
+}
+
+func (e *feedbackError) Error() string {
+	return fmt.Sprintf("the client sends hot standby feedback, at %v", e.Sent.LSN)
+}
+
+// stream answers START_REPLICATION for the physical log without a slot, but for the
+// ReadyForQuery at the end. An error that the client is to be told of is an *Error,
+// or whatever else is no ending; after an ending the connection is to be closed, and
+// after a *feedbackError the client is still within the stream.
+//
+// Source: StartReplication in src/backend/replication/walsender.c, PostgreSQL 18.
+func stream(ctx context.Context, p peer, log Log, o streamOptions) (err error) {
+	s := &sender{peer: p, log: log, o: o, timeline: o.From.Timeline, at: o.From.LSN}
+	if s.o.Progress == nil {
+		s.o.Progress = new(streamProgress)
+	}
+	flushed, _ := log.Flushed()
+	if s.timeline == 0 {
+		s.timeline = flushed.Timeline
+	}
+	if s.timeline != flushed.Timeline {
+		if err := s.leaveTimeline(ctx, flushed.Timeline); err != nil {
+			return err
+		}
+		if s.at > s.end {
+			return &Error{
+				Message: fmt.Sprintf("requested starting point %v on timeline %d is not in this server's history", s.at, s.timeline),
+				Detail:  fmt.Sprintf("This server's history forked from timeline %d at %v.", s.timeline, s.end),
+			}
+		}
+		if s.at == s.end {
+			return s.finish() // nothing to send: there is no COPY
+		}
+	}
+	if err := s.send([]byte{'W', 0, 0, 0, 7, 0, 0, 0}); err != nil { // CopyBothResponse of no columns
+		return err
+	}
+	if s.next == 0 && s.at > flushed.LSN {
+		return &Error{Message: fmt.Sprintf("requested starting point %v is ahead of the WAL flush position of this server %v", s.at, flushed.LSN)}
+	}
+	s.reader = log.Reader(s.timeline)
+	err = s.copyBoth(ctx)
+	if closeErr := s.reader.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return err
+	}
+	return s.finish()
+}
+
+// sender is the state of one stream.
+type sender struct {
+	peer   peer
+	log    Log
+	o      streamOptions
+	reader LogReader
+
+	timeline wal.Timeline // that is sent
+	at       wal.LSN      // up to where it was
+	// next is the timeline that follows, if the cluster has left the one that is sent,
+	// and end is where. The client may have been sent more than that before.
+	next wal.Timeline
+	end  wal.LSN
+
+	ended   bool    // CopyDone was sent
+	stopped bool    // the server shuts down
+	stop    wal.LSN // up to where the log is sent then
+	asked   time.Time
+	buffer  []byte // of one message
+}
+
+// copyBoth sends and receives until both sides have said that they are done.
+func (s *sender) copyBoth(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	// A client that reads nothing more holds up neither the timeout nor the end.
+	interrupted := make(chan struct{})
+	keep := context.AfterFunc(ctx, func() {
+		defer close(interrupted)
+		_ = s.peer.SetWriteDeadline(time.Now()) // fails if the connection is closed, as Send will
+	})
+	l := &listener{woken: make(chan struct{}, 1), progress: s.o.Progress, heard: time.Now()}
+	if s.o.Timeout > 0 {
+		l.timeout = s.o.Timeout
+		l.watch = time.AfterFunc(s.o.Timeout, func() { cancel(ending{errStreamTimeout}) })
+		defer l.watch.Stop()
+	}
+	s.o.Progress.sent(wal.Position{LSN: s.at, Timeline: s.timeline})
+	listening := make(chan struct{})
+	go func() {
+		defer close(listening)
+		l.listen(ctx, s.peer)
+	}()
+	err := s.run(ctx, l)
+	cause := context.Cause(ctx)
+	if !keep() {
+		<-interrupted
+	}
+	cancel(nil)
+	<-listening
+	var lost *sendError
+	if cause != nil && !errors.As(err, &lost) {
+		_ = s.peer.SetWriteDeadline(time.Time{}) // no message was cut: more can follow
+	}
+	if cause != nil && err != nil {
+		return cause
+	}
+	return err
+}
+
+// run is the loop of copyBoth.
+//
+// Source: WalSndLoop and XLogSendPhysical in src/backend/replication/walsender.c,
+// PostgreSQL 18.
+func (s *sender) run(ctx context.Context, l *listener) error {
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if done, err := s.answer(l); done || err != nil {
+			return err
+		}
+		limit, changed, err := s.limit(ctx)
+		if err != nil {
+			return err
+		}
+		if s.next != 0 && s.at >= s.end && !s.ended {
+			if err := s.sendCopyDone(); err != nil {
+				return err
+			}
+		}
+		if s.at < limit && !s.ended {
+			if err := s.sendLog(ctx, limit); err != nil {
+				return err
+			}
+			continue
+		}
+		if s.stopped && s.confirmed() {
+			return errors.Join(s.send(commandComplete("COPY 0")), ending{errStreamShutdown})
+		}
+		if err := s.wait(ctx, l, changed); err != nil {
+			return err
+		}
+	}
+}
+
+// answer does what the client has said calls for, and asks it for a sign of life
+// in time. done says that the client ends the stream.
+func (s *sender) answer(l *listener) (done bool, err error) {
+	heard := l.take()
+	if heard.err != nil {
+		if f := (*feedbackError)(nil); errors.As(heard.err, &f) {
+			f.Sent = wal.Position{LSN: s.at, Timeline: s.timeline}
+		}
+		return false, heard.err
+	}
+	if heard.reply {
+		if err := s.sendKeepalive(false); err != nil {
+			return false, err
+		}
+	}
+	if heard.done {
+		if s.ended {
+			return true, nil
+		}
+		return true, s.sendCopyDone()
+	}
+	if ask := l.due(s.stopped, s.asked); !ask.IsZero() && !time.Now().Before(ask) {
+		l.ask()
+		s.asked = time.Now()
+		return false, s.sendKeepalive(true)
+	}
+	return false, nil
+}
+
+// wait waits until there is something to do.
+func (s *sender) wait(ctx context.Context, l *listener, changed <-chan struct{}) error {
+	var due <-chan time.Time
+	if ask := l.due(s.stopped, s.asked); !ask.IsZero() {
+		timer := time.NewTimer(time.Until(ask))
+		defer timer.Stop()
+		due = timer.C
+	}
+	shutdown := s.o.Shutdown
+	if s.stopped {
+		shutdown = nil
+	}
+	if s.stopped || s.ended {
+		changed = nil
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-l.woken:
+	case <-changed:
+	case <-shutdown:
+	case <-due:
+	}
+	return nil
+}
+
+// limit returns up to where the log may be sent now, and a channel that is closed
+// when that changes.
+func (s *sender) limit(ctx context.Context) (wal.LSN, <-chan struct{}, error) {
+	flushed, changed := s.log.Flushed()
+	if s.next == 0 && flushed.Timeline != s.timeline {
+		if err := s.leaveTimeline(ctx, flushed.Timeline); err != nil {
+			return 0, nil, err
+		}
+	}
+	limit := flushed.LSN
+	if s.next != 0 {
+		limit = s.end
+	}
+	select {
+	case <-s.o.Shutdown:
+		if !s.stopped {
+			s.stopped, s.stop = true, max(limit, s.at)
+		}
+		limit = min(limit, s.stop)
+	default:
+	}
+	return limit, changed, nil
+}
+
+// leaveTimeline learns where the cluster left the timeline that is sent. newest is
+// the cluster's own.
+//
+// Source: tliSwitchPoint in src/backend/access/transam/timeline.c, PostgreSQL 18.
+func (s *sender) leaveTimeline(ctx context.Context, newest wal.Timeline) error {
+	unknown := &Error{Message: fmt.Sprintf("requested timeline %d is not in this server's history", s.timeline)}
+	if s.timeline > newest {
+		return unknown
+	}
+	content, err := s.log.HistoryFile(ctx, newest)
+	if errors.Is(err, fs.ErrNotExist) {
+		return unknown
+	}
+	if err != nil {
+		return err
+	}
+	history, err := wal.ParseHistory(newest, content)
+	if err != nil {
+		return err
+	}
+	end, ok := history.End(s.timeline)
+	if !ok {
+		return unknown
+	}
+	s.end, s.next = end, history.Child(s.timeline, newest)
+	return nil
+}
+
+// confirmed says whether the client has all that it was sent.
+func (s *sender) confirmed() bool {
+	state := s.o.Progress.state()
+	if state.Flush != 0 {
+		return state.Flush >= s.at
+	}
+	return state.Write >= s.at
+}
+
+const (
+	// maxData is how many bytes of the log one message has at most (MAX_SEND_SIZE).
+	maxData = 128 << 10
+	// pageSize is that of a page of the log (XLOG_BLCKSZ). Records are split at its ends.
+	pageSize = 8192
+	// dataHead is the size of what is before the log in a message: its type and length,
+	// and the header of the stream.
+	dataHead = 1 + 4 + protocol.DataHeaderSize
+)
+
+// sendLog sends one message of the log, of which there is some up to limit.
+//
+// Source: XLogSendPhysical in src/backend/replication/walsender.c, PostgreSQL 18.
+func (s *sender) sendLog(ctx context.Context, limit wal.LSN) error {
+	end := limit
+	if limit-s.at > maxData {
+		end = (s.at + maxData) &^ (pageSize - 1)
+	}
+	segment := wal.SegmentAt(wal.Position{LSN: s.at, Timeline: s.timeline}, s.o.SegmentSize)
+	end = min(end, segment.Start(s.o.SegmentSize)+wal.LSN(s.o.SegmentSize))
+	if s.buffer == nil {
+		s.buffer = make([]byte, dataHead+maxData)
+	}
+	message := s.buffer[:dataHead+int(end-s.at)]
+	n, err := s.reader.ReadAt(ctx, message[dataHead:], s.at)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return missingSegment(segment.Name(s.o.SegmentSize), err)
+	case err != nil:
+		return err
+	case n != len(message)-dataHead:
+		return fmt.Errorf("read %d bytes of the log at %v, not %d", n, s.at, len(message)-dataHead)
+	}
+	h := append(message[:0], 'd')
+	h = binary.BigEndian.AppendUint32(h, uint32(len(message)-1))
+	h = append(h, protocol.StreamData)
+	h = binary.BigEndian.AppendUint64(h, uint64(s.at))
+	h = binary.BigEndian.AppendUint64(h, uint64(limit))
+	binary.BigEndian.AppendUint64(h, streamTime(time.Now()))
+	if err := s.send(message); err != nil {
+		return err
+	}
+	s.at = end
+	s.o.Progress.sent(wal.Position{LSN: s.at, Timeline: s.timeline})
+	return nil
+}
+
+// missingSegment says that a segment is gone, and if there is something else under
+// its name, what.
+func missingSegment(name string, err error) error {
+	e := &Error{Code: codeUndefinedFile, Message: fmt.Sprintf("requested WAL segment %s has already been removed", name)}
+	if page := (*wal.PageError)(nil); errors.As(err, &page) {
+		e.Detail = page.Error()
+	}
+	return e
+}
