@@ -107,8 +107,8 @@ func (l *recvLogicalRun) disconnect() {
 func (l *recvLogicalRun) createSlot(ctx context.Context) error {
 	o, version := l.o, l.conn.Version
 	l.verbose("creating replication slot \"%s\"", o.Slot)
-	err := l.conn.CreateLogicalSlot(ctx, protocol.LogicalSlot{
-		Name: o.Slot, Plugin: o.Plugin, TwoPhase: o.TwoPhase, Failover: o.Failover,
+	err := l.conn.CreateLogicalSlot(ctx, protocol.CreateLogicalSlot{
+		Slot: o.Slot, Plugin: o.Plugin, TwoPhase: o.TwoPhase, Failover: o.Failover,
 	})
 	switch {
 	case client.SlotExists(err) && o.IfNotExists:

@@ -74,7 +74,7 @@ func (c *Conn) IdentifySystem(ctx context.Context) (System, error) {
 
 // Show returns one of the server's settings.
 func (c *Conn) Show(ctx context.Context, name string) (string, error) {
-	command := "SHOW " + name
+	command := protocol.Show{Name: name}.Command(c.Version)
 	rows, err := c.Query(ctx, command)
 	if err != nil {
 		return "", fmt.Errorf("could not send replication command \"%s\": %w", command, err)
@@ -113,9 +113,10 @@ func (c *Conn) GroupAccess(ctx context.Context) (bool, error) {
 	return mode&0o750 == 0o750, nil
 }
 
-// CreatePhysicalSlot makes a replication slot. See protocol.CreatePhysicalSlot.
+// CreatePhysicalSlot makes a replication slot. reserve holds the log from now on
+// instead of from the first use. Temporary slots end with the connection.
 func (c *Conn) CreatePhysicalSlot(ctx context.Context, name string, temporary, reserve bool) error {
-	command := protocol.CreatePhysicalSlot(c.Version, name, temporary, reserve)
+	command := protocol.CreatePhysicalSlot{Slot: name, Temporary: temporary, ReserveWAL: reserve}.Command(c.Version)
 	rows, err := c.Query(ctx, command)
 	if err != nil {
 		return fmt.Errorf("could not send replication command \"%s\": %w", command, err)
@@ -128,7 +129,7 @@ func (c *Conn) CreatePhysicalSlot(ctx context.Context, name string, temporary, r
 
 // TimelineHistory returns the history file of a timeline, which is not the first.
 func (c *Conn) TimelineHistory(ctx context.Context, t wal.Timeline) ([]byte, error) {
-	rows, err := c.Query(ctx, protocol.TimelineHistory(t))
+	rows, err := c.Query(ctx, protocol.TimelineHistory{Timeline: t}.Command(c.Version))
 	if err != nil {
 		return nil, fmt.Errorf("could not send replication command \"%s\": %w", "TIMELINE_HISTORY", err)
 	}
@@ -149,7 +150,7 @@ func (c *Conn) CanReadSlots() bool { return c.Version >= protocol.VersionOptionL
 //
 // Source: GetSlotInformation in src/bin/pg_basebackup/streamutil.c, PostgreSQL 18.
 func (c *Conn) ReadSlot(ctx context.Context, name string) (wal.Position, error) {
-	rows, err := c.Query(ctx, protocol.ReadSlot(name))
+	rows, err := c.Query(ctx, protocol.ReadReplicationSlot{Slot: name}.Command(c.Version))
 	if err != nil {
 		return wal.Position{}, fmt.Errorf("could not send replication command \"%s\": %w", "READ_REPLICATION_SLOT", err)
 	}

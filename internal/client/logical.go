@@ -132,7 +132,7 @@ func (r *LogicalReceiver) Receive(ctx context.Context, c *Conn) (done bool, err 
 func (r *LogicalReceiver) startStreaming(ctx context.Context) error {
 	from := max(r.o.Start, r.written)
 	r.step("starting log streaming at %v (slot %s)", from, r.o.Slot)
-	command := protocol.StartLogicalReplication(r.o.Slot, from, r.o.Plugin)
+	command := protocol.StartLogicalReplication{Slot: r.o.Slot, From: from, Options: r.o.Plugin}.Command(r.conn.Version)
 	if err := r.conn.send(command); err != nil {
 		return err
 	}

@@ -589,21 +589,21 @@ func TestSlots(t *testing.T) {
 		exists bool
 	}{
 		{"made", made, func(c *Conn) error {
-			return c.CreateLogicalSlot(t.Context(), protocol.LogicalSlot{Name: "s", Plugin: "p"})
+			return c.CreateLogicalSlot(t.Context(), protocol.CreateLogicalSlot{Slot: "s", Plugin: "p"})
 		}, "", false},
 		{"there already", errorSaid("42710", `replication slot "s" already exists`),
 			func(c *Conn) error {
-				return c.CreateLogicalSlot(t.Context(), protocol.LogicalSlot{Name: "s", Plugin: "p"})
+				return c.CreateLogicalSlot(t.Context(), protocol.CreateLogicalSlot{Slot: "s", Plugin: "p"})
 			},
 			`could not send replication command "CREATE_REPLICATION_SLOT "s" LOGICAL "p" ( SNAPSHOT 'nothing')": ERROR:  replication slot "s" already exists`, true},
 		{"no such plugin", errorSaid("58P01", `could not access file "p"`),
 			func(c *Conn) error {
-				return c.CreateLogicalSlot(t.Context(), protocol.LogicalSlot{Name: "s", Plugin: "p"})
+				return c.CreateLogicalSlot(t.Context(), protocol.CreateLogicalSlot{Slot: "s", Plugin: "p"})
 			},
 			`could not send replication command "CREATE_REPLICATION_SLOT "s" LOGICAL "p" ( SNAPSHOT 'nothing')": ERROR:  could not access file "p"`, false},
 		{"strange answer", answer([]any{"s"}),
 			func(c *Conn) error {
-				return c.CreateLogicalSlot(t.Context(), protocol.LogicalSlot{Name: "s", Plugin: "p"})
+				return c.CreateLogicalSlot(t.Context(), protocol.CreateLogicalSlot{Slot: "s", Plugin: "p"})
 			},
 			`could not create replication slot "s": got 1 rows and 1 fields, expected 1 rows and 4 fields`, false},
 		{"dropped", complete("DROP_REPLICATION_SLOT"), func(c *Conn) error { return c.DropSlot(t.Context(), "s") }, "", false},

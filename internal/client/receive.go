@@ -150,8 +150,8 @@ func (r *receiver) receiveTimeline(ctx context.Context) (done bool, err error) {
 	if r.reached() {
 		return true, nil
 	}
-	command := protocol.StartReplication(r.o.Slot, wal.Position{LSN: r.pos, Timeline: r.timeline})
-	if err := r.conn.send(command); err != nil {
+	command := protocol.StartPhysicalReplication{Slot: r.o.Slot, From: wal.Position{LSN: r.pos, Timeline: r.timeline}}
+	if err := r.conn.send(command.Command(r.conn.Version)); err != nil {
 		return false, err
 	}
 	kind, err := r.conn.next(ctx)

@@ -12,14 +12,14 @@ import (
 // that were begun before.
 //
 // Source: CreateReplicationSlot in src/bin/pg_basebackup/streamutil.c, PostgreSQL 18.
-func (c *Conn) CreateLogicalSlot(ctx context.Context, slot protocol.LogicalSlot) error {
-	command := slot.Create(c.Version)
+func (c *Conn) CreateLogicalSlot(ctx context.Context, slot protocol.CreateLogicalSlot) error {
+	command := slot.Command(c.Version)
 	rows, err := c.Query(ctx, command)
 	if err != nil {
 		return fmt.Errorf("could not send replication command \"%s\": %w", command, err)
 	}
 	if len(rows) != 1 || len(rows[0]) != 4 {
-		return fmt.Errorf("could not create replication slot \"%s\": got %s, expected 1 rows and 4 fields", slot.Name, shape(rows))
+		return fmt.Errorf("could not create replication slot \"%s\": got %s, expected 1 rows and 4 fields", slot.Slot, shape(rows))
 	}
 	return nil
 }
@@ -31,7 +31,7 @@ func SlotExists(err error) bool { return sqlState(err) == "42710" } // ERRCODE_D
 //
 // Source: DropReplicationSlot in src/bin/pg_basebackup/streamutil.c, PostgreSQL 18.
 func (c *Conn) DropSlot(ctx context.Context, name string) error {
-	command := protocol.DropSlot(name)
+	command := protocol.DropReplicationSlot{Slot: name}.Command(c.Version)
 	rows, err := c.Query(ctx, command)
 	if err != nil {
 		return fmt.Errorf("could not send replication command \"%s\": %w", command, err)

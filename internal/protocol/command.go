@@ -27,6 +27,110 @@ func quoteString(s string) string { return "'" + strings.ReplaceAll(s, "'", "''"
 // quoteIdentifier returns s as a quoted identifier of the replication grammar.
 func quoteIdentifier(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }
 
+// quoteName returns s as identifiers with points between them, which is what its
+// own points become.
+func quoteName(s string) string {
+	parts := strings.Split(s, ".")
+	for i, part := range parts {
+		parts[i] = quoteIdentifier(part)
+	}
+	return strings.Join(parts, ".")
+}
+
+// Command is a command of the replication protocol: one of the types of this
+// package that have a method of this name. Types are compared by their fields.
+type Command interface {
+	// Command returns the text for a server of the given server_version_num. It
+	// is made from the fields alone, and so holds nothing else that a client sent.
+	Command(version int) string
+
+	isCommand()
+}
+
+func (IdentifySystem) isCommand()           {}
+func (Show) isCommand()                     {}
+func (TimelineHistory) isCommand()          {}
+func (ReadReplicationSlot) isCommand()      {}
+func (CreatePhysicalSlot) isCommand()       {}
+func (CreateLogicalSlot) isCommand()        {}
+func (DropReplicationSlot) isCommand()      {}
+func (AlterReplicationSlot) isCommand()     {}
+func (StartPhysicalReplication) isCommand() {}
+func (StartLogicalReplication) isCommand()  {}
+func (BaseBackup) isCommand()               {}
+func (UploadManifest) isCommand()           {}
+func (SQL) isCommand()                      {}
+
+// IdentifySystem is the command IDENTIFY_SYSTEM.
+type IdentifySystem struct{}
+
+// Command returns the text.
+func (IdentifySystem) Command(int) string { return "IDENTIFY_SYSTEM" }
+
+// UploadManifest is the command UPLOAD_MANIFEST, from 17 on.
+type UploadManifest struct{}
+
+// Command returns the text.
+func (UploadManifest) Command(int) string { return "UPLOAD_MANIFEST" }
+
+// Show is the command SHOW.
+type Show struct {
+	Name string // of the parameter; that of an extension has a point
+}
+
+// Command returns the text. A name of lower-case letters, which is no keyword,
+// goes without quotes.
+func (c Show) Command(int) string {
+	for i := range len(c.Name) {
+		if b := c.Name[i]; !isIdentifierPart(b) && b != '.' || 'A' <= b && b <= 'Z' || b >= 0x80 {
+			return "SHOW " + quoteName(c.Name)
+		}
+	}
+	for part := range strings.SplitSeq(c.Name, ".") {
+		if part == "" || !isIdentifierStart(part[0]) {
+			return "SHOW " + quoteName(c.Name)
+		}
+	}
+	return "SHOW " + c.Name
+}
+
+// TimelineHistory is the command TIMELINE_HISTORY, which fetches the history file
+// of a timeline.
+type TimelineHistory struct {
+	Timeline wal.Timeline
+}
+
+// Command returns the text.
+func (c TimelineHistory) Command(int) string { return fmt.Sprintf("TIMELINE_HISTORY %d", c.Timeline) }
+
+// StartPhysicalReplication is the command START_REPLICATION that streams the log
+// of a timeline.
+type StartPhysicalReplication struct {
+	Slot string       // empty for none
+	From wal.Position // timeline zero is the server's own
+}
+
+// Command returns the text.
+func (c StartPhysicalReplication) Command(int) string {
+	s := "START_REPLICATION"
+	if c.Slot != "" {
+		s += " SLOT " + quoteIdentifier(c.Slot)
+	}
+	s += " " + c.From.LSN.String()
+	if c.From.Timeline != 0 {
+		s += fmt.Sprintf(" TIMELINE %d", c.From.Timeline)
+	}
+	return s
+}
+
+// SQL is a text that is no replication command.
+type SQL struct {
+	Text string
+}
+
+// Command returns the text as it was.
+func (c SQL) Command(int) string { return c.Text }
+
 // BaseBackup is the BASE_BACKUP command. The zero value asks for a full backup
 // without manifest and log, with a spread checkpoint, and waits for archiving.
 type BaseBackup struct {
@@ -36,14 +140,14 @@ type BaseBackup struct {
 	WAL               bool // send the log that is needed, in the main archive
 	FastCheckpoint    bool
 	NoWait            bool // do not wait until the log is archived
-	MaxRate           int  // kB/s; zero is no limit
+	MaxRate           int  // kB/s, 32 to 1048576; zero is no limit
 	TablespaceMap     bool // send tablespace_map instead of symbolic links; always so with a Target
 	NoVerifyChecksums bool
 	Manifest          string  // empty for none, yes or force-encode
 	ManifestChecksums string  // algorithm; empty for the server's default
 	Target            string  // where the server puts it, as tar archives; empty is the client
 	TargetDetail      *string // nil for none, which is not the same as an empty one
-	Compression       string  // algorithm the server compresses with; empty for none
+	Compression       string  // algorithm the server compresses with; empty for none, and so is none
 	CompressionDetail *string // nil for none
 }
 
@@ -140,39 +244,3 @@ func (o *options) either(list func(), word string) {
 		o.plain(word)
 	}
 }
-
-// CreatePhysicalSlot returns the command that makes a slot. reserve holds the
-// log from now on instead of from the first use. Temporary slots end with the connection.
-//
-// Source: CreateReplicationSlot in src/bin/pg_basebackup/streamutil.c, PostgreSQL 18.
-func CreatePhysicalSlot(version int, name string, temporary, reserve bool) string {
-	s := "CREATE_REPLICATION_SLOT " + quoteIdentifier(name)
-	if temporary {
-		s += " TEMPORARY"
-	}
-	s += " PHYSICAL"
-	switch {
-	case !reserve:
-	case version >= VersionOptionList:
-		s += " ( RESERVE_WAL)"
-	default:
-		s += "  RESERVE_WAL"
-	}
-	return s
-}
-
-// StartReplication returns the command that streams the log of a timeline. An
-// empty slot uses none.
-func StartReplication(slot string, from wal.Position) string {
-	s := "START_REPLICATION"
-	if slot != "" {
-		s += " SLOT " + quoteIdentifier(slot)
-	}
-	return fmt.Sprintf("%s %v TIMELINE %d", s, from.LSN, from.Timeline)
-}
-
-// ReadSlot returns the command that asks where a slot stands, from 15 on.
-func ReadSlot(name string) string { return "READ_REPLICATION_SLOT " + quoteIdentifier(name) }
-
-// TimelineHistory returns the command that fetches a timeline's history file.
-func TimelineHistory(t wal.Timeline) string { return fmt.Sprintf("TIMELINE_HISTORY %d", t) }
