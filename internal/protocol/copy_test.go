@@ -139,6 +139,95 @@ func TestStatusAppend(t *testing.T) {
 	}
 }
 
+// instant is a microsecond after PostgreSQL's epoch.
+var instant = time.Date(2000, 1, 1, 0, 0, 0, 1000, time.UTC)
+
+func TestAppendCopyMessages(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		reason string
+		got    []byte
+		want   string // in hexadecimal
+	}{
+		{"main archive", Archive{Name: "a.tar"}.Append(nil), "6E 612E746172 00 00"},
+		{"tablespace", Archive{"1.tar", "/t"}.Append(nil), "6E 312E746172 00 2F74 00"},
+		{"no progress yet", AppendProgress(nil, 0), "70 0000000000000000"},
+		{"progress", AppendProgress(nil, 0x0102030405), "70 0000000102030405"},
+		{"log", AppendDataHeader(nil, 0x16B374D848, 0x1700000001, instant), "77 00000016B374D848 0000001700000001 0000000000000001"},
+		{"keepalive", Keepalive{End: 0x16B374D848}.Append(nil, instant), "6B 00000016B374D848 0000000000000001 00"},
+		{"keepalive, answer wanted", Keepalive{End: 1, Reply: true}.Append(nil, instant), "6B 0000000000000001 0000000000000001 01"},
+		{"no feedback", Feedback{}.Append(nil, instant), "68 0000000000000001 00000000 00000000 00000000 00000000"},
+		{"feedback", Feedback{1, 2, 3, 4}.Append(nil, instant), "68 0000000000000001 00000001 00000002 00000003 00000004"},
+		{"behind what is there", AppendProgress([]byte{0xFF}, 1), "FF 70 0000000000000001"},
+	} {
+		want, err := hex.DecodeString(strings.ReplaceAll(c.want, " ", ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(c.got, want) {
+			t.Errorf("%s:\n got %X\nwant %X", c.reason, c.got, want)
+		}
+	}
+}
+
+// TestCopyRoundTrips reads what is written.
+func TestCopyRoundTrips(t *testing.T) {
+	t.Parallel()
+	const far = wal.LSN(1<<64 - 1)
+	for _, want := range []Archive{{Name: "base.tar"}, {"16384.tar.zst", "/srv/caf\xe9"}} {
+		if got, err := ParseArchive(want.Append(nil)); err != nil || got != want {
+			t.Errorf("%+v is read as %+v, %v", want, got, err)
+		}
+	}
+	for _, want := range []int64{0, 1, 1<<63 - 1} {
+		if got, err := ParseProgress(AppendProgress(nil, want)); err != nil || got != want {
+			t.Errorf("%d is read as %d, %v", want, got, err)
+		}
+	}
+	for _, want := range []Keepalive{{}, {End: far, Reply: true}} {
+		if got, err := ParseKeepalive(want.Append(nil, instant)); err != nil || got != want {
+			t.Errorf("%+v is read as %+v, %v", want, got, err)
+		}
+	}
+	header := AppendDataHeader(nil, far, 1, instant)
+	if at, end := ParseDataHeader(header); at != far || end != 1 || len(header) != DataHeaderSize {
+		t.Errorf("header of %d bytes is read as %v, %v", len(header), at, end)
+	}
+	for _, want := range []Status{{}, {Write: far, Flush: 2, Apply: 3, Reply: true}} {
+		if got, sent, err := ParseStatus(want.Append(nil, instant)); err != nil || got != want || !sent.Equal(instant) {
+			t.Errorf("%+v is read as %+v of %v, %v", want, got, sent, err)
+		}
+	}
+	for _, want := range []Feedback{{}, {1<<32 - 1, 1, 2, 3}} {
+		if got, sent, err := ParseFeedback(want.Append(nil, instant)); err != nil || got != want || !sent.Equal(instant) {
+			t.Errorf("%+v is read as %+v of %v, %v", want, got, sent, err)
+		}
+	}
+}
+
+func TestParseReplies(t *testing.T) {
+	t.Parallel()
+	status := string(Status{Write: 1}.Append(nil, instant))
+	feedback := string(Feedback{Xmin: 1}.Append(nil, instant))
+	for _, c := range []struct{ reason, msg, statusErr, feedbackErr string }{
+		{"status", status, "", "malformed COPY message of type 114, length 34"},
+		{"status and more", status + "x", "", "malformed COPY message of type 114, length 35"},
+		{"short status", status[:33], "malformed COPY message of type 114, length 33", "malformed COPY message of type 114, length 33"},
+		{"feedback", feedback, "malformed COPY message of type 104, length 25", ""},
+		{"feedback and more", feedback + "0123456789", "malformed COPY message of type 104, length 35", ""},
+		{"short feedback", feedback[:24], "malformed COPY message of type 104, length 24", "malformed COPY message of type 104, length 24"},
+		{"kind alone", "r", "malformed COPY message of type 114, length 1", "malformed COPY message of type 114, length 1"},
+		{"empty", "", "empty COPY message", "empty COPY message"},
+	} {
+		if _, _, err := ParseStatus([]byte(c.msg)); message(err) != c.statusErr {
+			t.Errorf("%s: as status %q, want %q", c.reason, message(err), c.statusErr)
+		}
+		if _, _, err := ParseFeedback([]byte(c.msg)); message(err) != c.feedbackErr {
+			t.Errorf("%s: as feedback %q, want %q", c.reason, message(err), c.feedbackErr)
+		}
+	}
+}
+
 func FuzzParseArchive(f *testing.F) {
 	f.Add([]byte("nbase.tar\x00\x00"))
 	f.Add([]byte("n16384.tar.gz\x00/srv/one\x00"))
@@ -171,6 +260,25 @@ func FuzzParseCopyMessages(f *testing.F) {
 		}
 		if _, err := ParseKeepalive(msg); (err == nil) != (len(msg) >= 18) {
 			t.Errorf("%d bytes: %v", len(msg), err)
+		}
+	})
+}
+
+func FuzzParseReplies(f *testing.F) {
+	f.Add(Status{Write: 1, Flush: 2, Apply: 3, Reply: true}.Append(nil, instant))
+	f.Add(Feedback{1, 2, 3, 4}.Append(nil, instant))
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, msg []byte) {
+		if s, sent, err := ParseStatus(msg); err == nil {
+			again := s.Append(nil, sent)
+			if !bytes.Equal(again[:33], msg[:33]) || (again[33] != 0) != (msg[33] != 0) {
+				t.Errorf("%X is read as %X", msg, again)
+			}
+		}
+		if f, sent, err := ParseFeedback(msg); err == nil {
+			if again := f.Append(nil, sent); !bytes.Equal(again, msg[:len(again)]) {
+				t.Errorf("%X is read as %X", msg, again)
+			}
 		}
 	})
 }
