@@ -54,6 +54,7 @@ var floors = [][]string{
 		"internal/waldir",
 	},
 	{ // services
+		"internal/cluster",
 		"internal/monitor",
 	},
 	{ // programs

@@ -168,16 +168,15 @@ func (s *sender) copyBoth(ctx context.Context) error {
 		l.listen(ctx, s.peer)
 	}()
 	err := s.run(ctx, l)
-	cause := context.Cause(ctx)
 	if !keep() {
 		<-interrupted
+		if !errors.As(err, new(*sendError)) { // no message was cut: more can follow
+			_ = s.peer.SetWriteDeadline(time.Time{})
+		}
 	}
+	cause := context.Cause(ctx)
 	cancel(nil)
 	<-listening
-	var lost *sendError
-	if cause != nil && !errors.As(err, &lost) {
-		_ = s.peer.SetWriteDeadline(time.Time{}) // no message was cut: more can follow
-	}
 	if cause != nil && err != nil {
 		return cause
 	}
@@ -211,8 +210,11 @@ func (s *sender) run(ctx context.Context, l *listener) error {
 			}
 			continue
 		}
-		if s.stopped && s.confirmed() {
-			return errors.Join(s.send(commandComplete("COPY 0")), ending{errStreamShutdown})
+		if s.closing() && s.confirmed() {
+			if err := s.send(commandComplete("COPY 0")); err != nil {
+				return err
+			}
+			return ending{errStreamShutdown}
 		}
 		if err := s.wait(ctx, l, changed); err != nil {
 			return err
@@ -241,7 +243,7 @@ func (s *sender) answer(l *listener) (done bool, err error) {
 		}
 		return true, s.sendCopyDone()
 	}
-	if ask := l.due(s.stopped, s.asked); !ask.IsZero() && !time.Now().Before(ask) {
+	if ask := l.due(s.closing(), s.asked); !ask.IsZero() && !time.Now().Before(ask) {
 		l.ask()
 		s.asked = time.Now()
 		return false, s.sendKeepalive(true)
@@ -252,7 +254,7 @@ func (s *sender) answer(l *listener) (done bool, err error) {
 // wait waits until there is something to do.
 func (s *sender) wait(ctx context.Context, l *listener, changed <-chan struct{}) error {
 	var due <-chan time.Time
-	if ask := l.due(s.stopped, s.asked); !ask.IsZero() {
+	if ask := l.due(s.closing(), s.asked); !ask.IsZero() {
 		timer := time.NewTimer(time.Until(ask))
 		defer timer.Stop()
 		due = timer.C
@@ -326,6 +328,9 @@ func (s *sender) leaveTimeline(ctx context.Context, newest wal.Timeline) error {
 	s.end, s.next = end, history.Child(s.timeline, newest)
 	return nil
 }
+
+// closing says whether all was sent that will be.
+func (s *sender) closing() bool { return s.stopped && (s.ended || s.at >= s.stop) }
 
 // confirmed says whether the client has all that it was sent.
 func (s *sender) confirmed() bool {

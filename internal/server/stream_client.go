@@ -70,10 +70,11 @@ type said struct {
 func (l *listener) listen(ctx context.Context, p peer) {
 	for {
 		kind, body, err := p.Receive(ctx)
-		h := hearing{err: lostClient(err)}
-		if err == nil {
-			h = parseClient(kind, body)
+		if err != nil {
+			l.note(said{err: ending{err}})
+			return
 		}
+		h := parseClient(kind, body)
 		l.hear(h)
 		if h.done || h.err != nil {
 			return
@@ -90,8 +91,14 @@ func (l *listener) hear(h hearing) {
 	}
 	l.mu.Lock()
 	l.heard, l.asked = now, false
-	l.said.reply = l.said.reply || h.status != nil && h.status.Reply
-	l.said.done, l.said.err = h.done, h.err
+	l.mu.Unlock()
+	l.note(said{reply: h.status != nil && h.status.Reply, done: h.done, err: h.err})
+}
+
+// note has what was said be answered.
+func (l *listener) note(s said) {
+	l.mu.Lock()
+	l.said = said{reply: l.said.reply || s.reply, done: s.done, err: s.err}
 	l.mu.Unlock()
 	select {
 	case l.woken <- struct{}{}:

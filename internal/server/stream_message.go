@@ -2,7 +2,6 @@ package server
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -166,12 +165,4 @@ func shown(b byte) string {
 		return fmt.Sprintf("\\x%02x", b)
 	}
 	return string(rune(b))
-}
-
-// lostClient is the error of a client whose messages do not come any more.
-func lostClient(err error) error {
-	if errors.As(err, new(ending)) {
-		return err
-	}
-	return ending{err}
 }
