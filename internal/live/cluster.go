@@ -46,10 +46,12 @@ func (c *cluster) versionDir() string { return fmt.Sprintf("PG_%d_%s", c.major()
 
 // Oldest versions of the server, as server_version_num, that have something.
 const (
-	version11 = 110000 // does without temporary and unlogged relations
+	version11 = 110000 // checks pages, and does without temporary and unlogged relations
+	version12 = 120000 // says of pages that it could not check them
 	version13 = 130000 // has manifests, and slots that tell what they hold
 	version14 = 140000 // has idle_session_timeout
 	version15 = 150000 // has pg_backup_start, and no files of statistics
+	version16 = 160000 // sends tablespaces within the data directory as archives of their own
 	version17 = 170000 // has incremental backups
 )
 

@@ -26,7 +26,6 @@ var excludedDirs = map[string]bool{
 //
 // Source: excludeFiles in src/backend/backup/basebackup.c, PostgreSQL 10 to 18.
 var excludedFiles = map[string]bool{
-	".DS_Store":                true,
 	"postgresql.auto.conf.tmp": true,
 	"current_logfiles.tmp":     true,
 	pgdata.LabelPath:           true,
@@ -48,6 +47,8 @@ func (c *cluster) isExcluded(name string) bool {
 		return true
 	case name == manifestPath:
 		return c.version >= version13
+	case name == ".DS_Store":
+		return c.version >= version15
 	}
 	return c.version >= version11 && strings.HasPrefix(name, relationCache)
 }

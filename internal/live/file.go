@@ -67,7 +67,7 @@ type pageFailure struct {
 func (s *Source) newFile(m backup.Member, f *os.File, name string) *file {
 	listed := backup.ManifestPath(m.Tablespace, m.Path)
 	file := &file{source: s, member: m, name: name, listed: listed, file: f, checkEnd: m.Size}
-	if segment, ok := pgdata.RelationSegment(listed); ok && s.cluster.dataChecksums && !s.o.NoVerifyChecksums {
+	if segment, ok := pgdata.RelationSegment(listed); ok && s.checksPages() {
 		file.checks, file.first = true, segment*pgdata.SegmentPages
 		if m.Size%pgdata.PageSize != 0 { // the server does not check what it reads last
 			file.checkEnd = m.Size / serverBuffer * serverBuffer
@@ -77,6 +77,11 @@ func (s *Source) newFile(m backup.Member, f *os.File, name string) *file {
 		file.sum = s.o.Algorithm.New()
 	}
 	return file
+}
+
+// checksPages says whether the checksums of pages are looked at.
+func (s *Source) checksPages() bool {
+	return s.cluster.dataChecksums && !s.o.NoVerifyChecksums && s.cluster.version >= version11
 }
 
 // serverBuffer is how much the server reads at once, in bytes.
@@ -216,8 +221,12 @@ func (f *file) digest(c *chunk) {
 		}
 	}
 	if end := c.at + int64(len(c.data)); f.checks && f.header == nil && f.checkEnd < f.member.Size && end == f.member.Size {
-		f.warn("could not verify checksum in file \"%s\", block %d: read buffer size %d and page size %d differ",
-			f.name, f.checkEnd/pgdata.PageSize, f.member.Size-f.checkEnd, pgdata.PageSize)
+		could := "could not"
+		if f.source.cluster.version < version12 {
+			could = "cannot"
+		}
+		f.warn("%s verify checksum in file \"%s\", block %d: read buffer size %d and page size %d differ",
+			could, f.name, f.checkEnd/pgdata.PageSize, f.member.Size-f.checkEnd, pgdata.PageSize)
 	}
 }
 

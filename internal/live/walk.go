@@ -212,6 +212,9 @@ func (w *walker) other(l *level, within, name string, info fs.FileInfo) (m backu
 		}
 		return m, nil, nil
 	case w.space.OID == 0 && isLink && l.within == tablespacesPath+"/":
+		if s.o.TablespaceMap {
+			return backup.Member{}, nil, nil
+		}
 		m.Kind, m.Mode = backup.Symlink, permissions(info)
 		if m.Target, err = os.Readlink(l.path + "/" + name); err != nil {
 			return m, nil, localfs.Errorf(err, l.path+"/"+name, "could not read symbolic link \"%s/%s\"", l.name, name)
@@ -220,8 +223,10 @@ func (w *walker) other(l *level, within, name string, info fs.FileInfo) (m backu
 	case !info.IsDir():
 		w.notify(warning("skipping special file \"%s/%s\"", l.name, name))
 		return backup.Member{}, nil, nil
-	case w.space.OID == 0 && (s.inside[within] || within == tablespacesPath && s.o.TablespaceMap):
+	case w.space.OID == 0 && s.inside[within]:
 		return m, nil, nil
+	case w.space.OID == 0 && within == tablespacesPath && s.o.TablespaceMap && s.cluster.major() != 15:
+		return m, nil, nil // with 15, tablespaces in there are no archives of their own
 	}
 	return m, nil, w.enter(l.path+"/"+name, l.name+"/"+name, within+"/")
 }
@@ -283,7 +288,7 @@ func (s *Source) findTablespaces() error {
 			if within, err := filepath.Rel(s.cluster.directory, t.Location); err == nil && filepath.IsLocal(within) {
 				s.inside[within] = true
 			}
-		case e.IsDir() && s.cluster.version >= version15:
+		case e.IsDir() && s.cluster.version >= version16:
 			s.inside[t.Location] = true
 		default:
 			continue
