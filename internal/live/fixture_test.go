@@ -212,6 +212,7 @@ func toDir(t *testing.T, src backup.Source, workers int) (dir string, err error)
 	sink := plain.NewSink(plain.Options{Dir: claim, TablespaceMap: moved, Sync: localfs.Syncer{Off: true}})
 	defer sink.Close()
 	err = backup.Copy(t.Context(), sink, mapping{src, moved, work}, backup.Options{Workers: workers})
+	pgtest.Own(t, work)
 	return dir, err
 }
 
