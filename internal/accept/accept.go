@@ -53,7 +53,7 @@ type Options struct {
 
 	// Admit decides about a session whose user is authenticated, and returns the
 	// settings to report to the client. It may change the session's PID and Key
-	// before the client gets them. An error refuses: with the SQLSTATE of a
+	// before the client gets them; Conn is not set yet. It may take its time. An error refuses: with the SQLSTATE of a
 	// method SQLState() string if the error has one, the detail and the hint of
 	// package usererr, and otherwise its text. Nil admits, and reports nothing.
 	Admit func(ctx context.Context, s *Session) ([]Parameter, error)

@@ -16,6 +16,8 @@ import (
 	"basin/internal/conninfo"
 	"basin/internal/pgtest"
 	"basin/internal/usererr"
+
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // clientRules let each user of the tests in in its own way.
@@ -218,6 +220,34 @@ func TestConnect(t *testing.T) {
 			}
 		}
 		checkLog(t, r, c.reason, c.log)
+	}
+}
+
+// The library that most programs in Go connect with.
+func TestPgconn(t *testing.T) {
+	t.Parallel()
+	r, dir := newReception(t, nil)
+	for _, c := range []struct{ in, err string }{
+		{"user=alice sslmode=disable", ""},
+		{"user=secure sslmode=verify-full channel_binding=require", ""},
+		{"user=secure sslmode=verify-full channel_binding=require sslnegotiation=direct", ""},
+		{"user=alice sslmode=disable max_protocol_version=3.2", ""},
+		{"user=certain sslmode=require CERT=certain", ""},
+		{"user=alice sslmode=disable password=wrong", "28P01"},
+	} {
+		in := connString(r, dir, c.in)
+		if !strings.Contains(c.in, "CERT=") {
+			in = in[:strings.Index(in, " sslcert=")]
+		}
+		conn, err := pgconn.Connect(t.Context(), strings.Replace(in, " hostaddr=127.0.0.1", "", 1))
+		if (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
+			t.Errorf("%s: %v", c.in, err)
+		}
+		if err == nil {
+			if err := conn.Close(t.Context()); err != nil {
+				t.Errorf("%s: %v", c.in, err)
+			}
+		}
 	}
 }
 
