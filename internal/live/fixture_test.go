@@ -182,7 +182,7 @@ func theirs(t *testing.T, s *pgtest.Server, command protocol.BaseBackup, parent 
 		t.Fatal(err)
 	}
 	conn := client.NewConn(opened)
-	conn.Notice = said.addText
+	conn.Notice = func(n *pgconn.Notice) { said.addText(connect.NoticeText(n.Severity, n.Message, n.Detail, n.Hint)) }
 	command.FastCheckpoint, command.NoWait = true, true
 	o := client.BaseBackupOptions{Command: command, Segment: wal.DefaultSegmentSize, Progress: new(backup.Progress)}
 	if parent != "" {
