@@ -64,25 +64,7 @@ func matrixRule(c matrixCase) bool {
 // every compression and every server. 10, 11 and 12, which have no manifest and a
 // smaller choice of everything, are tried with a few.
 func matrixCases() []matrixCase {
-	axes := matrixAxes()
-	named := func(c choice) matrixCase {
-		m := make(matrixCase)
-		for i, value := range c {
-			if value != unset {
-				m[axes[i].name] = axes[i].values[value]
-			}
-		}
-		return m
-	}
-	rule := func(c choice) bool { return matrixRule(named(c)) }
-	choices := pairs(axes, rule)
-	if os.Getenv("BASIN_MATRIX") == "full" {
-		choices = append(choices, every(axes, rule, "server", "format", "wal", "compression", "recovery")...)
-	}
-	var cases []matrixCase
-	for _, c := range choices {
-		cases = append(cases, named(c))
-	}
+	cases := chooseCases(matrixAxes(), matrixRule, "server", "format", "wal", "compression", "recovery")
 	for _, server := range []string{"10", "11", "12"} {
 		for _, few := range []matrixCase{
 			{"format": "plain", "wal": "stream", "recovery": "no", "compression": "none", "tablespaces": "0", "waldir": "apart"},
@@ -97,6 +79,30 @@ func matrixCases() []matrixCase {
 			maps.Copy(rest, few)
 			cases = append(cases, rest)
 		}
+	}
+	return cases
+}
+
+// chooseCases returns choices that hold every pair of values, or with BASIN_MATRIX=full
+// besides every combination of the values of the axes named.
+func chooseCases(axes []axis, rule func(matrixCase) bool, all ...string) []matrixCase {
+	named := func(c choice) matrixCase {
+		m := make(matrixCase)
+		for i, value := range c {
+			if value != unset {
+				m[axes[i].name] = axes[i].values[value]
+			}
+		}
+		return m
+	}
+	is := func(c choice) bool { return rule(named(c)) }
+	choices := pairs(axes, is)
+	if os.Getenv("BASIN_MATRIX") == "full" {
+		choices = append(choices, every(axes, is, all...)...)
+	}
+	cases := make([]matrixCase, len(choices))
+	for i, c := range choices {
+		cases[i] = named(c)
 	}
 	return cases
 }
