@@ -198,8 +198,8 @@ func show(m []byte) string {
 	return fmt.Sprintf("%q", m)
 }
 
-// client is the other end of a wire in a test.
-type client struct {
+// walreceiver is the other end of a wire in a test.
+type walreceiver struct {
 	*wire
 	t    *testing.T
 	log  *shelf
@@ -210,7 +210,7 @@ type client struct {
 }
 
 // expect reads messages of the server, in words.
-func (c *client) expect(want ...string) {
+func (c *walreceiver) expect(want ...string) {
 	c.t.Helper()
 	for _, w := range want {
 		var got string
@@ -227,7 +227,7 @@ func (c *client) expect(want ...string) {
 }
 
 // quiet checks that the server says nothing for some time.
-func (c *client) quiet(d time.Duration) {
+func (c *walreceiver) quiet(d time.Duration) {
 	c.t.Helper()
 	select {
 	case m := <-c.down:
@@ -238,14 +238,14 @@ func (c *client) quiet(d time.Duration) {
 	}
 }
 
-func (c *client) say(kind byte, body string) { c.up <- append([]byte{kind}, body...) }
+func (c *walreceiver) say(kind byte, body string) { c.up <- append([]byte{kind}, body...) }
 
-func (c *client) status(write, flush wal.LSN, reply bool) {
+func (c *walreceiver) status(write, flush wal.LSN, reply bool) {
 	c.say('d', string(protocol.Status{Write: write, Flush: flush, Apply: flush / 2, Reply: reply}.Append(nil, time.Now())))
 }
 
 // ends checks how the stream has ended, in words.
-func (c *client) ends(want string) {
+func (c *walreceiver) ends(want string) {
 	c.t.Helper()
 	select {
 	case m := <-c.down:
@@ -285,10 +285,10 @@ const (
 func split(s string) []string { return strings.Split(s, "|") }
 
 // streaming runs a stream against a script, in a bubble of fake time.
-func streaming(t *testing.T, log func() *shelf, o streamOptions, script func(c *client)) {
+func streaming(t *testing.T, log func() *shelf, o streamOptions, script func(c *walreceiver)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		c := &client{wire: newWire(), t: t, log: log(), err: make(chan error, 1), stop: make(chan struct{})}
+		c := &walreceiver{wire: newWire(), t: t, log: log(), err: make(chan error, 1), stop: make(chan struct{})}
 		o.Shutdown, o.Progress, o.SegmentSize = c.stop, &c.p, mib
 		ctx, cancel := context.WithCancelCause(t.Context())
 		c.quit = cancel

@@ -69,7 +69,7 @@ func TestStreamBegins(t *testing.T) {
 		{"no log is known", func() *shelf { return newShelf(0, 0) }, from(0x300000, 1), "", ": requested timeline 1 is not in this server's history"},
 	} {
 		t.Run(c.reason, func(t *testing.T) {
-			streaming(t, c.log, c.o, func(x *client) {
+			streaming(t, c.log, c.o, func(x *walreceiver) {
 				if c.want != "" {
 					x.expect(split(c.want)...)
 				}
@@ -100,7 +100,7 @@ func TestStreamMessages(t *testing.T) {
 		{"to the end of a segment", 0x3FFF00, 0x400000, "0/3FFF00+256"},
 	} {
 		t.Run(c.reason, func(t *testing.T) {
-			streaming(t, func() *shelf { return newShelf(c.end, 1) }, from(c.from, 1), func(x *client) {
+			streaming(t, func() *shelf { return newShelf(c.end, 1) }, from(c.from, 1), func(x *walreceiver) {
 				x.expect(copyBoth)
 				for _, w := range split(c.want) {
 					x.expect(fmt.Sprintf("w %s of %v, timeline 1", w, c.end))
@@ -138,16 +138,16 @@ func TestStreamTalks(t *testing.T) {
 	for _, c := range []struct {
 		reason string
 		o      streamOptions
-		script func(c *client)
+		script func(c *walreceiver)
 	}{
-		{"log comes", minute(), func(c *client) {
+		{"log comes", minute(), func(c *walreceiver) {
 			for i := range wal.LSN(5) {
 				c.log.advance(start+(i+1)*100, 1)
 				c.expect(fmt.Sprintf("w %v+100 of %v, timeline 1", start+i*100, start+(i+1)*100))
 				c.quiet(time.Second)
 			}
 		}},
-		{"a reply is wanted", minute(), func(c *client) {
+		{"a reply is wanted", minute(), func(c *walreceiver) {
 			c.quiet(10 * time.Second)
 			begun := time.Now()
 			c.status(1, 2, true)
@@ -157,7 +157,7 @@ func TestStreamTalks(t *testing.T) {
 			}
 			c.quiet(20 * time.Second)
 		}},
-		{"what it says is kept", minute(), func(c *client) {
+		{"what it says is kept", minute(), func(c *walreceiver) {
 			c.status(0x2FFFFF, 0x200000, false)
 			synctest.Wait()
 			want := streamState{Sent: wal.Position{LSN: start, Timeline: 1}, Write: 0x2FFFFF, Flush: 0x200000, Apply: 0x100000, Heard: time.Now()}
@@ -165,13 +165,13 @@ func TestStreamTalks(t *testing.T) {
 				c.t.Error(diff)
 			}
 		}},
-		{"silence", minute(), func(c *client) {
+		{"silence", minute(), func(c *walreceiver) {
 			c.quiet(29999 * time.Millisecond)
 			c.expect("k 0/300000 true")
 			c.quiet(29 * time.Second)
 			c.ends("end: terminating walsender process due to replication timeout")
 		}},
-		{"a sign of life in time", minute(), func(c *client) {
+		{"a sign of life in time", minute(), func(c *walreceiver) {
 			for range 5 {
 				c.quiet(29 * time.Second)
 				c.expect("k 0/300000 true")
@@ -179,13 +179,13 @@ func TestStreamTalks(t *testing.T) {
 				c.status(1, 1, false)
 			}
 		}},
-		{"an unasked one", minute(), func(c *client) {
+		{"an unasked one", minute(), func(c *walreceiver) {
 			for range 10 {
 				c.quiet(29 * time.Second)
 				c.say('d', feedback(0, 0))
 			}
 		}},
-		{"silence while log comes", minute(), func(c *client) {
+		{"silence while log comes", minute(), func(c *walreceiver) {
 			for i := range wal.LSN(59) {
 				c.log.advance(start+(i+1)*100, 1)
 				c.expect(fmt.Sprintf("w %v+100 of %v, timeline 1", start+i*100, start+(i+1)*100))
@@ -198,13 +198,13 @@ func TestStreamTalks(t *testing.T) {
 			}
 			c.ends("end: terminating walsender process due to replication timeout")
 		}},
-		{"a client that does not read", minute(), func(c *client) {
+		{"a client that does not read", minute(), func(c *walreceiver) {
 			c.log.advance(start+100, 1)
 			<-time.After(time.Minute)
 			synctest.Wait()
 			c.ends("end: terminating walsender process due to replication timeout")
 		}},
-		{"a client that reads slowly, and says that it lives", minute(), func(c *client) {
+		{"a client that reads slowly, and says that it lives", minute(), func(c *walreceiver) {
 			c.log.advance(start+0x40000, 1)
 			for range 10 {
 				<-time.After(50 * time.Second)
@@ -213,7 +213,7 @@ func TestStreamTalks(t *testing.T) {
 			synctest.Wait()
 			c.expect("w 0/300000+131072 of 0/340000, timeline 1", "k 0/320000 false", "w 0/320000+131072 of 0/340000, timeline 1")
 		}},
-		{"the client ends it", minute(), func(c *client) {
+		{"the client ends it", minute(), func(c *walreceiver) {
 			c.status(1, 1, true)
 			c.expect("k 0/300000 false")
 			c.say('c', "")
@@ -224,49 +224,49 @@ func TestStreamTalks(t *testing.T) {
 				c.t.Error("the command that follows was taken")
 			}
 		}},
-		{"the client goes", minute(), func(c *client) {
+		{"the client goes", minute(), func(c *walreceiver) {
 			close(c.gone)
 			c.ends("end: EOF")
 		}},
-		{"the client goes while it is sent log", minute(), func(c *client) {
+		{"the client goes while it is sent log", minute(), func(c *walreceiver) {
 			c.log.advance(start+100, 1)
 			synctest.Wait()
 			close(c.gone)
 			c.ends("end: io: read/write on closed pipe")
 		}},
-		{"Terminate", minute(), func(c *client) {
+		{"Terminate", minute(), func(c *walreceiver) {
 			c.say('X', "")
 			c.ends("end: the client has ended the connection")
 		}},
-		{"another message", minute(), func(c *client) {
+		{"another message", minute(), func(c *walreceiver) {
 			c.say('Q', "SELECT 1\x00")
 			c.ends(`FATAL 08P01: invalid standby message type "Q"`)
 		}},
-		{"another message, of no letter", minute(), func(c *client) {
+		{"another message, of no letter", minute(), func(c *walreceiver) {
 			c.say(3, "")
 			c.ends(`FATAL 08P01: invalid standby message type "\x03"`)
 		}},
-		{"CopyFail", minute(), func(c *client) {
+		{"CopyFail", minute(), func(c *walreceiver) {
 			c.say('f', "no\x00")
 			c.ends(`FATAL 08P01: invalid standby message type "f"`)
 		}},
-		{"another subtype", minute(), func(c *client) {
+		{"another subtype", minute(), func(c *walreceiver) {
 			c.say('d', "z")
 			c.ends(`FATAL 08P01: unexpected message type "z"`)
 		}},
-		{"an empty message", minute(), func(c *client) {
+		{"an empty message", minute(), func(c *walreceiver) {
 			c.say('d', "")
 			c.ends(`08P01: insufficient data left in message`)
 		}},
-		{"a short status", minute(), func(c *client) {
+		{"a short status", minute(), func(c *walreceiver) {
 			c.say('d', "r"+strings.Repeat("\x00", 32))
 			c.ends(`08P01: insufficient data left in message`)
 		}},
-		{"short feedback", minute(), func(c *client) {
+		{"short feedback", minute(), func(c *walreceiver) {
 			c.say('d', feedback(0, 0)[:24])
 			c.ends(`08P01: insufficient data left in message`)
 		}},
-		{"feedback that wants rows", minute(), func(c *client) {
+		{"feedback that wants rows", minute(), func(c *walreceiver) {
 			c.log.advance(start+100, 1)
 			c.expect("w 0/300000+100 of 0/300064, timeline 1")
 			c.say('d', feedback(700, 0))
@@ -281,12 +281,12 @@ func TestStreamTalks(t *testing.T) {
 				c.t.Error("what follows was taken")
 			}
 		}},
-		{"feedback that wants rows of the catalog", minute(), func(c *client) {
+		{"feedback that wants rows of the catalog", minute(), func(c *walreceiver) {
 			c.say('d', feedback(0, 700))
 			c.ends("the client sends hot standby feedback, at 0/300000")
 		}},
 
-		{"the timeline ends", minute(), func(c *client) {
+		{"the timeline ends", minute(), func(c *walreceiver) {
 			forked(c.log)
 			c.log.advance(start+0x200, 2)
 			c.expect("w 0/300000+512 of 0/300200, timeline 1", "c")
@@ -298,7 +298,7 @@ func TestStreamTalks(t *testing.T) {
 			c.expect(split(nextIs + "2 0/300200|" + completes)...)
 			c.ends("<nil>")
 		}},
-		{"the timeline ends, and the next goes on far", minute(), func(c *client) {
+		{"the timeline ends, and the next goes on far", minute(), func(c *walreceiver) {
 			forked(c.log)
 			c.log.advance(start+0x90000, 2)
 			c.expect("w 0/300000+512 of 0/300200, timeline 1", "c")
@@ -308,7 +308,7 @@ func TestStreamTalks(t *testing.T) {
 			c.expect(split(nextIs + "2 0/300200|" + completes)...)
 			c.ends("<nil>")
 		}},
-		{"the timeline ended before what was sent", minute(), func(c *client) {
+		{"the timeline ended before what was sent", minute(), func(c *walreceiver) {
 			forked(c.log)
 			c.log.advance(start+0x300, 1)
 			c.expect("w 0/300000+768 of 0/300300, timeline 1")
@@ -318,7 +318,7 @@ func TestStreamTalks(t *testing.T) {
 			c.expect(split(nextIs + "2 0/300200|" + completes)...)
 			c.ends("<nil>")
 		}},
-		{"the timeline ends, and the client has nothing to say", minute(), func(c *client) {
+		{"the timeline ends, and the client has nothing to say", minute(), func(c *walreceiver) {
 			forked(c.log)
 			c.log.advance(start+0x200, 2)
 			c.expect("w 0/300000+512 of 0/300200, timeline 1", "c")
@@ -327,7 +327,7 @@ func TestStreamTalks(t *testing.T) {
 			c.quiet(29 * time.Second)
 			c.ends("end: terminating walsender process due to replication timeout")
 		}},
-		{"the client ends it before the timeline does", minute(), func(c *client) {
+		{"the client ends it before the timeline does", minute(), func(c *walreceiver) {
 			forked(c.log)
 			c.log.advance(start+0x200, 2)
 			synctest.Wait() // it is being sent the log
@@ -337,7 +337,7 @@ func TestStreamTalks(t *testing.T) {
 			c.expect(split(nextIs + "2 0/300200|" + completes)...)
 			c.ends("<nil>")
 		}},
-		{"two timelines end at once", minute(), func(c *client) {
+		{"two timelines end at once", minute(), func(c *walreceiver) {
 			c.log.histories[3] = "1\t0/300200\t\n2\t0/300300\t\n"
 			c.log.advance(start+0x400, 3)
 			c.expect("w 0/300000+512 of 0/300200, timeline 1", "c")
@@ -345,12 +345,12 @@ func TestStreamTalks(t *testing.T) {
 			c.expect(split(nextIs + "2 0/300200|" + completes)...)
 			c.ends("<nil>")
 		}},
-		{"another cluster's timeline", minute(), func(c *client) {
+		{"another cluster's timeline", minute(), func(c *walreceiver) {
 			c.log.advance(start+0x400, 3)
 			c.ends(": requested timeline 1 is not in this server's history")
 		}},
 
-		{"shutdown, all was flushed", minute(), func(c *client) {
+		{"shutdown, all was flushed", minute(), func(c *walreceiver) {
 			c.log.advance(start+100, 1)
 			c.expect("w 0/300000+100 of 0/300064, timeline 1")
 			c.status(start+100, start+100, false)
@@ -359,7 +359,7 @@ func TestStreamTalks(t *testing.T) {
 			c.expect("C COPY 0")
 			c.ends("end: the stream has ended, as the server shuts down")
 		}},
-		{"shutdown, there is more", minute(), func(c *client) {
+		{"shutdown, there is more", minute(), func(c *walreceiver) {
 			c.log.advance(start+0x20001, 1)
 			synctest.Wait() // the first message waits to be read
 			close(c.stop)
@@ -372,7 +372,7 @@ func TestStreamTalks(t *testing.T) {
 			c.expect("C COPY 0")
 			c.ends("end: the stream has ended, as the server shuts down")
 		}},
-		{"shutdown, the client flushes nothing", minute(), func(c *client) {
+		{"shutdown, the client flushes nothing", minute(), func(c *walreceiver) {
 			close(c.stop)
 			c.expect("k 0/300000 true")
 			c.status(start-1, 0, false)
@@ -382,13 +382,13 @@ func TestStreamTalks(t *testing.T) {
 			c.expect("C COPY 0")
 			c.ends("end: the stream has ended, as the server shuts down")
 		}},
-		{"shutdown, the client is silent", minute(), func(c *client) {
+		{"shutdown, the client is silent", minute(), func(c *walreceiver) {
 			close(c.stop)
 			c.expect("k 0/300000 true")
 			c.quiet(59 * time.Second)
 			c.ends("end: terminating walsender process due to replication timeout")
 		}},
-		{"shutdown, the client ends it", minute(), func(c *client) {
+		{"shutdown, the client ends it", minute(), func(c *walreceiver) {
 			close(c.stop)
 			c.expect("k 0/300000 true")
 			c.say('c', "")
@@ -396,7 +396,7 @@ func TestStreamTalks(t *testing.T) {
 			c.ends("<nil>")
 		}},
 
-		{"canceled", minute(), func(c *client) {
+		{"canceled", minute(), func(c *walreceiver) {
 			c.quit(&Error{Code: "57014", Message: "canceled"})
 			c.ends("57014: canceled")
 			select {
@@ -405,7 +405,7 @@ func TestStreamTalks(t *testing.T) {
 			default:
 			}
 		}},
-		{"canceled while a message is sent", minute(), func(c *client) {
+		{"canceled while a message is sent", minute(), func(c *walreceiver) {
 			c.log.advance(start+100, 1)
 			synctest.Wait()
 			c.quit(&Error{Code: "57014", Message: "canceled"})
@@ -419,7 +419,7 @@ func TestStreamTalks(t *testing.T) {
 		}},
 	} {
 		t.Run(c.reason, func(t *testing.T) {
-			streaming(t, at, c.o, func(x *client) {
+			streaming(t, at, c.o, func(x *walreceiver) {
 				x.expect(copyBoth)
 				c.script(x)
 				x.quit(nil)
