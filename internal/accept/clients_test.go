@@ -251,6 +251,45 @@ func TestPgconn(t *testing.T) {
 	}
 }
 
+// The channel is bound by the certificate that was shown, of several.
+func TestCertificates(t *testing.T) {
+	t.Parallel()
+	a := newAuthority(t)
+	of := func(name string) tls.Certificate { return a.issue(t, name) }
+	byName := func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		c := of(hello.ServerName)
+		return &c, nil
+	}
+	unsuitable := of("localhost")
+	unsuitable.SupportedSignatureAlgorithms = []tls.SignatureScheme{tls.PSSWithSHA512}
+	for _, c := range []struct {
+		reason string
+		config *tls.Config
+		log    string
+	}{
+		{"one", &tls.Config{Certificates: []tls.Certificate{of("localhost")}}, ""},
+		{"two, the second of which is right", &tls.Config{Certificates: []tls.Certificate{unsuitable, of("localhost")}}, ""},
+		{"by name", &tls.Config{Certificates: []tls.Certificate{of("other")}, GetCertificate: byName}, ""},
+		{"by name alone", &tls.Config{GetCertificate: byName}, ""},
+		{"none", &tls.Config{}, "the server has no certificate"},
+	} {
+		r, dir := newReception(t, func(r *reception) { r.options.TLS = func() *tls.Config { return c.config } })
+		writePEM(t, filepath.Join(dir, "root.crt"), "CERTIFICATE", a.certificate.Raw)
+		in := fmt.Sprintf("host=localhost port=%s dbname=d replication=true user=secure password=secret sslmode=verify-full channel_binding=require sslrootcert=%s",
+			r.port, filepath.Join(dir, "root.crt"))
+		conn, err := pgconn.Connect(t.Context(), in)
+		if (err == nil) != (c.log == "") {
+			t.Errorf("%s: %v", c.reason, err)
+		}
+		if err == nil {
+			if err := conn.Close(t.Context()); err != nil {
+				t.Errorf("%s: %v", c.reason, err)
+			}
+		}
+		checkLog(t, r, c.reason, c.log)
+	}
+}
+
 func TestWithoutTLS(t *testing.T) {
 	t.Parallel()
 	r, dir := newReception(t, func(r *reception) { r.options.TLS = nil })
