@@ -16,9 +16,11 @@ const (
 // server of the given major version does. What does not begin with the first
 // word of a replication command is SQL, which is no error here; an error is a
 // CommandError, in the words of that server. Options are checked as the server
-// checks them before it does anything, but for what depends on its state.
+// checks them before it does anything, but for what depends on its state, such as
+// whether it can make an incremental backup, and for the details of compression.
 //
-// A text ends at its first zero byte. Identifiers are cut after 63 bytes.
+// A text ends at its first zero byte. Identifiers are cut after 63 bytes, of which
+// a server also gives notice.
 //
 // Source: exec_replication_command in src/backend/replication/walsender.c,
 // src/backend/replication/repl_gram.y, PostgreSQL 10 to 18.
