@@ -165,14 +165,15 @@ func (m *serveMatrix) test(t *testing.T, c matrixCase) {
 	if c["wal"] == "none" {
 		b.archive = m.archive
 		if c["source"] == "standby" { // which archives nothing, but has the primary's log
-			m.Exec(t, "SELECT pg_switch_wal()")
-			m.WaitFor(t, "SELECT last_archived_wal >= pg_walfile_name(pg_current_wal_lsn() - 16777217) FROM pg_stat_archiver", "t")
+			last := m.Query(t, "SELECT pg_walfile_name(pg_switch_wal())")
+			m.WaitFor(t, "SELECT last_archived_wal >= '"+last+"' FROM pg_stat_archiver", "t")
 		}
 	}
 	data := b.restore(t, work)
-	if c["source"] == "standby" {
-		// Nothing tells the copy that it is no standby but that it has no signal file.
-		pgtest.Own(t, data)
+	if c["source"] == "standby" { // the copy is not to be one
+		if err := os.Remove(filepath.Join(data, "standby.signal")); err != nil {
+			t.Fatal(err)
+		}
 	}
 	conf := map[string]string{"archive_mode": "off"}
 	if c["wal"] == "none" {

@@ -29,7 +29,7 @@ func startServe(t testing.TB, basin *program, s *pgtest.Server, args ...string) 
 	v := &served{Server: s, basin: basin}
 	all := []string{"serve", "-w", "-d", s.ConnString(), "--pgdata", s.DataDir, "--listen", "127.0.0.1:0"}
 	if !strings.Contains(strings.Join(args, " "), "--hba") {
-		hba := filepath.Join(basin.home, "trust.hba")
+		hba := filepath.Join(pgtest.TempDir(t), "trust.hba")
 		if err := os.WriteFile(hba, []byte("host all,replication all 127.0.0.1/32 trust\n"), 0o644); err != nil {
 			t.Fatal(err)
 		}

@@ -47,7 +47,9 @@ func (s *session) baseBackup(ctx context.Context, command protocol.BaseBackup) e
 	if spec.Algorithm != seal.None {
 		workers, free := s.server.takeWorkers(spec)
 		defer free()
-		spec.Workers, spec.WorkersSet = workers, true
+		if spec.Algorithm == seal.Zstd { // of the others memory alone says how many there are
+			spec.Workers, spec.WorkersSet = workers, true
+		}
 		a.suffix = seal.Suffix(spec.Algorithm)
 		a.compress = func(w io.Writer) (io.WriteCloser, error) {
 			return seal.NewWriterWithin(w, spec, workers*workerMemory)

@@ -22,9 +22,30 @@ func (s *session) connectUpstream(ctx context.Context) error {
 	if s.client.Replication == accept.Database {
 		client.Database = s.client.Database
 	}
-	var err error
-	s.upstream, err = s.server.o.Cluster.Upstream(ctx, client)
-	return err
+	upstream, err := s.server.o.Cluster.Upstream(ctx, client)
+	if err != nil {
+		return err
+	}
+	s.upstream = upstream
+	if s.cluster.Version < protocol.VersionOptionList { // of which a client has said it here
+		return s.sayUnheard(ctx, protocol.IdentifySystem{})
+	}
+	return nil
+}
+
+// sayUnheard says a command to the cluster whose answer the client is not to hear.
+func (s *session) sayUnheard(ctx context.Context, command protocol.Command) error {
+	if err := s.upstream.Send(queryMessage(command.Command(s.cluster.Version))); err != nil {
+		return s.lostUpstream(err)
+	}
+	for {
+		switch kind, err := s.upstream.Next(ctx); {
+		case err != nil:
+			return s.lostUpstream(err)
+		case kind == 'Z':
+			return nil
+		}
+	}
 }
 
 // relay says a command again to the cluster, and passes its answers on as they are.
