@@ -173,6 +173,12 @@ func (f *firstBytes) Write(p []byte) (int, error) {
 // theirs takes a backup as the server itself sends it.
 func theirs(t *testing.T, s *pgtest.Server, command protocol.BaseBackup, parent string, said *notices) (backup.Start, []taken, wal.Position) {
 	t.Helper()
+	return take(t, serverSource(t, s, command, parent, said))
+}
+
+// serverSource returns the server itself as a source.
+func serverSource(t *testing.T, s *pgtest.Server, command protocol.BaseBackup, parent string, said *notices) backup.Source {
+	t.Helper()
 	params, err := conninfo.Parse(s.ConnString() + " replication=true")
 	if err != nil {
 		t.Fatal(err)
@@ -190,12 +196,12 @@ func theirs(t *testing.T, s *pgtest.Server, command protocol.BaseBackup, parent 
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer f.Close()
+		t.Cleanup(func() { f.Close() })
 		o.Manifest = f
 	}
 	src := client.NewBaseBackup(conn, o)
-	defer src.Close()
-	return take(t, src)
+	t.Cleanup(func() { src.Close() })
+	return src
 }
 
 // toDir copies a source to a new data directory.
