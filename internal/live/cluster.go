@@ -107,6 +107,7 @@ func (s *Source) settle(ctx context.Context) error {
 	for _, sql := range []string{
 		"SELECT pg_catalog.set_config('client_encoding', pg_catalog.current_setting('server_encoding'), false)",
 		"SET standard_conforming_strings = on",
+		"SET search_path = pg_catalog",
 	} {
 		if _, err := s.o.Session.Query(ctx, sql); err != nil {
 			return err
@@ -208,6 +209,9 @@ func (s *Source) checkPlace(ctx context.Context, dir fs.FileInfo) error {
 		return err
 	}
 	s.cluster.directory = row[0]
+	if within, err := filepath.Rel(row[0], s.cluster.statistics); err == nil && filepath.IsAbs(s.cluster.statistics) {
+		s.cluster.statistics = within
+	}
 	theirs, err := os.Stat(row[0])
 	switch {
 	case err == nil && os.SameFile(theirs, dir):
@@ -234,7 +238,7 @@ func (s *Source) checkPlace(ctx context.Context, dir fs.FileInfo) error {
 func (s *Source) checkSame(ctx context.Context) error {
 	row, err := s.row(ctx, "SELECT pg_catalog.pg_postmaster_start_time()")
 	if err != nil {
-		return restarted(err)
+		return lost(ctx, err)
 	}
 	now, err := os.ReadFile(s.path(postmasterPath))
 	if err != nil {
@@ -244,6 +248,14 @@ func (s *Source) checkSame(ctx context.Context) error {
 		return restarted(fmt.Errorf("it was started at %s, and at %s again", s.cluster.started, row[0]))
 	}
 	return nil
+}
+
+// lost is the error of a session that does not answer any more.
+func lost(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return restarted(err)
 }
 
 // restarted is the error of a server that is not the one it was when the backup began.

@@ -104,7 +104,6 @@ type Source struct {
 	cluster cluster // as it was before the backup began
 	pin     Pin
 	looked  time.Time // at the slot
-	started bool      // on the server, and not ended
 
 	start   backup.Start
 	inside  map[string]bool // tablespaces that lie in the data directory, by path

@@ -74,7 +74,7 @@ func odd(t *testing.T, s *pgtest.Server) {
 // start makes a server with tablespaces and all kinds of tables.
 func start(t *testing.T, major int, conf map[string]string) *pgtest.Server {
 	t.Helper()
-	c := pgtest.Config{Major: major, Checksums: true, GroupAccess: major == 17, Conf: map[string]string{"autovacuum": "off"}}
+	c := pgtest.Config{Major: major, Checksums: true, GroupAccess: major == 16, Conf: map[string]string{"autovacuum": "off"}}
 	if major >= 15 {
 		c.Conf["allow_in_place_tablespaces"] = "on"
 	}
@@ -94,7 +94,7 @@ func start(t *testing.T, major int, conf map[string]string) *pgtest.Server {
 }
 
 func TestAsTheServerSendsIt(t *testing.T) {
-	for _, major := range []int{10, 11, 12, 13, 14, 15, 16, 17, 18} {
+	for _, major := range []int{10, 13, 15, 16, 18} {
 		t.Run(fmt.Sprint(major), func(t *testing.T) {
 			t.Parallel()
 			s := start(t, major, nil)
@@ -132,13 +132,22 @@ func TestAsTheServerSendsIt(t *testing.T) {
 				t.Run(test.reason, func(t *testing.T) {
 					var wantSaid, said notices
 					command, o := command, o
-					o.Notice = said.add
+					o.Notice, o.Progress = said.add, new(backup.Progress)
 					test.change(&command, &o)
 					wantStart, want, _ := theirs(t, s, command, "", &wantSaid)
 					src := backUp(t, s, o)
 					gotStart, got, end := take(t, src)
 					if err := src.Close(); err != nil {
 						t.Error(err)
+					}
+					size := int64(0)
+					for _, k := range got {
+						if k.m.Kind != backup.Manifest {
+							size += tarSize(k.m)
+						}
+					}
+					if p := o.Progress; p.Done.Load() != size || p.Total.Load() != gotStart.Size || p.Tablespace.Load() != p.Count.Load() || int(p.Count.Load()) != len(gotStart.Tablespaces)+1 {
+						t.Errorf("progress is %d of %d, %d of %d; %d came", p.Done.Load(), p.Total.Load(), p.Tablespace.Load(), p.Count.Load(), size)
 					}
 					if diff := cmp.Diff(wantStart.Tablespaces, gotStart.Tablespaces); diff != "" {
 						t.Errorf("tablespaces (-server +ours):\n%s", diff)

@@ -1,6 +1,7 @@
 package live
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,7 +33,6 @@ func (s *Source) startBackup(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.started = true
 	if s.start.Position.LSN, err = wal.ParseLSN(row[0]); err != nil {
 		return err
 	}
@@ -73,7 +73,6 @@ func (s *Source) stopBackup(ctx context.Context) (stopped, error) {
 	if len(rows) != 1 || len(rows[0]) != 3 {
 		return stopped{}, fmt.Errorf("the server does not answer with one row of three columns to %s", function)
 	}
-	s.started = false
 	end, err := wal.ParseLSN(string(rows[0][0]))
 	if err != nil {
 		return stopped{}, err
@@ -153,7 +152,7 @@ func (s *Source) checkPin(ctx context.Context) error {
 	const hint = "Take the backup again, with a larger max_slot_wal_keep_size on the server if that is set."
 	select {
 	case <-s.pin.Done():
-		return usererr.Hinted(hint, "the log that the backup needs is kept no longer: %w", cmpError(s.pin.Err()))
+		return usererr.Hinted(hint, "the log that the backup needs is kept no longer: %w", cmp.Or(s.pin.Err(), errUnpinned))
 	default:
 	}
 	slot := s.pin.Slot()
@@ -164,7 +163,7 @@ func (s *Source) checkPin(ctx context.Context) error {
 	rows, err := s.o.Session.Query(ctx, "SELECT coalesce(wal_status, '') FROM pg_catalog.pg_replication_slots WHERE slot_name = "+quoted(slot))
 	switch {
 	case err != nil:
-		return restarted(err)
+		return lost(ctx, err)
 	case len(rows) == 0:
 		return usererr.Hinted(hint, "the log that the backup needs is kept no longer: replication slot \"%s\" does not exist", slot)
 	case string(rows[0][0]) == "lost" || string(rows[0][0]) == "unreserved":
@@ -173,13 +172,8 @@ func (s *Source) checkPin(ctx context.Context) error {
 	return nil
 }
 
-// cmpError returns err, or that nothing is known.
-func cmpError(err error) error {
-	if err == nil {
-		return errors.New("it was let go")
-	}
-	return err
-}
+// errUnpinned is why the log is kept no longer if nobody says why.
+var errUnpinned = errors.New("it was let go")
 
 // history returns where a timeline comes from. One without a file has no ancestors that the
 // server knows of.

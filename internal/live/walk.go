@@ -15,6 +15,7 @@ import (
 	"basin/internal/backup"
 	"basin/internal/localfs"
 	"basin/internal/pgdata"
+	"basin/internal/usererr"
 )
 
 const (
@@ -285,6 +286,9 @@ func (s *Source) findTablespaces() error {
 			if err != nil {
 				return localfs.Errorf(err, link, "could not read symbolic link \"%s/%s\"", tablespacesPath, e.Name())
 			}
+			if err := checkTarget(link, t.Location); err != nil {
+				return err
+			}
 			if within, err := filepath.Rel(s.cluster.directory, t.Location); err == nil && filepath.IsLocal(within) {
 				s.inside[within] = true
 			}
@@ -296,6 +300,20 @@ func (s *Source) findTablespaces() error {
 		s.start.Tablespaces = append(s.start.Tablespaces, t)
 	}
 	return nil
+}
+
+// checkTarget sees that the place that a link leads to is there: where it is not, as in a
+// container that has another view of the files, the tablespace would seem to be empty.
+func checkTarget(link, target string) error {
+	_, err := os.Stat(link)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil // other errors come again
+	}
+	if _, err := os.Lstat(link); errors.Is(err, fs.ErrNotExist) {
+		return nil // it was dropped
+	}
+	return usererr.Hinted("It has to be found here under the path that the server has it at.",
+		"the directory \"%s\" of a tablespace, which \"%s\" leads to, is not there", target, link)
 }
 
 // estimate adds up what will be sent.
