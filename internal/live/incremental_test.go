@@ -293,3 +293,39 @@ func TestNeededSummaries(t *testing.T) {
 		}
 	}
 }
+
+// TestIncrementalAcrossPromotion takes a full backup of a server, and an incremental one of its
+// standby once that is a server itself.
+func TestIncrementalAcrossPromotion(t *testing.T) {
+	t.Parallel()
+	primary := pgtest.Start(t, pgtest.Config{Checksums: true, Conf: map[string]string{"summarize_wal": "on", "autovacuum": "off"}})
+	pgtest.Fill(t, primary, 1)
+	standby := primary.Standby(t, nil)
+	o := Options{WAL: true, Manifest: WithManifest, Algorithm: manifest.CRC32C}
+	full, err := toDir(t, backUp(t, primary, o), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	primary.Exec(t, "UPDATE accounts SET balance = 0 WHERE id % 100 = 1", "DELETE FROM documents WHERE id > 900", "VACUUM documents")
+	primary.WaitReplay(t, standby)
+	standby.Promote(t)
+	standby.Exec(t, "UPDATE accounts SET balance = 1 WHERE id % 100 = 2", "INSERT INTO documents SELECT g, '{}' FROM generate_series(2000, 2100) g")
+	o.Parent, o.Apart = openManifest(t, filepath.Join(full, manifest.Name)), true
+	incremental, err := toDir(t, backUp(t, standby, o), 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tool(t, standby.Major, "pg_verifybackup", incremental)
+	if found, err := filepath.Glob(filepath.Join(incremental, "base", "*", "INCREMENTAL.*")); err != nil || len(found) < 50 {
+		t.Errorf("%d incremental files, %v", len(found), err)
+	}
+	combined := filepath.Join(pgtest.TempDir(t), "combined")
+	tool(t, standby.Major, "pg_combinebackup", full, incremental, "--output="+combined)
+	tool(t, standby.Major, "pg_verifybackup", combined)
+	compareRelations(t, standby.DataDir, combined)
+	want := pgtest.Sums(t, standby)
+	restored := pgtest.StartDir(t, standby.Major, combined, nil)
+	if diff := cmp.Diff(want, pgtest.Sums(t, restored)); diff != "" {
+		t.Errorf("rows (-server +restored):\n%s", diff)
+	}
+}
