@@ -70,6 +70,9 @@ Connection options:
   -W, --password         force password prompt (should happen automatically)
 
 Options of basin alone (not to be abbreviated):
+      --source-pgdata=DIR
+                         read the server's data directory, DIR on this host, instead of
+                         having the server send it
       --compress-wal     compress pg_wal.tar too if the client compresses with lz4 or zstd,
                          as with gzip it always does
       --log-format=text|json

@@ -37,6 +37,7 @@ type baseBackupOptions struct {
 	// How it is taken.
 	Label             string
 	FastCheckpoint    bool
+	SourceDirectory   string // the server's data directory, which is read here; empty: the server sends it
 	MaxRate           int    // kB/s; zero is no limit
 	Slot              string // a permanent slot; empty for a temporary one, unless NoSlot
 	CreateSlot        bool
@@ -155,6 +156,13 @@ func baseBackupTable(o *baseBackupOptions, c call) []getopt.Option {
 		{Long: "sync-method", Value: o.setSyncMethod},
 
 		// basin's own: whole names only, so that no abbreviation of the above becomes ambiguous.
+		{Long: "source-pgdata", Whole: true, Value: func(value string) error {
+			if value == "" {
+				return errors.New("data directory name \"\" is too short")
+			}
+			o.SourceDirectory = localfs.Canonical(value)
+			return nil
+		}},
 		{Long: "compress-wal", Whole: true, Flag: func() error { o.CompressWAL = true; return nil }},
 		c.logFormat(),
 	}

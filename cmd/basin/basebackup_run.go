@@ -40,7 +40,8 @@ type baseBackupRun struct {
 	raw         bool           // archives are not opened
 	createdSlot bool           // a permanent one, which outlives a failure
 	place       backup.Sink
-	plain       *plain.Sink // the same in plain format; else nil
+	plain       *plain.Sink   // the same in plain format; else nil
+	local       *localCluster // whose data directory is read here; nil if the server sends it
 	counts      backup.Progress
 	progress    *progress // nil if none is shown
 }
@@ -78,12 +79,15 @@ func (b *baseBackupRun) run(ctx context.Context) error {
 	if err := b.claim(); err != nil {
 		return err
 	}
-	source, err := b.source()
-	if err != nil {
-		return err
-	}
+	source, err := b.source(ctx)
 	if b.manifest != nil {
 		defer b.manifest.Close() // it was only read
+	}
+	if b.local != nil {
+		defer b.local.close()
+	}
+	if err != nil {
+		return err
 	}
 	defer source.Close()
 	if b.place, err = b.sink(ctx); err != nil {
@@ -93,7 +97,7 @@ func (b *baseBackupRun) run(ctx context.Context) error {
 		b.progress = startProgress(b.report, &b.counts, progressFormFor(b.report, b.o.Verbose, os.Getenv))
 	}
 	b.verbose("initiating base backup, waiting for checkpoint to complete")
-	options := backup.Options{Started: b.started, Ended: b.ended}
+	options := backup.Options{Started: b.started, Ended: b.ended, Workers: b.workers()}
 	if b.o.WALMethod == walStream {
 		options.Log = b.streamLog
 	}
@@ -142,6 +146,9 @@ func (b *baseBackupRun) checkVersion() error {
 		return errors.New("server does not support incremental backup")
 	case b.o.Target != "" && version < protocol.VersionOptionList:
 		return errors.New("backup targets are not supported by this server version")
+	case b.o.SourceDirectory != "" && (b.o.Target != "" || b.serverCompresses()):
+		return usererr.Hinted("Leave out --source-pgdata, and the server does it.",
+			"the server neither stores nor compresses a backup that is made of its data directory")
 	case b.o.Target != "" && b.o.WriteRecoveryConf:
 		return errors.New("recovery configuration cannot be written when a backup target is used")
 	case b.serverCompresses() && version < protocol.VersionOptionList:
@@ -173,8 +180,44 @@ func (b *baseBackupRun) claim() (err error) {
 	return err
 }
 
-// source returns the backup that the server is to send.
-func (b *baseBackupRun) source() (backup.Source, error) {
+// source returns the backup that the server is to send, or that is to be made of its data
+// directory.
+func (b *baseBackupRun) source(ctx context.Context) (backup.Source, error) {
+	command := b.command()
+	if b.o.Incremental != "" {
+		var err error
+		if b.manifest, err = os.Open(b.o.Incremental); err != nil {
+			return nil, localfs.Errorf(err, b.o.Incremental, "could not open file \"%s\"", b.o.Incremental)
+		}
+	}
+	source, err := b.sourceOf(ctx, command)
+	if err == nil && b.o.WriteRecoveryConf {
+		return b.withRecovery(source)
+	}
+	return source, err
+}
+
+// sourceOf returns the source of what a command asks for.
+func (b *baseBackupRun) sourceOf(ctx context.Context, command protocol.BaseBackup) (backup.Source, error) {
+	if b.o.SourceDirectory != "" {
+		return b.localSource(ctx, command)
+	}
+	b.raw = b.o.Target != "" || b.storesArchives(command.Manifest != "")
+	options := client.BaseBackupOptions{
+		Command: command, Segment: b.segment, Progress: &b.counts,
+		Raw: b.raw,
+		Decompress: func(r io.Reader, suffix string) (io.ReadCloser, error) {
+			return seal.NewReader(r, seal.BySuffix(suffix))
+		},
+	}
+	if b.manifest != nil {
+		options.Manifest = b.manifest
+	}
+	return client.NewBaseBackup(b.conn, options), nil
+}
+
+// command returns what the backup is to be.
+func (b *baseBackupRun) command() protocol.BaseBackup {
 	command := protocol.BaseBackup{
 		Label:             b.o.Label,
 		Incremental:       b.o.Incremental != "",
@@ -205,26 +248,7 @@ func (b *baseBackupRun) source() (backup.Source, error) {
 			command.CompressionDetail = &b.o.Compression.Detail
 		}
 	}
-	b.raw = b.o.Target != "" || b.storesArchives(command.Manifest != "")
-	options := client.BaseBackupOptions{
-		Command: command, Segment: b.segment, Progress: &b.counts,
-		Raw: b.raw,
-		Decompress: func(r io.Reader, suffix string) (io.ReadCloser, error) {
-			return seal.NewReader(r, seal.BySuffix(suffix))
-		},
-	}
-	if b.o.Incremental != "" {
-		var err error
-		if b.manifest, err = os.Open(b.o.Incremental); err != nil {
-			return nil, localfs.Errorf(err, b.o.Incremental, "could not open file \"%s\"", b.o.Incremental)
-		}
-		options.Manifest = b.manifest
-	}
-	source := backup.Source(client.NewBaseBackup(b.conn, options))
-	if b.o.WriteRecoveryConf {
-		return b.withRecovery(source)
-	}
-	return source, nil
+	return command
 }
 
 // storesArchives says whether archives that the server compressed go to their

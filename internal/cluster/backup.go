@@ -9,27 +9,42 @@ import (
 	"basin/internal/client"
 	"basin/internal/live"
 	"basin/internal/manifest"
+	"basin/internal/protocol"
 	"basin/internal/server"
 )
 
 // backupName is the application_name of the session that a backup is made in.
 const backupName = "basin backup"
 
-// Backup prepares a base backup.
+// Backup prepares a base backup for a client.
 func (c *Cluster) Backup(ctx context.Context, r server.BackupRequest) (backup.Source, error) {
-	o, err := options(r)
+	o, err := BackupOptions(r.Command)
 	if err != nil {
 		return nil, err
 	}
+	o.Parent = r.Parent
+	o.Notice = func(n live.Notice) {
+		r.Notice(server.Error{Severity: n.Severity, Code: n.Code, Message: n.Message, Detail: n.Detail, Hint: n.Hint})
+	}
+	return c.Source(ctx, o)
+}
+
+// Source prepares a backup of the data directory. What it needs of the cluster itself it
+// gets here: DataDir, Session and Pin need not be set.
+func (c *Cluster) Source(ctx context.Context, o live.Options) (backup.Source, error) {
 	conn, err := c.dial(ctx, "", "", backupName)
 	if err != nil {
 		return nil, err
 	}
 	conn.Notice = func(n *pgconn.Notice) {
-		r.Notice(server.Error{Severity: n.Severity, Code: n.Code, Message: n.Message, Detail: n.Detail, Hint: n.Hint})
+		if o.Notice != nil {
+			o.Notice(live.Notice{Severity: n.Severity, Code: n.Code, Message: n.Message, Detail: n.Detail, Hint: n.Hint})
+		}
 	}
-	o.DataDir, o.TempDir = c.o.DataDir, c.o.TempDir
-	o.Session = session{conn}
+	o.DataDir, o.Session = c.o.DataDir, session{conn}
+	if o.TempDir == "" {
+		o.TempDir = c.o.TempDir
+	}
 	o.Pin = func(ctx context.Context) (live.Pin, error) {
 		p, err := c.pin(ctx)
 		if err != nil {
@@ -40,15 +55,11 @@ func (c *Cluster) Backup(ctx context.Context, r server.BackupRequest) (backup.So
 	return live.New(o), nil
 }
 
-// options are those of the backup that a client wants.
-func options(r server.BackupRequest) (live.Options, error) {
-	b := r.Command
+// BackupOptions returns what a command asks of a backup.
+func BackupOptions(b protocol.BaseBackup) (live.Options, error) {
 	o := live.Options{
 		Label: b.Label, FastCheckpoint: b.FastCheckpoint, NoWait: b.NoWait, WAL: b.WAL, TablespaceMap: b.TablespaceMap,
-		EstimateSize: b.Progress, NoVerifyChecksums: b.NoVerifyChecksums, Parent: r.Parent, Algorithm: manifest.CRC32C,
-		Notice: func(n live.Notice) {
-			r.Notice(server.Error{Severity: n.Severity, Code: n.Code, Message: n.Message, Detail: n.Detail, Hint: n.Hint})
-		},
+		EstimateSize: b.Progress, NoVerifyChecksums: b.NoVerifyChecksums, Algorithm: manifest.CRC32C,
 	}
 	switch b.Manifest {
 	case "yes":
@@ -56,12 +67,12 @@ func options(r server.BackupRequest) (live.Options, error) {
 	case "force-encode":
 		o.Manifest = live.ForceEncoding
 	}
-	if b.ManifestChecksums != "" {
-		var err error
-		o.Algorithm, err = manifest.ParseAlgorithm(b.ManifestChecksums)
-		return o, err
+	if b.ManifestChecksums == "" {
+		return o, nil
 	}
-	return o, nil
+	var err error
+	o.Algorithm, err = manifest.ParseAlgorithm(b.ManifestChecksums)
+	return o, err
 }
 
 // session is an ordinary connection as package live uses it.

@@ -189,7 +189,7 @@ func (s *Server) takeWorkers(spec seal.Spec) (n int, free func()) {
 func (s *Server) paces(perSecond int) []*rate.Limiter {
 	var paces []*rate.Limiter
 	if perSecond > 0 {
-		paces = append(paces, limiter(int64(perSecond)*1024))
+		paces = append(paces, backup.NewLimiter(int64(perSecond)*1024))
 	}
 	if s.pace != nil {
 		paces = append(paces, s.pace)

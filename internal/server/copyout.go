@@ -114,12 +114,8 @@ func (o *copyOut) flush() error {
 func (o *copyOut) wait(n int) error {
 	o.sent.Add(int64(n))
 	for _, l := range o.pace {
-		for left := n; left > 0; {
-			part := min(left, l.Burst())
-			if err := l.WaitN(o.ctx, part); err != nil {
-				return context.Cause(o.ctx)
-			}
-			left -= part
+		if err := backup.Wait(o.ctx, l, n); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -194,11 +190,6 @@ func (o *copyOut) end() error {
 		return err
 	}
 	return o.conn.Send([]byte{'c', 0, 0, 0, 4})
-}
-
-// limiter returns what lets so many bytes a second go.
-func limiter(perSecond int64) *rate.Limiter {
-	return rate.NewLimiter(rate.Limit(perSecond), int(max(perSecond/8, 4<<10))) // THROTTLING_FREQUENCY
 }
 
 var _ backup.Sink = (*archives)(nil)

@@ -169,7 +169,7 @@ func New(o Options) *Server {
 		stopping: make(chan struct{}), sessions: make(map[uint32]*session),
 	}
 	if o.MaxRate > 0 {
-		s.pace = limiter(o.MaxRate)
+		s.pace = backup.NewLimiter(o.MaxRate)
 	}
 	return s
 }
