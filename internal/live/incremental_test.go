@@ -329,3 +329,36 @@ func TestIncrementalAcrossPromotion(t *testing.T) {
 		t.Errorf("rows (-server +restored):\n%s", diff)
 	}
 }
+
+// TestIncrementalOfChanges takes a chain of a server that is written to all the time.
+func TestIncrementalOfChanges(t *testing.T) {
+	t.Parallel()
+	s := pgtest.Start(t, pgtest.Config{Major: 17, Checksums: true, Conf: map[string]string{"summarize_wal": "on", "autovacuum_naptime": "1s"}})
+	pgtest.Fill(t, s, 1)
+	load := pgtest.StartLoad(t.Context(), t, s, 2)
+	var chain []string
+	o := Options{WAL: true, Manifest: WithManifest, Algorithm: manifest.CRC32C}
+	for i := range 4 {
+		if i > 0 {
+			s.Exec(t, "DELETE FROM load_rows WHERE id > (SELECT max(id) / 2 FROM load_rows)", "VACUUM load_rows", "CREATE TABLE IF NOT EXISTS copied (LIKE accounts)", "INSERT INTO copied SELECT * FROM accounts")
+			o.Parent = openManifest(t, filepath.Join(chain[i-1], manifest.Name))
+		}
+		o.Apart = i%2 == 0
+		dir, err := toDir(t, backUp(t, s, o), 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tool(t, s.Major, "pg_verifybackup", dir)
+		chain = append(chain, dir)
+	}
+	load.Stop(t)
+	combined := filepath.Join(pgtest.TempDir(t), "combined")
+	tool(t, s.Major, "pg_combinebackup", append(chain, "--output="+combined)...)
+	tool(t, s.Major, "pg_verifybackup", combined)
+	restored := pgtest.StartDir(t, s.Major, combined, nil)
+	if diff := cmp.Diff(quietSums(t, s), quietSums(t, restored)); diff != "" {
+		t.Errorf("rows (-server +restored):\n%s", diff)
+	}
+	checkLoad(t, restored)
+	pgtest.CheckIndexes(t, restored)
+}
