@@ -107,8 +107,7 @@ type Source struct {
 
 	start   backup.Start
 	inside  map[string]bool // tablespaces that lie in the data directory, by path
-	sizes   map[uint32]int64
-	parent  *parent // nil: it is a full backup
+	parent  *parent         // nil: it is a full backup
 	end     wal.Position
 	damaged bool // End has said so
 
@@ -200,10 +199,6 @@ func (s *Source) Begin(ctx context.Context) (backup.Start, error) {
 	}
 	return s.start, nil
 }
-
-// Size returns the estimate of what a tablespace has in bytes of a tar archive, if that was
-// asked for; zero is the main directory.
-func (s *Source) Size(tablespace uint32) int64 { return s.sizes[tablespace] }
 
 // Next returns the next member. Before backup_label it ends the backup on the server, which
 // may take until the log is archived.

@@ -318,7 +318,7 @@ func checkTarget(link, target string) error {
 
 // estimate adds up what will be sent.
 func (s *Source) estimate(ctx context.Context) error {
-	s.sizes = make(map[uint32]int64)
+	sizes := make(map[uint32]int64)
 	w := s.newWalker(func(Notice) {}) // they come again
 	defer w.close()
 	for {
@@ -332,8 +332,11 @@ func (s *Source) estimate(ctx context.Context) error {
 		if f != nil {
 			_ = f.Close() // was only read
 		}
-		s.sizes[m.Tablespace] += tarSize(m)
+		sizes[m.Tablespace] += tarSize(m)
 		s.start.Size += tarSize(m)
+	}
+	for i, t := range s.start.Tablespaces {
+		s.start.Tablespaces[i].Size = sizes[t.OID]
 	}
 	return nil
 }
