@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"basin/internal/accept"
+	"basin/internal/backup"
 	"basin/internal/cluster"
 	"basin/internal/conninfo"
 	"basin/internal/hba"
@@ -88,8 +89,17 @@ func (s *serveRun) run(ctx context.Context) error {
 	if _, err := rand.Read(secret); err != nil {
 		return err
 	}
+	var target func(string, server.TargetBackup) (backup.Sink, error)
+	if s.o.Target != "" {
+		targets, err := openTargets(s.o.Target, s.o.DataDir, s.report.warn)
+		if err != nil {
+			return err
+		}
+		defer targets.Close()
+		target = targets.open
+	}
 	srv := server.New(server.Options{
-		Cluster: s.cluster, Admit: s.admit, Log: s.log,
+		Cluster: s.cluster, Admit: s.admit, Log: s.log, Target: target,
 		Accept: accept.Options{
 			TLS:      func() *tls.Config { return s.access.Load().tls },
 			Rules:    func() hba.Rules { return s.access.Load().rules },

@@ -19,6 +19,8 @@ import (
 // then. Whoever is handed a claim writes through its Root and leaves it open.
 type Claim struct {
 	path    string
+	base    *os.Root // that it lies below, as name; nil: it is found by path
+	name    string
 	root    *os.Root
 	made    []madeDir // the directories above it that were not there, outermost first
 	created bool
@@ -32,7 +34,7 @@ type madeDir struct {
 
 // ClaimDir takes the directory at path for output. An absent one is made with
 // the permissions of mode less the umask, as are the directories above it. A
-// directory that holds anything, be it lost+found or a dot file, is an error.
+// directory that holds anything, be it lost+found or a dot file, is fs.ErrExist.
 // After an error nothing that was made is left.
 //
 // Source: verify_dir_is_empty_or_create in src/bin/pg_basebackup/pg_basebackup.c
@@ -55,6 +57,47 @@ func ClaimDir(path string, mode fs.FileMode) (*Claim, error) {
 		return nil, errors.Join(err, root.Close())
 	}
 	return c, nil
+}
+
+// ClaimBelow is ClaimDir for a directory below base, which no part of name, not even a
+// link, leads out of: name is relative to it. The directory above has to be there. path is
+// what messages call it, and has to lead there too. The claim uses base until it ends.
+//
+// Source: bbsink_server_new in src/backend/backup/basebackup_server.c, PostgreSQL 18.
+func ClaimBelow(base *os.Root, name, path string, mode fs.FileMode) (*Claim, error) {
+	c := &Claim{path: path, base: base, name: name}
+	root, err := base.OpenRoot(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := base.Mkdir(name, mode); err != nil {
+			return nil, Errorf(err, path, `could not create directory "%s"`, path)
+		}
+		c.created = true
+		root, err = base.OpenRoot(name)
+	}
+	if err != nil {
+		return nil, Errorf(err, path, `could not access directory "%s"`, path)
+	}
+	c.root = root
+	if err := checkEmpty(root, path); err != nil {
+		return nil, errors.Join(err, root.Close())
+	}
+	return c, nil
+}
+
+// lstat returns what is where the directory was claimed, without following a link.
+func (c *Claim) lstat() (fs.FileInfo, error) {
+	if c.base != nil {
+		return c.base.Lstat(c.name)
+	}
+	return os.Lstat(filepath.Clean(c.path))
+}
+
+// removeDir removes the directory, which is empty.
+func (c *Claim) removeDir() error {
+	if c.base != nil {
+		return c.base.Remove(c.name)
+	}
+	return os.Remove(filepath.Clean(c.path))
 }
 
 // makeDir makes the directory, which must not be there, and opens it.
@@ -126,8 +169,17 @@ func checkEmpty(root *os.Root, path string) error {
 	case err != nil:
 		return Errorf(err, path, `could not access directory "%s"`, path)
 	}
-	return fmt.Errorf(`directory "%s" exists but is not empty`, path)
+	return &notEmpty{path}
 }
+
+// notEmpty is the error of a directory that holds something. It is fs.ErrExist.
+type notEmpty struct{ path string }
+
+func (e *notEmpty) Error() string {
+	return fmt.Sprintf(`directory "%s" exists but is not empty`, e.path)
+}
+
+func (e *notEmpty) Is(target error) bool { return target == fs.ErrExist }
 
 // Path returns the path the directory was claimed by.
 func (c *Claim) Path() string { return c.path }
@@ -204,14 +256,13 @@ func (c *Claim) remove() error {
 	if err := c.empty(); err != nil || !c.created {
 		return err
 	}
-	clean := filepath.Clean(c.path)
-	now, err := os.Lstat(clean)
+	now, err := c.lstat()
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil || !os.SameFile(claimed, now):
 		return nil // not ours
 	default:
-		if err := os.Remove(clean); err != nil {
+		if err := c.removeDir(); err != nil {
 			return Errorf(err, c.path, `could not remove directory "%s"`, c.path)
 		}
 	}
