@@ -2,11 +2,15 @@ package cluster
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"basin/internal/backup"
 	"basin/internal/client"
+	"basin/internal/connect"
 	"basin/internal/live"
 	"basin/internal/manifest"
 	"basin/internal/protocol"
@@ -41,7 +45,10 @@ func (c *Cluster) Source(ctx context.Context, o live.Options) (backup.Source, er
 			o.Notice(live.Notice{Severity: n.Severity, Code: n.Code, Message: n.Message, Detail: n.Detail, Hint: n.Hint})
 		}
 	}
-	o.DataDir, o.Session = c.o.DataDir, session{conn}
+	if err := prepareSession(ctx, conn); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	o.DataDir, o.Session = c.o.DataDir, &session{conn: conn, cluster: c}
 	if o.TempDir == "" {
 		o.TempDir = c.o.TempDir
 	}
@@ -75,13 +82,38 @@ func BackupOptions(b protocol.BaseBackup) (live.Options, error) {
 	return o, err
 }
 
+// checkInterval is how often the cluster looks whether a backup's session is still there
+// while that waits, as for a checkpoint.
+const checkInterval = time.Second
+
+// prepareSession has a session read quoted strings as they are written, whatever the role is
+// set to, and end with its connection.
+func prepareSession(ctx context.Context, conn *client.Conn) error {
+	if _, err := conn.Query(ctx, "SET standard_conforming_strings = on; SET search_path = ''"); err != nil {
+		return err
+	}
+	if conn.Version < 140000 {
+		return nil
+	}
+	_, err := conn.Query(ctx, fmt.Sprintf("SET client_connection_check_interval = %d", checkInterval.Milliseconds()))
+	if errors.As(err, new(*connect.ServerError)) {
+		return nil // a system where the server cannot
+	}
+	return err
+}
+
 // session is an ordinary connection as package live uses it.
-type session struct{ conn *client.Conn }
+type session struct {
+	conn    *client.Conn
+	cluster *Cluster
+	given   bool // up in the middle of a statement, which goes on
+}
 
 // Query runs a statement.
-func (s session) Query(ctx context.Context, sql string) ([][][]byte, error) {
+func (s *session) Query(ctx context.Context, sql string) ([][][]byte, error) {
 	rows, err := s.conn.Query(ctx, sql)
 	if err != nil {
+		s.given = s.given || ctx.Err() != nil
 		return nil, err
 	}
 	plain := make([][][]byte, len(rows))
@@ -91,5 +123,16 @@ func (s session) Query(ctx context.Context, sql string) ([][][]byte, error) {
 	return plain, nil
 }
 
-// Close ends the session.
-func (s session) Close() error { return s.conn.Close() }
+// Close ends the session. A statement that waits would only notice that at its end, such as
+// that of a checkpoint: it is ended.
+func (s *session) Close() error {
+	err := s.conn.Close()
+	if s.given {
+		statement := fmt.Sprintf("SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE pid = %d AND application_name = %s",
+			s.conn.PID, literal(backupName))
+		if _, err := s.cluster.query(context.Background(), statement); err != nil {
+			s.cluster.log.Warn("a session of a backup that was given up was not ended", "error", err)
+		}
+	}
+	return err
+}
