@@ -16,14 +16,7 @@ func (s *Server) answer(ctx context.Context, c net.Conn) {
 	defer c.Close()
 	s.counts.connections.Add(1)
 	log := s.log.With("client", c.RemoteAddr().String())
-	pid, ok := s.enter()
-	if !ok {
-		s.counts.refused.Add(1)
-		log.Warn("there are too many clients")
-		_ = c.SetDeadline(time.Now().Add(time.Second)) // one that does not read is not waited for
-		_, _ = c.Write(tooMany)
-		return
-	}
+	pid := s.enter(c)
 	defer s.leave(pid)
 	if t, ok := c.(*net.TCPConn); ok {
 		_ = t.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 10 * time.Second, Count: 6})
@@ -56,14 +49,6 @@ func (s *Server) answer(ctx context.Context, c net.Conn) {
 	client.log.Info("disconnected")
 }
 
-// tooMany is the FATAL error of a client there is no room for, which it takes before it
-// has said anything.
-var tooMany = func() []byte {
-	e := Error{Severity: "FATAL", Code: codeTooManyConnections, Message: "sorry, too many clients already"}
-	p, _ := e.message().Encode(nil) // texts are not too long
-	return p
-}()
-
 // admit learns what the cluster is, and says what the client is told of it.
 func (s *session) admit(ctx context.Context, a *accept.Session) ([]accept.Parameter, error) {
 	select {
@@ -75,6 +60,10 @@ func (s *session) admit(ctx context.Context, a *accept.Session) ([]accept.Parame
 		if err := s.server.o.Admit(ctx, a); err != nil {
 			return nil, err
 		}
+	}
+	if !s.server.admit(a.PID) {
+		s.server.counts.refused.Add(1)
+		return nil, &accept.Refusal{Code: codeTooManyConnections, Message: "sorry, too many clients already"}
 	}
 	var err error
 	if s.cluster, err = s.server.o.Cluster.Describe(ctx); err != nil {

@@ -77,18 +77,8 @@ func (s *session) baseBackup(ctx context.Context, command protocol.BaseBackup) e
 
 // copyBackup brings the backup to the client, unless that goes away first.
 func (s *session) copyBackup(ctx context.Context, a *archives, src backup.Source) error {
-	group, ctx := errgroup.WithContext(ctx)
-	a.out.ctx = ctx
-	watching, stopWatching := context.WithCancel(ctx)
-	group.Go(func() error {
-		err := s.conn.gone(watching)
-		if watching.Err() != nil && ctx.Err() == nil {
-			return nil // the backup has ended
-		}
-		return err
-	})
-	group.Go(func() error {
-		defer stopWatching()
+	return s.unlessGone(ctx, func(ctx context.Context) error {
+		a.out.ctx = ctx
 		err := backup.Copy(ctx, a, src, backup.Options{})
 		if errors.Is(err, backup.ErrPageChecksums) {
 			return s.damaged(ctx, a, src)
@@ -97,6 +87,27 @@ func (s *session) copyBackup(ctx context.Context, a *archives, src backup.Source
 			return err
 		}
 		return s.conn.Queue(&pgproto3.CommandComplete{CommandTag: []byte("BASE_BACKUP")})
+	})
+}
+
+// unlessGone does something during which the client says nothing, and ends it if the client
+// goes.
+func (s *session) unlessGone(ctx context.Context, do func(ctx context.Context) error) error {
+	group, ctx := errgroup.WithContext(ctx)
+	watching, stopWatching := context.WithCancel(ctx)
+	group.Go(func() error {
+		err := s.conn.gone(watching)
+		if watching.Err() != nil && ctx.Err() == nil {
+			return nil // it is done
+		}
+		if err != nil && isGone(err) {
+			_ = s.conn.SetWriteDeadline(longAgo) // nor does it read any more
+		}
+		return err
+	})
+	group.Go(func() error {
+		defer stopWatching()
+		return do(ctx)
 	})
 	return group.Wait()
 }

@@ -22,6 +22,7 @@ func (c *cancels) begin(ctx context.Context) (context.Context, func()) {
 		c.mu.Lock()
 		c.cancel = nil
 		c.mu.Unlock()
+		cancel(nil)
 	}
 }
 

@@ -103,11 +103,13 @@ func (s *session) show(ctx context.Context, command protocol.Show) error {
 // startReplication streams the log.
 //
 // A client that uses a slot, or that commits wait for, has a stream of the cluster's own, so
-// that what it answers counts there. All others share what this server knows of the log.
+// that what it answers counts there. All others share what this server knows of the log;
+// those alone have an end that the end of this server brings them to.
 func (s *session) startReplication(ctx context.Context, command protocol.StartPhysicalReplication) error {
 	s.server.counts.streams.Add(1)
 	defer s.server.counts.streams.Add(-1)
 	if command.Slot != "" || synchronous(s.cluster.Synchronous, s.client.ApplicationName) {
+		s.endAtStop(ctx)
 		return s.relayStream(ctx, command)
 	}
 	err := stream(ctx, s.conn, s.server.o.Cluster.Log(), streamOptions{
@@ -115,6 +117,7 @@ func (s *session) startReplication(ctx context.Context, command protocol.StartPh
 		SegmentSize: s.cluster.SegmentSize, Shutdown: s.server.stopping,
 	})
 	if f := (*feedbackError)(nil); errors.As(err, &f) {
+		s.endAtStop(ctx)
 		return s.relayOn(ctx, f)
 	}
 	return err

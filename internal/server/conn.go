@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -68,6 +69,9 @@ func (c *conn) Receive(ctx context.Context) (kind byte, body []byte, err error) 
 		return 0, nil, err
 	}
 	kind = head[0]
+	if bytes.IndexByte(frontend, kind) < 0 { // what looks like a length is none
+		return 0, nil, &Error{Severity: "FATAL", Code: codeProtocolViolation, Message: fmt.Sprintf("invalid frontend message type %d", kind)}
+	}
 	length := int64(binary.BigEndian.Uint32(head[1:]))
 	if length < 4 || length > maxMessage {
 		return 0, nil, &Error{Severity: "FATAL", Code: codeProtocolViolation, Message: "invalid message length",
@@ -80,6 +84,11 @@ func (c *conn) Receive(ctx context.Context) (kind byte, body []byte, err error) 
 	c.read += len(message)
 	return kind, message[5:], nil
 }
+
+// frontend is the types of messages that clients send in a session.
+//
+// Source: SocketBackend in src/backend/tcop/postgres.c, PostgreSQL 18.
+var frontend = []byte("QFXBCDEHPSdcf")
 
 // until lets the end of ctx interrupt what is read, until what it returns is called.
 func (c *conn) until(ctx context.Context) func() {

@@ -57,7 +57,10 @@ func asError(err error) *Error {
 		return &Error{Code: e.Code, Message: e.Message, Detail: e.Detail, Hint: e.Hint}
 	}
 	e := &Error{Code: codeInternal, Message: err.Error(), Detail: usererr.Detail(err), Hint: usererr.Hint(err)}
+	coded := (interface{ SQLState() string })(nil)
 	switch {
+	case errors.As(err, &coded):
+		e.Code = coded.SQLState()
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		e.Code = codeCanceled
 	case errors.Is(err, fs.ErrNotExist):

@@ -56,7 +56,7 @@ func (s *session) relay(ctx context.Context, command protocol.Command) error {
 	if err := s.upstream.Send(queryMessage(command.Command(s.cluster.Version))); err != nil {
 		return s.lostUpstream(err)
 	}
-	return s.forward(ctx, nil)
+	return s.settle(s.unlessGone(ctx, func(ctx context.Context) error { return s.forward(ctx, s.upstream, nil) }))
 }
 
 // queryMessage returns a simple query.
@@ -67,22 +67,22 @@ func queryMessage(text string) []byte {
 
 // forward passes on what the cluster answers, up to and without its ReadyForQuery. copying,
 // if not nil, is told that the cluster has begun to copy in both directions.
-func (s *session) forward(ctx context.Context, copying func()) error {
+func (s *session) forward(ctx context.Context, upstream Upstream, copying func()) error {
 	for {
-		kind, err := s.upstream.Next(ctx)
+		kind, err := upstream.Next(ctx)
 		if err != nil {
-			return s.lostUpstream(err)
+			return lost{err}
 		}
 		if kind == 'Z' {
 			return nil
 		}
-		if err := s.upstream.Pass(ctx, unsent{s.conn}); err != nil {
-			return s.lostUpstream(err)
+		if err := upstream.Pass(ctx, unsent{s.conn}); err != nil {
+			return lost{err}
 		}
 		if kind == 'W' && copying != nil {
 			copying()
 		}
-		if !s.upstream.Waiting() {
+		if !upstream.Waiting() {
 			if err := s.conn.Flush(); err != nil {
 				return err
 			}
@@ -94,6 +94,21 @@ func (s *session) forward(ctx context.Context, copying func()) error {
 type unsent struct{ conn *conn }
 
 func (u unsent) Write(p []byte) (int, error) { return len(p), u.conn.queueBytes(p) }
+
+// lost is what has ended the connection to the cluster, or left it in the middle of
+// something.
+type lost struct{ error }
+
+func (l lost) Unwrap() error { return l.error }
+
+// settle lets go of a connection to the cluster that is not of use any more, now that nobody
+// uses it.
+func (s *session) settle(err error) error {
+	if l := (lost{}); errors.As(err, &l) {
+		return s.lostUpstream(l.error)
+	}
+	return err
+}
 
 // lostUpstream says what the end of the connection to the cluster means. What was made for
 // the session there, such as a temporary slot, is lost with it: so it ends.
@@ -126,16 +141,21 @@ func (s *session) relayStream(ctx context.Context, command protocol.Command) err
 func (s *session) both(ctx context.Context, begun bool) error {
 	group, ctx := errgroup.WithContext(ctx)
 	answers, stop := context.WithCancel(ctx)
-	listen := func() { group.Go(func() error { return s.answers(answers) }) }
+	upstream := s.upstream // of both, until both have ended
+	listen := func() { group.Go(func() error { return s.answers(answers, upstream) }) }
 	group.Go(func() error {
 		defer stop()
 		if begun {
 			listen()
-			return s.forward(ctx, nil)
+			return s.forward(ctx, upstream, nil)
 		}
-		return s.forward(ctx, listen)
+		return s.forward(ctx, upstream, listen)
 	})
-	return group.Wait()
+	err := group.Wait()
+	if err != nil { // the one that ended well has left the other in the middle
+		err = s.settle(lost{err})
+	}
+	return err
 }
 
 // relayOn has the cluster go on with a stream that this server began, since the client has
@@ -154,12 +174,12 @@ func (s *session) relayOn(ctx context.Context, f *feedbackError) error {
 	}
 	if kind != 'W' { // an error, or the cluster has left the timeline just there
 		if err := s.endCopy(ctx, kind == 'E'); err != nil {
-			return err
+			return s.settle(lost{err})
 		}
 		if err := s.upstream.Pass(ctx, unsent{s.conn}); err != nil {
 			return s.lostUpstream(err)
 		}
-		return s.forward(ctx, nil)
+		return s.settle(s.forward(ctx, s.upstream, nil))
 	}
 	if err := s.upstream.Send(copyMessage('d', f.Message)); err != nil {
 		return s.lostUpstream(err)
@@ -201,8 +221,11 @@ func badStandbyMessage(kind byte) *Error {
 	return &Error{Severity: "FATAL", Code: codeProtocolViolation, Message: fmt.Sprintf("invalid standby message type \"%c\"", kind)}
 }
 
-// answers passes on what the client sends while it is streamed to.
-func (s *session) answers(ctx context.Context) error {
+// answers passes on what the client sends while it is streamed to. Once it has ended the
+// COPY on its side, what else it says is for after the stream.
+//
+// Source: ProcessRepliesIfAny in src/backend/replication/walsender.c, PostgreSQL 18.
+func (s *session) answers(ctx context.Context, upstream Upstream) error {
 	for {
 		kind, body, err := s.conn.Receive(ctx)
 		if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
@@ -218,8 +241,16 @@ func (s *session) answers(ctx context.Context) error {
 		default:
 			return badStandbyMessage(kind)
 		}
-		if err := s.upstream.Send(copyMessage(kind, body)); err != nil {
-			return s.lostUpstream(err)
+		if err := upstream.Send(copyMessage(kind, body)); err != nil {
+			return lost{err}
 		}
+		if kind == 'd' {
+			continue
+		}
+		err = s.conn.gone(ctx)
+		if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
+			return nil
+		}
+		return err
 	}
 }

@@ -14,8 +14,10 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -99,7 +101,10 @@ type Options struct {
 	// Admit, if not nil, says whether a user who was authenticated may replicate.
 	Admit func(ctx context.Context, client *accept.Session) error
 
-	MaxConnections int // clients at a time, those that are not let in yet among them; zero is DefaultMaxConnections
+	// MaxConnections is how many clients there are at a time; zero is DefaultMaxConnections. As
+	// many again may be about to say who they are: of those the oldest makes way for a new one,
+	// so that nobody who only connects keeps others out.
+	MaxConnections int
 	MaxBackups     int // base backups at a time; zero is DefaultMaxBackups
 	// CompressionWorkers is how many of them all backups have together; zero is one for
 	// each processor. A backup has one at least, however many there are.
@@ -134,7 +139,8 @@ type Server struct {
 	stopping chan struct{} // closed once nothing more is to begin
 
 	mu       sync.Mutex
-	sessions map[uint32]*session // by process number; nil is one that is not let in yet
+	guests   map[uint32]net.Conn // by process number, those that are not authenticated yet
+	sessions map[uint32]*session // by process number; nil is one that is just being let in
 	last     uint32              // process number that was given out
 }
 
@@ -147,7 +153,7 @@ type counts struct {
 
 // Status is how a server is doing.
 type Status struct {
-	Sessions    int   // clients that are connected
+	Sessions    int   // clients that were let in, and are there
 	Backups     int64 // that run
 	Streams     int64 // that run
 	Connections int64 // that were made since the start
@@ -166,7 +172,7 @@ func New(o Options) *Server {
 		o: o, log: cmp.Or(o.Log, slog.New(slog.DiscardHandler)),
 		backups:  make(chan struct{}, cmp.Or(o.MaxBackups, DefaultMaxBackups)),
 		workers:  semaphore.NewWeighted(int64(cmp.Or(o.CompressionWorkers, runtime.GOMAXPROCS(0)))),
-		stopping: make(chan struct{}), sessions: make(map[uint32]*session),
+		stopping: make(chan struct{}), guests: make(map[uint32]net.Conn), sessions: make(map[uint32]*session),
 	}
 	if o.MaxRate > 0 {
 		s.pace = backup.NewLimiter(o.MaxRate)
@@ -247,25 +253,45 @@ func isTemporary(err error) bool {
 	return errors.As(err, &e) && e.Temporary()
 }
 
-// enter gives a client a process number, and says whether there is room for it.
-func (s *Server) enter() (pid uint32, ok bool) {
+// enter gives a client that has just connected a process number. If there are too many
+// like it, the one that has waited longest is sent away.
+func (s *Server) enter(c net.Conn) (pid uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.sessions) >= s.o.MaxConnections {
-		return 0, false
+	if len(s.guests) >= s.o.MaxConnections {
+		oldest := slices.MinFunc(slices.Collect(maps.Keys(s.guests)), func(a, b uint32) int { return cmp.Compare(s.last-b, s.last-a) })
+		s.log.Warn("too many clients have not said who they are", "client", s.guests[oldest].RemoteAddr().String())
+		_ = s.guests[oldest].Close() // which ends its attempt
+		delete(s.guests, oldest)
+		s.counts.refused.Add(1)
 	}
 	for {
 		s.last = s.last%(1<<30) + 1
-		if _, taken := s.sessions[s.last]; !taken {
-			s.sessions[s.last] = nil
-			return s.last, true
+		_, guest := s.guests[s.last]
+		_, taken := s.sessions[s.last]
+		if !guest && !taken {
+			s.guests[s.last] = c
+			return s.last
 		}
 	}
+}
+
+// admit says whether there is room for a client that is authenticated, and takes it.
+func (s *Server) admit(pid uint32) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.sessions) >= s.o.MaxConnections {
+		return false
+	}
+	delete(s.guests, pid)
+	s.sessions[pid] = nil
+	return true
 }
 
 // leave takes a client's number back.
 func (s *Server) leave(pid uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	delete(s.guests, pid)
 	delete(s.sessions, pid)
 }

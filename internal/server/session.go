@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"time"
 
@@ -36,6 +35,7 @@ var (
 // run answers the client until it goes, and returns why it went: nil if it said so.
 func (s *session) run(ctx context.Context) error {
 	defer s.close()
+	defer context.AfterFunc(ctx, func() { _ = s.conn.SetWriteDeadline(time.Now().Add(goodbye)) })()
 	idle, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	go func() {
@@ -69,8 +69,6 @@ func (s *session) run(ctx context.Context) error {
 		case kind == 'd', kind == 'c', kind == 'f': // what is left of a COPY that has failed
 		case kind == 'H':
 			err = s.conn.Flush()
-		default:
-			err = s.leave(&Error{Severity: "FATAL", Code: codeProtocolViolation, Message: fmt.Sprintf("invalid frontend message type %d", kind)})
 		}
 		if err != nil {
 			return err
@@ -81,7 +79,7 @@ func (s *session) run(ctx context.Context) error {
 // leave tells the client why it is left, if it is not it that has gone.
 func (s *session) leave(err error) error {
 	if e := (*Error)(nil); errors.As(err, &e) {
-		_ = s.conn.SetWriteDeadline(time.Now().Add(time.Second)) // a client that does not read is not waited for
+		_ = s.conn.SetWriteDeadline(time.Now().Add(goodbye)) // a client that does not read is not waited for
 		_ = s.conn.Queue(e.message())
 		_ = s.conn.Flush() // it may have gone: then nobody is to be told
 	}
@@ -117,14 +115,9 @@ func (s *session) query(ctx context.Context, body []byte) error {
 	if err := q.Decode(body); err != nil {
 		return s.leave(&Error{Severity: "FATAL", Code: codeProtocolViolation, Message: "invalid message format"})
 	}
-	ctx, end := s.cancels.begin(ctx)
-	err := s.execute(ctx, q.String)
-	end()
+	err := s.interruptible(ctx, q.String)
 	if err == nil {
 		return s.ready()
-	}
-	if cause := context.Cause(ctx); cause != nil && ctx.Err() != nil {
-		err = cause
 	}
 	if e := (*Error)(nil); errors.As(err, &e) && e.Severity == "FATAL" || errors.As(err, new(ending)) {
 		return s.leave(err)
@@ -136,6 +129,38 @@ func (s *session) query(ctx context.Context, body []byte) error {
 		return err
 	}
 	return s.ready()
+}
+
+// interruptible does what one command says, unless it is ended before its end: then its
+// error is why.
+func (s *session) interruptible(ctx context.Context, text string) error {
+	ctx, end := s.cancels.begin(ctx)
+	defer end()
+	stop := context.AfterFunc(ctx, func() {
+		if errors.Is(context.Cause(ctx), errShutdown) {
+			_ = s.conn.SetWriteDeadline(time.Now().Add(goodbye)) // a client that does not read is not waited for
+		}
+	})
+	defer stop()
+	err := s.execute(ctx, text)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return err
+}
+
+// goodbye is how long a client that is left may take to read why.
+const goodbye = time.Second
+
+// endAtStop ends the command in hand when the server is to end, unless it ends before.
+func (s *session) endAtStop(ctx context.Context) {
+	go func() {
+		select {
+		case <-s.server.stopping:
+			s.cancels.end(errShutdown)
+		case <-ctx.Done():
+		}
+	}()
 }
 
 // execute does what one command says.
@@ -151,6 +176,9 @@ func (s *session) execute(ctx context.Context, text string) error {
 	if s.client.Replication == accept.None {
 		return &Error{Code: codeSyntaxError, Message: "replication commands need a replication connection",
 			Hint: "Add replication=true to the connection string."}
+	}
+	if _, drains := command.(protocol.StartPhysicalReplication); !drains {
+		s.endAtStop(ctx)
 	}
 	switch c := command.(type) {
 	case protocol.IdentifySystem:
