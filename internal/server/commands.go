@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strconv"
 	"strings"
@@ -70,11 +71,14 @@ var errNoLog = &Error{Code: "57P03", Message: "the cluster's log cannot be reach
 //
 // Source: SendTimeLineHistory in src/backend/replication/walsender.c, PostgreSQL 18.
 func (s *session) timelineHistory(ctx context.Context, command protocol.TimelineHistory) error {
+	name := wal.HistoryName(command.Timeline)
 	content, err := s.server.o.Cluster.Log().HistoryFile(ctx, command.Timeline)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &Error{Code: codeUndefinedFile, Message: fmt.Sprintf("could not open file \"pg_wal/%s\": No such file or directory", name)}
+	}
 	if err != nil {
 		return err
 	}
-	name := wal.HistoryName(command.Timeline)
 	return s.conn.queueRows(protocol.Columns(command, s.cluster.Version), protocol.Tag(command, s.cluster.Version), []any{name, content})
 }
 

@@ -113,7 +113,7 @@ func (e ending) Unwrap() error { return e.error }
 func (s *session) query(ctx context.Context, body []byte) error {
 	var q pgproto3.Query
 	if err := q.Decode(body); err != nil {
-		return s.leave(&Error{Severity: "FATAL", Code: codeProtocolViolation, Message: "invalid message format"})
+		return errors.Join(s.fail(&Error{Code: codeProtocolViolation, Message: "invalid string in message"}), s.ready())
 	}
 	err := s.interruptible(ctx, q.String)
 	if err == nil {

@@ -143,7 +143,7 @@ func parseClient(kind byte, body []byte) (h hearing) {
 		return hearing{err: &Error{Severity: "FATAL", Code: codeProtocolViolation, Message: fmt.Sprintf("invalid standby message type \"%s\"", shown(kind))}}
 	}
 	if len(body) == 0 {
-		return hearing{err: errShortMessage}
+		return hearing{err: &Error{Code: codeProtocolViolation, Message: "no data left in message"}}
 	}
 	switch body[0] {
 	case protocol.StreamStatus:

@@ -256,7 +256,7 @@ func TestStreamTalks(t *testing.T) {
 		}},
 		{"an empty message", minute(), func(c *walreceiver) {
 			c.say('d', "")
-			c.ends(`08P01: insufficient data left in message`)
+			c.ends(`08P01: no data left in message`)
 		}},
 		{"a short status", minute(), func(c *walreceiver) {
 			c.say('d', "r"+strings.Repeat("\x00", 32))
