@@ -34,6 +34,8 @@ type conn struct {
 
 	writing sync.Mutex
 	output  []byte // messages that are not sent yet
+	rest    int    // bytes that are still to come of the message that queuePiece has begun
+	failed  error  // of a write
 }
 
 // gone waits until the client says that it ends, or has ended; what else it says is left
@@ -145,14 +147,29 @@ func (c *conn) need(ctx context.Context, n int) ([]byte, error) {
 	return c.input[c.read : c.read+n], nil
 }
 
+// errCut is a message to the client that has no end.
+var errCut = errors.New("could not send data to client: a message to it was cut")
+
+// usable says whether another message may be sent. Behind one that was cut nothing may: it
+// would be taken for the rest of it, for a piece of the log even.
+func (c *conn) usable() error {
+	if c.rest > 0 {
+		return errCut
+	}
+	return c.failed
+}
+
 // Send writes whole messages, behind those that Queue has.
 func (c *conn) Send(p []byte) error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
+	if err := c.usable(); err != nil {
+		return err
+	}
 	if err := c.flush(); err != nil {
 		return err
 	}
-	return sent(c.Write(p))
+	return c.sent(c.Write(p))
 }
 
 // sendPieces writes a message that lies in two pieces, behind what Queue has. With TLS each
@@ -160,6 +177,9 @@ func (c *conn) Send(p []byte) error {
 func (c *conn) sendPieces(head, body []byte) error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
+	if err := c.usable(); err != nil {
+		return err
+	}
 	if c.plain == nil {
 		c.output = append(append(c.output, head...), body...)
 		return c.flush()
@@ -170,15 +190,15 @@ func (c *conn) sendPieces(head, body []byte) error {
 	}
 	n, err := pieces.WriteTo(c.plain)
 	c.output = c.output[:0]
-	return sent(int(n), err)
+	return c.sent(int(n), err)
 }
 
 // sent says what became of a write.
-func sent(_ int, err error) error {
+func (c *conn) sent(_ int, err error) error {
 	if err != nil {
-		return fmt.Errorf("could not send data to client: %w", err)
+		c.failed = fmt.Errorf("could not send data to client: %w", err)
 	}
-	return nil
+	return c.failed
 }
 
 // queueBytes keeps whole messages for the next Flush, which comes by itself once there
@@ -186,6 +206,29 @@ func sent(_ int, err error) error {
 func (c *conn) queueBytes(p []byte) error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
+	if err := c.usable(); err != nil {
+		return err
+	}
+	return c.queue(p)
+}
+
+// queuePiece keeps a piece of a message for the next Flush. The first begins with the type
+// and the length of the message.
+func (c *conn) queuePiece(p []byte) error {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	if c.failed != nil {
+		return c.failed
+	}
+	if c.rest == 0 {
+		c.rest = 1 + int(binary.BigEndian.Uint32(p[1:]))
+	}
+	c.rest -= len(p)
+	return c.queue(p)
+}
+
+// queue is queueBytes for who is writing.
+func (c *conn) queue(p []byte) error {
 	c.output = append(c.output, p...)
 	if len(c.output) < maxQueue {
 		return nil
@@ -197,6 +240,9 @@ func (c *conn) queueBytes(p []byte) error {
 func (c *conn) Queue(messages ...pgproto3.BackendMessage) error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
+	if err := c.usable(); err != nil {
+		return err
+	}
 	for _, m := range messages {
 		var err error
 		if c.output, err = m.Encode(c.output); err != nil {
@@ -232,6 +278,9 @@ func (c *conn) queueRows(columns []protocol.Column, tag string, rows ...[]any) e
 func (c *conn) Flush() error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
+	if err := c.usable(); err != nil {
+		return err
+	}
 	return c.flush()
 }
 
@@ -242,5 +291,5 @@ func (c *conn) flush() error {
 	}
 	n, err := c.Write(c.output)
 	c.output = c.output[:0]
-	return sent(n, err)
+	return c.sent(n, err)
 }

@@ -93,7 +93,7 @@ func (s *session) forward(ctx context.Context, upstream Upstream, copying func()
 // unsent takes messages, in pieces, that are sent with the next Flush.
 type unsent struct{ conn *conn }
 
-func (u unsent) Write(p []byte) (int, error) { return len(p), u.conn.queueBytes(p) }
+func (u unsent) Write(p []byte) (int, error) { return len(p), u.conn.queuePiece(p) }
 
 // lost is what has ended the connection to the cluster, or left it in the middle of
 // something.
