@@ -49,6 +49,7 @@ bench: basin ## time and memory beside the stock programs; writes docs/benchmark
 	build/bench-log.sh ./basin
 	build/bench-verify.sh ./basin
 	build/bench-combine.sh ./basin
+	build/bench-serve.sh ./basin
 
 million: basin ## memory of verifying and combining a backup of a million files; takes two minutes
 	build/million.sh ./basin

@@ -6,6 +6,7 @@
 //	bench report CASES < SAMPLES                                        prints tables of backups
 //	bench million FOLDER                                                makes a backup of so many files
 //	bench log -memory MIB CASES < SAMPLES                               prints tables of receivers
+//	bench lag -primary CONNSTR -standby CONNSTR [-for T]                prints how far a standby is behind
 //	bench discard -d CONNSTR COMMAND...                                 is a client that drops all answers
 //
 // Of PostgreSQL it knows the log of pgbench and no more. It is a tool of the scripts beside
@@ -28,7 +29,7 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return errors.New("run, load, million, report, log or discard?")
+		return errors.New("run, load, million, report, log, lag or discard?")
 	}
 	switch args[0] {
 	case "run":
@@ -41,8 +42,10 @@ func run(ctx context.Context, args []string) error {
 		return runReport(args[1:])
 	case "log":
 		return runLogReport(args[1:])
+	case "lag":
+		return lag(ctx, args[1:])
 	case "discard":
 		return discard(ctx, args[1:])
 	}
-	return fmt.Errorf("%s: not known; run, load, million, report, log or discard", args[0])
+	return fmt.Errorf("%s: not known; run, load, million, report, log, lag or discard", args[0])
 }

@@ -37,8 +37,9 @@ func (p Page) Checksum() uint16 { return binary.LittleEndian.Uint16(p[checksumAt
 const checksumAt = 8
 
 const (
-	lanes = 32       // N_SUMS
-	prime = 16777619 // FNV_PRIME
+	lanes   = 32        // N_SUMS
+	prime   = 16777619  // FNV_PRIME
+	rowSize = 4 * lanes // bytes that are mixed into all lanes at once
 )
 
 // laneOffsets are what the lanes begin with.
@@ -57,21 +58,25 @@ var laneOffsets = [lanes]uint32{
 // Source: pg_checksum_page in src/include/storage/checksum_impl.h, PostgreSQL 18.
 func (p Page) ComputeChecksum(block uint32) uint16 {
 	sums := laneOffsets
-	for row := 0; row < PageSize; row += 4 * lanes {
-		words := p[row : row+4*lanes]
-		for i := range sums {
-			word := binary.LittleEndian.Uint32(words[4*i:])
-			if row == 0 && 4*i == checksumAt {
-				word &^= 0xFFFF // it counts as zero
-			}
-			sums[i] = mix(sums[i], word)
-		}
-	}
+	var first [rowSize]byte
+	copy(first[:], p)
+	first[checksumAt], first[checksumAt+1] = 0, 0 // it counts as zero
+	mixRows(&sums, first[:])
+	mixRows(&sums, p[rowSize:PageSize])
 	result := uint32(0)
 	for _, sum := range sums {
 		result ^= mix(mix(sum, 0), 0)
 	}
 	return uint16((result^block)%65535 + 1)
+}
+
+// mixRowsPlain is mixRows for every processor.
+func mixRowsPlain(sums *[lanes]uint32, rows []byte) {
+	for ; len(rows) >= rowSize; rows = rows[rowSize:] {
+		for i := range sums {
+			sums[i] = mix(sums[i], binary.LittleEndian.Uint32(rows[4*i:]))
+		}
+	}
 }
 
 // mix is CHECKSUM_COMP.

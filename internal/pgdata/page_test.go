@@ -54,6 +54,22 @@ func TestChecksumIsOfThePageAtItsBlock(t *testing.T) {
 	}
 }
 
+func TestRowsAreMixedAlike(t *testing.T) {
+	random := rand.New(rand.NewPCG(3, 4))
+	for n := 1; n <= PageSize/rowSize; n++ {
+		rows := make([]byte, n*rowSize)
+		for i := range rows {
+			rows[i] = byte(random.Uint32())
+		}
+		plain, other := laneOffsets, laneOffsets
+		mixRowsPlain(&plain, rows)
+		mixRows(&other, rows)
+		if plain != other {
+			t.Fatalf("%d rows: %x, not %x", n, other, plain)
+		}
+	}
+}
+
 func BenchmarkComputeChecksum(b *testing.B) {
 	page := make(Page, PageSize)
 	b.SetBytes(PageSize)
