@@ -71,7 +71,7 @@ func (t *targets) open(detail string, b server.TargetBackup) (backup.Sink, error
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c, err := localfs.ClaimBelow(t.root, name, filepath.Join(t.paths[0], name), t.dirMode)
-	if errors.Is(err, fs.ErrExist) {
+	if errors.Is(err, localfs.ErrNotEmpty) {
 		return nil, notEmpty(detail)
 	}
 	if err != nil {

@@ -34,7 +34,7 @@ type madeDir struct {
 
 // ClaimDir takes the directory at path for output. An absent one is made with
 // the permissions of mode less the umask, as are the directories above it. A
-// directory that holds anything, be it lost+found or a dot file, is fs.ErrExist.
+// directory that holds anything, be it lost+found or a dot file, is ErrNotEmpty.
 // After an error nothing that was made is left.
 //
 // Source: verify_dir_is_empty_or_create in src/bin/pg_basebackup/pg_basebackup.c
@@ -172,14 +172,17 @@ func checkEmpty(root *os.Root, path string) error {
 	return &notEmpty{path}
 }
 
-// notEmpty is the error of a directory that holds something. It is fs.ErrExist.
+// ErrNotEmpty is the error of a directory that was to be claimed and holds something.
+var ErrNotEmpty = errors.New("directory is not empty")
+
+// notEmpty is an ErrNotEmpty in PostgreSQL's words.
 type notEmpty struct{ path string }
 
 func (e *notEmpty) Error() string {
 	return fmt.Sprintf(`directory "%s" exists but is not empty`, e.path)
 }
 
-func (e *notEmpty) Is(target error) bool { return target == fs.ErrExist }
+func (e *notEmpty) Is(target error) bool { return target == ErrNotEmpty }
 
 // Path returns the path the directory was claimed by.
 func (c *Claim) Path() string { return c.path }
