@@ -85,13 +85,16 @@ func (s *session) timelineHistory(ctx context.Context, command protocol.Timeline
 // secret are settings that only some roles may see, as nobody knows which of them the
 // client would have been on the cluster: they tell of files, programs and passwords.
 //
-// Source: GUC_SUPERUSER_ONLY in src/backend/utils/misc/guc_tables.c, PostgreSQL 18.
+// Source: GUC_SUPERUSER_ONLY in src/backend/utils/misc/guc_tables.c, PostgreSQL 10 to 18.
 var secret = []string{
 	"config_file", "data_directory", "dynamic_library_path", "external_pid_file", "hba_file", "ident_file",
 	"krb_server_keyfile", "local_preload_libraries", "log_directory", "log_filename", "primary_conninfo",
 	"session_preload_libraries", "shared_preload_libraries", "ssl_passphrase_command",
 	"archive_command", "archive_cleanup_command", "recovery_end_command", "restore_command",
-	"unix_socket_directories", "unix_socket_group",
+	"unix_socket_directories", "unix_socket_group", "stats_temp_directory", "jit_provider",
+	"extension_control_path", "extension_destdir", "oauth_validator_libraries", "output_plugin_libraries",
+	"ssl_ciphers", "ssl_tls13_ciphers", "ssl_dh_params_file", "ssl_ecdh_curve", "ssl_groups",
+	"ssl_max_protocol_version", "ssl_min_protocol_version",
 }
 
 // show sends a setting of the cluster.
