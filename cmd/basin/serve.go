@@ -231,6 +231,19 @@ func (s *serveRun) admit(ctx context.Context, client *accept.Session) error {
 		return &accept.Refusal{Code: "42501", Message: "permission denied to start WAL sender",
 			Detail: "Only roles with the REPLICATION attribute may start a WAL sender process."}
 	}
+	if client.Replication != accept.Database {
+		return nil
+	}
+	// The connection that the cluster is asked on may connect to any.
+	switch may, exists, err := s.cluster.MayConnect(ctx, client.User, client.Database); {
+	case err != nil:
+		return err
+	case !exists:
+		return &accept.Refusal{Code: "3D000", Message: fmt.Sprintf("database \"%s\" does not exist", client.Database)}
+	case !may:
+		return &accept.Refusal{Code: "42501", Message: fmt.Sprintf("permission denied for database \"%s\"", client.Database),
+			Detail: "User does not have CONNECT privilege."}
+	}
 	return nil
 }
 

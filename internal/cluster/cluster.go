@@ -194,6 +194,19 @@ func (c *Cluster) Role(ctx context.Context, name string) (r Role, ok bool, err e
 	return Role{Verifier: string(rows[0][0]), Replication: string(rows[0][1]) == "t"}, true, nil
 }
 
+// MayConnect says whether a role may connect to a database, and whether there is such a
+// database.
+//
+// Source: CheckMyDatabase in src/backend/utils/init/postinit.c, PostgreSQL 18.
+func (c *Cluster) MayConnect(ctx context.Context, role, database string) (may, exists bool, err error) {
+	rows, err := c.query(ctx, `SELECT datallowconn AND pg_catalog.has_database_privilege(`+literal(role)+`, oid, 'CONNECT')
+		FROM pg_catalog.pg_database WHERE datname = `+literal(database))
+	if err != nil || len(rows) == 0 {
+		return false, false, err
+	}
+	return string(rows[0][0]) == "t", true, nil
+}
+
 // literal returns s as a string literal, with standard_conforming_strings.
 func literal(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
 
