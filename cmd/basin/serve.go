@@ -217,8 +217,8 @@ func (s *serveRun) iterations() int {
 	return 0
 }
 
-// admit says whether who was authenticated may replicate. A file of users has nobody
-// else; of the cluster's own roles many may not.
+// admit says whether who was authenticated may replicate. With a file of users that is
+// whoever the rules let in; of the cluster's own roles many may not.
 func (s *serveRun) admit(ctx context.Context, client *accept.Session) error {
 	if s.access.Load().users != nil {
 		return nil

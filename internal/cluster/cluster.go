@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -22,6 +23,8 @@ import (
 	"basin/internal/connect"
 	"basin/internal/conninfo"
 	"basin/internal/feed"
+	"basin/internal/localfs"
+	"basin/internal/pgdata"
 	"basin/internal/server"
 	"basin/internal/usererr"
 	"basin/internal/wal"
@@ -80,10 +83,35 @@ func Open(ctx context.Context, o Options) (*Cluster, error) {
 		SegmentSize: c.fixed.SegmentSize, SystemID: c.fixed.SystemID, Major: c.fixed.Major(),
 	})
 	c.lost = time.Now()
-	if err := c.findLog(ctx); err != nil {
+	err = c.checkDirectory()
+	if err == nil {
+		err = c.findLog(ctx)
+	}
+	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
+}
+
+// checkDirectory makes sure that the data directory can be read and is that of the cluster.
+func (c *Cluster) checkDirectory() error {
+	path := filepath.Join(c.o.DataDir, filepath.FromSlash(pgdata.ControlPath))
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return localfs.Errorf(err, path, "could not read file \"%s\"", path)
+	}
+	control, err := pgdata.ParseControl(content)
+	if errors.Is(err, pgdata.ErrControlChecksum) {
+		return nil // it is being written; a backup looks again
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if control.SystemID != c.fixed.SystemID {
+		return usererr.Hinted("Name the data directory of the server that the connection leads to.",
+			"data directory \"%s\" is of cluster %d, but the connection leads to cluster %d", c.o.DataDir, control.SystemID, c.fixed.SystemID)
+	}
+	return nil
 }
 
 // findLog makes sure that the cluster would send its log, and learns how far it is.

@@ -32,6 +32,7 @@ func (s *session) baseBackup(ctx context.Context, command protocol.BaseBackup) e
 	if command.Incremental && s.parent == nil {
 		return &Error{Code: codeNotInState, Message: "must UPLOAD_MANIFEST before performing an incremental BASE_BACKUP"}
 	}
+	s.releaseUpstream()
 	done, err := s.server.place(ctx)
 	if err != nil {
 		return err

@@ -119,6 +119,7 @@ func (s *session) startReplication(ctx context.Context, command protocol.StartPh
 		s.endAtStop(ctx)
 		return s.relayStream(ctx, command)
 	}
+	s.releaseUpstream()
 	err := stream(ctx, s.conn, s.server.o.Cluster.Log(), streamOptions{
 		From: command.From, Timeout: max(s.server.o.Timeout, 0),
 		SegmentSize: s.cluster.SegmentSize, Shutdown: s.server.stopping,

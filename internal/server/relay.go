@@ -33,6 +33,27 @@ func (s *session) connectUpstream(ctx context.Context) error {
 	return nil
 }
 
+// releaseUpstream ends the connection to the cluster, which is one of few there, unless
+// something was made on it that lasts only as long.
+func (s *session) releaseUpstream() {
+	if s.upstream != nil && !s.lasting {
+		_ = s.upstream.Close() // it is idle
+		s.upstream = nil
+	}
+}
+
+// lasts says whether a command makes something that ends with its connection: a temporary
+// slot, or a snapshot for others.
+func lasts(command protocol.Command) bool {
+	switch c := command.(type) {
+	case protocol.CreatePhysicalSlot:
+		return c.Temporary
+	case protocol.CreateLogicalSlot:
+		return c.Temporary || c.Snapshot != protocol.SnapshotNothing
+	}
+	return false
+}
+
 // sayUnheard says a command to the cluster whose answer the client is not to hear.
 func (s *session) sayUnheard(ctx context.Context, command protocol.Command) error {
 	if err := s.upstream.Send(queryMessage(command.Command(s.cluster.Version))); err != nil {
@@ -53,6 +74,7 @@ func (s *session) relay(ctx context.Context, command protocol.Command) error {
 	if err := s.connectUpstream(ctx); err != nil {
 		return err
 	}
+	s.lasting = s.lasting || lasts(command)
 	if err := s.upstream.Send(queryMessage(command.Command(s.cluster.Version))); err != nil {
 		return s.lostUpstream(err)
 	}
@@ -115,7 +137,7 @@ func (s *session) settle(err error) error {
 func (s *session) lostUpstream(err error) error {
 	if s.upstream != nil {
 		_ = s.upstream.Close()
-		s.upstream = nil
+		s.upstream, s.lasting = nil, false
 	}
 	if isGone(err) || errors.As(err, new(*Error)) {
 		return err

@@ -21,6 +21,7 @@ type session struct {
 	log     *slog.Logger
 
 	upstream Upstream  // nil until it is needed
+	lasting  bool      // something was made on upstream that ends with it
 	parent   *uploaded // the manifest that the client sent last; nil for none
 
 	cancels cancels
