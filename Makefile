@@ -24,13 +24,13 @@ servers: ## install PostgreSQL 10 to 18 into the cache, and what tests check wit
 	build/postgres.sh $(MAJORS)
 
 test: servers ## unit tests, and tests against real servers
-	$(GO) test -timeout 30m ./... ./build/_bench
+	$(GO) test -timeout 45m ./... ./build/_bench
 
 race: servers ## the same with the race detector (needs gcc)
-	CGO_ENABLED=1 $(GO) test -race -timeout 40m ./...
+	CGO_ENABLED=1 $(GO) test -race -timeout 60m ./...
 
 matrix: servers ## every format, WAL method and server version; takes long
-	BASIN_MATRIX=full $(GO) test -count=1 -timeout 3h -run TestMatrix -v ./cmd/basin
+	BASIN_MATRIX=full $(GO) test -count=1 -timeout 3h -run 'Test(Serve)?Matrix' -v ./cmd/basin
 
 waldump: servers ## records beside pg_waldump's, over 1 GB of log; writes docs/waldump.md
 	BASIN_WALDUMP=full $(GO) test -count=1 -timeout 1h -run TestWaldump -v ./internal/wal
