@@ -19,7 +19,8 @@ readonly whole=(7 2200) # pairs and scale of a whole run
 # client is: bench discard, which drops what it gets, or a stock program.
 readonly comparisons='discard|0.67|discard
 plain|1.00|pg_basebackup -Fp -X stream
-server-zstd|0.80|pg_basebackup -Ft -X fetch -Z server-zstd:workers=2
+server-zstd|0.80|pg_basebackup -Ft -X fetch -Z server-zstd
+server-zstd-2|0.80|pg_basebackup -Ft -X fetch -Z server-zstd:workers=2
 four|0.90|four times pg_basebackup -Ft -X fetch -D -
 log|1.05|pg_receivewal without a slot, from 1 GB back
 log-slot|1.05|pg_receivewal with a slot, from 1 GB back'
@@ -80,7 +81,8 @@ ask() {
 	discard) set -- "$work/bench" discard -d "$reach" \
 		"BASE_BACKUP ( LABEL 'bench', CHECKPOINT 'fast', WAIT 0, MANIFEST 'yes', TARGET 'client')" ;;
 	plain) set -- "$bin/pg_basebackup" -d "$reach" -c fast -N -D "$work/output" -Fp -X stream ;;
-	server-zstd) set -- "$bin/pg_basebackup" -d "$reach" -c fast -N -D "$work/output" -Ft -X fetch -Z server-zstd:workers=2 ;;
+	server-zstd) set -- "$bin/pg_basebackup" -d "$reach" -c fast -N -D "$work/output" -Ft -X fetch -Z server-zstd ;;
+	server-zstd-2) set -- "$bin/pg_basebackup" -d "$reach" -c fast -N -D "$work/output" -Ft -X fetch -Z server-zstd:workers=2 ;;
 	four) set -- bash -c 'for i in 1 2 3 4; do "$0" -d "$1" -c fast -Ft -X fetch -D - >/dev/null & done; wait' "$bin/pg_basebackup" "$reach" ;;
 	log*)
 		"${as[@]}" mkdir "$work/output"
