@@ -155,7 +155,7 @@ func (s *sender) copyBoth(ctx context.Context) error {
 		defer close(interrupted)
 		_ = s.peer.SetWriteDeadline(time.Now()) // fails if the connection is closed, as Send will
 	})
-	l := &listener{woken: make(chan struct{}, 1), progress: s.o.Progress, heard: time.Now()}
+	l := &listener{woken: make(chan struct{}, 1), goOn: make(chan struct{}, 1), progress: s.o.Progress, heard: time.Now()}
 	if s.o.Timeout > 0 {
 		l.timeout = s.o.Timeout
 		l.watch = time.AfterFunc(s.o.Timeout, func() { cancel(ending{errStreamTimeout}) })
@@ -226,10 +226,14 @@ func (s *sender) run(ctx context.Context, l *listener) error {
 // in time. done says that the client ends the stream.
 func (s *sender) answer(l *listener) (done bool, err error) {
 	heard := l.take()
-	if heard.err != nil {
-		if f := (*feedbackError)(nil); errors.As(heard.err, &f) {
-			f.Sent = wal.Position{LSN: s.at, Timeline: s.timeline}
+	if f := (*feedbackError)(nil); errors.As(heard.err, &f) {
+		if s.ended { // it will say so again in the stream that follows
+			heard.err = nil
+			l.forgive()
 		}
+		f.Sent = wal.Position{LSN: s.at, Timeline: s.timeline}
+	}
+	if heard.err != nil {
 		return false, heard.err
 	}
 	if heard.reply {

@@ -49,6 +49,7 @@ func (p *streamProgress) hear(h hearing, now time.Time) {
 type listener struct {
 	progress *streamProgress
 	woken    chan struct{} // has one when something was heard
+	goOn     chan struct{} // has one when what ended the listening is of no matter
 	timeout  time.Duration // zero is none
 	watch    *time.Timer   // of the timeout; nil for none
 
@@ -76,7 +77,12 @@ func (l *listener) listen(ctx context.Context, p peer) {
 		}
 		h := parseClient(kind, body)
 		l.hear(h)
-		if h.done || h.err != nil {
+		if !h.done && h.err == nil {
+			continue
+		}
+		select {
+		case <-l.goOn:
+		case <-ctx.Done():
 			return
 		}
 	}
@@ -113,6 +119,14 @@ func (l *listener) take() said {
 	s := l.said
 	l.said.reply = false
 	return s
+}
+
+// forgive has what ended the listening be of no matter.
+func (l *listener) forgive() {
+	l.mu.Lock()
+	l.said.err = nil
+	l.mu.Unlock()
+	l.goOn <- struct{}{}
 }
 
 // ask notes that the client was asked for a sign of life.

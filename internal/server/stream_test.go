@@ -298,6 +298,19 @@ func TestStreamTalks(t *testing.T) {
 			c.expect(split(nextIs + "2 0/300200|" + completes)...)
 			c.ends("<nil>")
 		}},
+		{"the timeline ends, and the client wants rows", minute(), func(c *walreceiver) {
+			forked(c.log)
+			c.log.advance(start+0x200, 2)
+			c.expect("w 0/300000+512 of 0/300200, timeline 1", "c")
+			c.say('d', feedback(700, 0))
+			c.say('d', feedback(700, 700))
+			c.quiet(time.Second)
+			c.status(start+0x200, 0, true)
+			c.expect("k 0/300200 false")
+			c.say('c', "")
+			c.expect(split(nextIs + "2 0/300200|" + completes)...)
+			c.ends("<nil>")
+		}},
 		{"the timeline ends, and the next goes on far", minute(), func(c *walreceiver) {
 			forked(c.log)
 			c.log.advance(start+0x90000, 2)
