@@ -131,9 +131,14 @@ func TestServeStandby(t *testing.T) {
 			f.restarted(t, was)
 			s.WaitFor(t, "SELECT count(*) FROM pg_replication_slots WHERE temporary", "0")
 
-			// Commits wait for it if its name says so.
+			// Commits wait for it once its name is one of those, in the same connection.
 			was = f.receiver(t)
 			s.Set(t, "synchronous_standby_names", "FIRST 1 (follower)")
+			f.upstream(t, "sync_state", "sync")
+			if now := f.receiver(t); now != was {
+				t.Errorf("received by %s, and no longer by %s", now, was)
+			}
+			f.follows(t)
 			v.process.kill(t)
 			v.start(t)
 			f.restarted(t, was)

@@ -70,6 +70,7 @@ func (s *session) admit(ctx context.Context, a *accept.Session) ([]accept.Parame
 		s.server.log.Error("the cluster does not answer", "error", err)
 		return nil, &accept.Refusal{Code: "57P03", Message: "the cluster cannot be reached", Hint: "Try again later."}
 	}
+	s.server.standbys.set(s.cluster.Synchronous)
 	return parameters(s.cluster, a), nil
 }
 

@@ -45,6 +45,7 @@ func (s *Server) flushed(ctx context.Context) (wal.Position, error) {
 	if err != nil {
 		return wal.Position{}, errNoLog
 	}
+	s.standbys.set(d.Synchronous)
 	ctx, cancel := context.WithTimeout(ctx, freshness)
 	defer cancel()
 	for {
@@ -115,28 +116,21 @@ func (s *session) show(ctx context.Context, command protocol.Show) error {
 func (s *session) startReplication(ctx context.Context, command protocol.StartPhysicalReplication) error {
 	s.server.counts.streams.Add(1)
 	defer s.server.counts.streams.Add(-1)
-	if command.Slot != "" || synchronous(s.cluster.Synchronous, s.client.ApplicationName) {
+	handed := func() (bool, <-chan struct{}) { return s.server.standbys.has(s.client.ApplicationName) }
+	if counts, _ := handed(); counts || command.Slot != "" {
 		s.endAtStop(ctx)
 		return s.relayStream(ctx, command)
 	}
 	s.releaseUpstream()
 	err := stream(ctx, s.conn, s.server.o.Cluster.Log(), streamOptions{
 		From: command.From, Timeout: max(s.server.o.Timeout, 0),
-		SegmentSize: s.cluster.SegmentSize, Shutdown: s.server.stopping,
+		SegmentSize: s.cluster.SegmentSize, Shutdown: s.server.stopping, Handover: handed,
 	})
-	if f := (*feedbackError)(nil); errors.As(err, &f) {
+	if h := (*handover)(nil); errors.As(err, &h) {
 		s.endAtStop(ctx)
-		return s.relayOn(ctx, f)
+		return s.relayOn(ctx, h)
 	}
 	return err
-}
-
-// synchronous says whether commits may wait for a standby of that name.
-//
-// Source: SyncRepGetStandbyPriority in src/backend/replication/syncrep.c, PostgreSQL 18.
-func synchronous(names, application string) bool {
-	words := strings.FieldsFunc(names, func(r rune) bool { return strings.ContainsRune(" ,()\"", r) })
-	return slices.ContainsFunc(words, func(w string) bool { return w == "*" || strings.EqualFold(w, application) })
 }
 
 // sql answers the few statements that libraries send on a replication connection, or

@@ -182,11 +182,11 @@ func (s *session) both(ctx context.Context, begun bool) error {
 
 // relayOn has the cluster go on with a stream that this server began, since the client has
 // said what only the cluster can heed.
-func (s *session) relayOn(ctx context.Context, f *feedbackError) error {
+func (s *session) relayOn(ctx context.Context, h *handover) error {
 	if err := s.connectUpstream(ctx); err != nil {
 		return err
 	}
-	command := protocol.StartPhysicalReplication{From: f.Sent}
+	command := protocol.StartPhysicalReplication{From: h.Sent}
 	if err := s.upstream.Send(queryMessage(command.Command(s.cluster.Version))); err != nil {
 		return s.lostUpstream(err)
 	}
@@ -203,8 +203,10 @@ func (s *session) relayOn(ctx context.Context, f *feedbackError) error {
 		}
 		return s.settle(s.forward(ctx, s.upstream, nil))
 	}
-	if err := s.upstream.Send(copyMessage('d', f.Message)); err != nil {
-		return s.lostUpstream(err)
+	if h.Message != nil {
+		if err := s.upstream.Send(copyMessage('d', h.Message)); err != nil {
+			return s.lostUpstream(err)
+		}
 	}
 	return s.both(ctx, true)
 }

@@ -136,6 +136,8 @@ type Server struct {
 	pace    *rate.Limiter       // nil is no limit
 	counts  counts
 
+	standbys standbys
+
 	stopping chan struct{} // closed once nothing more is to begin
 
 	mu       sync.Mutex
@@ -205,6 +207,9 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	})
 	defer stopAccepting()
 	var clients sync.WaitGroup
+	watching, stopWatching := context.WithCancel(ctx)
+	defer stopWatching()
+	clients.Go(func() { s.watchStandbys(watching) })
 	var err error
 	for {
 		var c net.Conn
@@ -229,6 +234,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	if err != nil && stopAccepting() {
 		close(s.stopping)
 	}
+	stopWatching()
 	timer := time.AfterFunc(drainTime, func() { abort(errShutdown) })
 	defer timer.Stop()
 	clients.Wait()

@@ -54,6 +54,10 @@ type streamOptions struct {
 	// flushed by then. Nil is never.
 	Shutdown <-chan struct{}
 
+	// Handover says whether the cluster has to go on with the stream, and returns a
+	// channel that is closed when that may have changed. Nil is never.
+	Handover func() (bool, <-chan struct{})
+
 	Progress *streamProgress // kept up to date; may be nil
 }
 
@@ -68,21 +72,21 @@ var (
 	errStreamLeft = errors.New("the client has ended the connection")
 )
 
-// feedbackError ends a stream, between two messages, whose client wants old rows to
-// be kept. Only the cluster can do that, so it has to stream on.
-type feedbackError struct {
-	Message []byte       // of the client: the CopyData's body
+// handover ends a stream, between two messages, that the cluster has to go on with: its
+// client wants old rows to be kept, or commits wait for it.
+type handover struct {
+	Message []byte       // of the client, that is for the cluster: the CopyData's body; may be nil
 	Sent    wal.Position // up to where the client was sent the log
 }
 
-func (e *feedbackError) Error() string {
-	return fmt.Sprintf("the client sends hot standby feedback, at %v", e.Sent.LSN)
+func (h *handover) Error() string {
+	return fmt.Sprintf("the cluster has to go on with the stream, at %v", h.Sent.LSN)
 }
 
 // stream answers START_REPLICATION for the physical log without a slot, but for the
 // ReadyForQuery at the end. An error that the client is to be told of is an *Error,
 // or whatever else is no ending; after an ending the connection is to be closed, and
-// after a *feedbackError the client is still within the stream.
+// after a *handover the client is still within the stream.
 //
 // Source: StartReplication in src/backend/replication/walsender.c, PostgreSQL 18.
 func stream(ctx context.Context, p peer, log Log, o streamOptions) (err error) {
@@ -180,7 +184,29 @@ func (s *sender) copyBoth(ctx context.Context) error {
 	if cause != nil && err != nil {
 		return cause
 	}
+	if h := (*handover)(nil); errors.As(err, &h) {
+		return s.settle(h, l.take())
+	}
 	return err
+}
+
+// settle ends a stream that is to be handed over, though not before what the client has said
+// meanwhile, which the cluster will not hear, is answered.
+func (s *sender) settle(h *handover, last said) error {
+	if last.done {
+		return s.sendCopyDone()
+	}
+	if wants := (*handover)(nil); errors.As(last.err, &wants) {
+		h.Message = wants.Message
+	} else if last.err != nil && (!errors.As(last.err, new(ending)) || errors.Is(last.err, errStreamLeft)) {
+		return last.err
+	}
+	if last.reply {
+		if err := s.sendKeepalive(false); err != nil {
+			return err
+		}
+	}
+	return h
 }
 
 // run is the loop of copyBoth.
@@ -194,6 +220,10 @@ func (s *sender) run(ctx context.Context, l *listener) error {
 		}
 		if done, err := s.answer(l); done || err != nil {
 			return err
+		}
+		over, reconsider := s.handover()
+		if over {
+			return &handover{Sent: wal.Position{LSN: s.at, Timeline: s.timeline}}
 		}
 		limit, changed, err := s.limit(ctx)
 		if err != nil {
@@ -216,7 +246,7 @@ func (s *sender) run(ctx context.Context, l *listener) error {
 			}
 			return ending{errStreamShutdown}
 		}
-		if err := s.wait(ctx, l, changed); err != nil {
+		if err := s.wait(ctx, l, changed, reconsider); err != nil {
 			return err
 		}
 	}
@@ -226,20 +256,20 @@ func (s *sender) run(ctx context.Context, l *listener) error {
 // in time. done says that the client ends the stream.
 func (s *sender) answer(l *listener) (done bool, err error) {
 	heard := l.take()
-	if f := (*feedbackError)(nil); errors.As(heard.err, &f) {
+	if h := (*handover)(nil); errors.As(heard.err, &h) {
 		if s.ended { // it will say so again in the stream that follows
 			heard.err = nil
 			l.forgive()
 		}
-		f.Sent = wal.Position{LSN: s.at, Timeline: s.timeline}
+		h.Sent = wal.Position{LSN: s.at, Timeline: s.timeline}
 	}
-	if heard.err != nil {
-		return false, heard.err
-	}
-	if heard.reply {
+	if heard.reply && (heard.err == nil || errors.As(heard.err, new(*handover))) {
 		if err := s.sendKeepalive(false); err != nil {
 			return false, err
 		}
+	}
+	if heard.err != nil {
+		return false, heard.err
 	}
 	if heard.done {
 		if s.ended {
@@ -256,7 +286,7 @@ func (s *sender) answer(l *listener) (done bool, err error) {
 }
 
 // wait waits until there is something to do.
-func (s *sender) wait(ctx context.Context, l *listener, changed <-chan struct{}) error {
+func (s *sender) wait(ctx context.Context, l *listener, changed, reconsider <-chan struct{}) error {
 	var due <-chan time.Time
 	if ask := l.due(s.closing(), s.asked); !ask.IsZero() {
 		timer := time.NewTimer(time.Until(ask))
@@ -275,10 +305,20 @@ func (s *sender) wait(ctx context.Context, l *listener, changed <-chan struct{})
 		return ctx.Err()
 	case <-l.woken:
 	case <-changed:
+	case <-reconsider:
 	case <-shutdown:
 	case <-due:
 	}
 	return nil
+}
+
+// handover says whether the cluster has to go on, and returns a channel that is closed
+// when that may have changed. A stream that is at its end is left alone.
+func (s *sender) handover() (bool, <-chan struct{}) {
+	if s.o.Handover == nil || s.ended || s.stopped {
+		return false, nil
+	}
+	return s.o.Handover()
 }
 
 // limit returns up to where the log may be sent now, and a channel that is closed

@@ -207,6 +207,8 @@ type walreceiver struct {
 	stop chan struct{}
 	p    streamProgress
 	quit context.CancelCauseFunc
+
+	standbys standbys // it is the one of the name standby
 }
 
 // expect reads messages of the server, in words.
@@ -290,6 +292,7 @@ func streaming(t *testing.T, log func() *shelf, o streamOptions, script func(c *
 	synctest.Test(t, func(t *testing.T) {
 		c := &walreceiver{wire: newWire(), t: t, log: log(), err: make(chan error, 1), stop: make(chan struct{})}
 		o.Shutdown, o.Progress, o.SegmentSize = c.stop, &c.p, mib
+		o.Handover = func() (bool, <-chan struct{}) { return c.standbys.has("standby") }
 		ctx, cancel := context.WithCancelCause(t.Context())
 		c.quit = cancel
 		defer cancel(nil)

@@ -152,7 +152,7 @@ func parseClient(kind byte, body []byte) (h hearing) {
 	case streamFeedback:
 		wants, err := wantsRows(body)
 		if wants && err == nil {
-			err = &feedbackError{Message: append([]byte(nil), body...)}
+			err = &handover{Message: append([]byte(nil), body...)}
 		}
 		return hearing{err: err}
 	}

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"basin/internal/protocol"
 	"basin/internal/wal"
 )
 
@@ -272,7 +270,7 @@ func TestStreamTalks(t *testing.T) {
 			c.say('d', feedback(700, 0))
 			c.say('c', "")
 			err := <-c.err
-			var f *feedbackError
+			var f *handover
 			want := wal.Position{LSN: start + 100, Timeline: 1}
 			if !errors.As(err, &f) || errors.As(err, new(ending)) || f.Sent != want || string(f.Message) != feedback(700, 0) {
 				c.t.Errorf("ended with %v %+v", err, f)
@@ -283,7 +281,50 @@ func TestStreamTalks(t *testing.T) {
 		}},
 		{"feedback that wants rows of the catalog", minute(), func(c *walreceiver) {
 			c.say('d', feedback(0, 700))
-			c.ends("the client sends hot standby feedback, at 0/300000")
+			c.ends("the cluster has to go on with the stream, at 0/300000")
+		}},
+		{"commits wait for it", minute(), func(c *walreceiver) {
+			c.log.advance(start+100, 1)
+			c.expect("w 0/300000+100 of 0/300064, timeline 1")
+			c.standbys.set("standby")
+			c.ends("the cluster has to go on with the stream, at 0/300064")
+		}},
+		{"commits wait for another", minute(), func(c *walreceiver) {
+			c.standbys.set("another")
+			c.quiet(time.Second)
+		}},
+		{"commits wait for it, which has said something", minute(), func(c *walreceiver) {
+			c.log.advance(start+100, 1)
+			synctest.Wait() // it is being sent the log
+			c.standbys.set("standby")
+			c.status(start, start, true)
+			c.say('d', feedback(700, 0))
+			synctest.Wait()
+			c.expect("w 0/300000+100 of 0/300064, timeline 1", "k 0/300064 false")
+			err := <-c.err
+			var h *handover
+			if !errors.As(err, &h) || h.Sent.LSN != start+100 || string(h.Message) != feedback(700, 0) {
+				c.t.Errorf("ended with %v %+v", err, h)
+			}
+		}},
+		{"commits wait for it, which ends", minute(), func(c *walreceiver) {
+			c.log.advance(start+100, 1)
+			synctest.Wait()
+			c.standbys.set("standby")
+			c.say('c', "")
+			synctest.Wait()
+			c.expect(append([]string{"w 0/300000+100 of 0/300064, timeline 1", "c"}, split(completes)...)...)
+			c.ends("<nil>")
+		}},
+		{"commits wait for it after its end", minute(), func(c *walreceiver) {
+			forked(c.log)
+			c.log.advance(start+0x200, 2)
+			c.expect("w 0/300000+512 of 0/300200, timeline 1", "c")
+			c.standbys.set("standby")
+			c.quiet(time.Second)
+			c.say('c', "")
+			c.expect(split(nextIs + "2 0/300200|" + completes)...)
+			c.ends("<nil>")
 		}},
 
 		{"the timeline ends", minute(), func(c *walreceiver) {
@@ -439,35 +480,4 @@ func TestStreamTalks(t *testing.T) {
 			})
 		})
 	}
-}
-
-// FuzzStreamClient has a client say anything.
-func FuzzStreamClient(f *testing.F) {
-	f.Add([]byte("c"))
-	f.Add(append([]byte("d"), protocol.Status{Write: 1, Reply: true}.Append(nil, time.Time{})...))
-	f.Add([]byte("dh\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"))
-	f.Add([]byte("dz"))
-	f.Add([]byte("X"))
-	f.Fuzz(func(t *testing.T, m []byte) {
-		if len(m) == 0 {
-			return
-		}
-		h := parseClient(m[0], m[1:])
-		switch {
-		case h.err != nil && h.done:
-			t.Error("done, and an error")
-		case h.done != (m[0] == 'c'):
-			t.Errorf("done %t", h.done)
-		case m[0] != 'd' && h.status != nil:
-			t.Error("a status from no CopyData")
-		case h.err == nil && h.status != nil:
-			again := h.status.Append(nil, time.Time{})
-			if !bytes.Equal(again[:25], m[1:26]) || (again[33] != 0) != (m[34] != 0) {
-				t.Errorf("read %+v from %q", h.status, m)
-			}
-		}
-		if h.err != nil && h.err.Error() == "" {
-			t.Error("an error without words")
-		}
-	})
 }
