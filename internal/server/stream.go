@@ -420,10 +420,7 @@ func (s *sender) sendLog(ctx context.Context, limit wal.LSN) error {
 	}
 	h := append(message[:0], 'd')
 	h = binary.BigEndian.AppendUint32(h, uint32(len(message)-1))
-	h = append(h, protocol.StreamData)
-	h = binary.BigEndian.AppendUint64(h, uint64(s.at))
-	h = binary.BigEndian.AppendUint64(h, uint64(limit))
-	binary.BigEndian.AppendUint64(h, streamTime(time.Now()))
+	protocol.AppendDataHeader(h, s.at, limit, time.Now())
 	if err := s.send(message); err != nil {
 		return err
 	}
