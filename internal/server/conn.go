@@ -35,7 +35,7 @@ type conn struct {
 	writing sync.Mutex
 	output  []byte // messages that are not sent yet
 	rest    int    // bytes that are still to come of the message that queuePiece has begun
-	failed  error  // of a write
+	failed  error  // of a write that has cut a message
 }
 
 // gone waits until the client says that it ends, or has ended; what else it says is left
@@ -194,11 +194,15 @@ func (c *conn) sendPieces(head, body []byte) error {
 }
 
 // sent says what became of a write.
-func (c *conn) sent(_ int, err error) error {
-	if err != nil {
-		c.failed = fmt.Errorf("could not send data to client: %w", err)
+func (c *conn) sent(n int, err error) error {
+	if err == nil {
+		return nil
 	}
-	return c.failed
+	err = fmt.Errorf("could not send data to client: %w", err)
+	if n > 0 {
+		c.failed = err
+	}
+	return err
 }
 
 // queueBytes keeps whole messages for the next Flush, which comes by itself once there
@@ -224,7 +228,11 @@ func (c *conn) queuePiece(p []byte) error {
 		c.rest = 1 + int(binary.BigEndian.Uint32(p[1:]))
 	}
 	c.rest -= len(p)
-	return c.queue(p)
+	if err := c.queue(p); err != nil {
+		c.failed = err // a piece may have been sent before
+		return err
+	}
+	return nil
 }
 
 // queue is queueBytes for who is writing.

@@ -15,35 +15,54 @@ import (
 // TestConnSaysNothingBehindHalfAMessage is about what can be said after a message: an error
 // that follows half of one would be taken for the other half.
 func TestConnSaysNothingBehindHalfAMessage(t *testing.T) {
-	const whole, half = "d\x00\x00\x00\x08wxyz", "d\x00\x00\x00\x08wx"
-	for _, c := range []struct {
-		reason string
-		say    func(c *conn) error
-		want   string
-		err    error // of what is said then
-	}{
-		{"a whole message", func(c *conn) error { return c.Send([]byte(whole)) }, whole + "c\x00\x00\x00\x04", nil},
-		{"a message in pieces", func(c *conn) error {
-			return errors.Join(c.queuePiece([]byte(half)), c.queuePiece([]byte("yz")))
-		}, whole + "c\x00\x00\x00\x04", nil},
-		{"a piece of a message", func(c *conn) error { return c.queuePiece([]byte(half)) }, "", errCut},
-		{"a message that was interrupted", func(c *conn) error {
-			_ = c.SetWriteDeadline(time.Now())
-			err := c.Send([]byte(whole))
+	const whole, half, done = "d\x00\x00\x00\x08wxyz", "d\x00\x00\x00\x08wx", "c\x00\x00\x00\x04"
+	late := func(say func(c *conn) error) func(c *conn) error {
+		return func(c *conn) error {
+			_ = c.SetWriteDeadline(time.Now().Add(time.Second))
+			err := say(c)
 			_ = c.SetWriteDeadline(time.Time{})
 			if !errors.Is(err, os.ErrDeadlineExceeded) {
 				return errors.New("it was sent")
 			}
 			return nil
-		}, "", os.ErrDeadlineExceeded},
+		}
+	}
+	filled := copyMessage('d', make([]byte, maxQueue))
+	for _, c := range []struct {
+		reason string
+		reads  int // bytes, before the client pauses
+		say    func(c *conn) error
+		want   string
+		err    error // of what is said then
+	}{
+		{"a whole message", 1000, func(c *conn) error { return c.Send([]byte(whole)) }, whole + done, nil},
+		{"a message in pieces", 1000, func(c *conn) error {
+			return errors.Join(c.queuePiece([]byte(half)), c.queuePiece([]byte("yz")))
+		}, whole + done, nil},
+		{"a piece of a message", 1000, func(c *conn) error { return c.queuePiece([]byte(half)) }, "", errCut},
+		{"a message that was interrupted", 2, late(func(c *conn) error { return c.Send([]byte(whole)) }), whole[:2], os.ErrDeadlineExceeded},
+		{"a message in two that was interrupted", 6, late(func(c *conn) error {
+			return c.sendPieces([]byte(whole)[:5], []byte(whole)[5:])
+		}), whole[:6], os.ErrDeadlineExceeded},
+		{"a message that was queued and interrupted", 2, late(func(c *conn) error {
+			return errors.Join(c.queueBytes([]byte(whole)), c.Flush())
+		}), whole[:2], os.ErrDeadlineExceeded},
+		{"a message that was not begun", 0, late(func(c *conn) error { return c.Send([]byte(whole)) }), done, nil},
+		{"a piece that was not begun", 0, late(func(c *conn) error { return c.queuePiece(filled) }), "", os.ErrDeadlineExceeded},
 	} {
 		t.Run(c.reason, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				client, server := net.Pipe()
 				got := make(chan string)
 				go func() {
+					first := make([]byte, c.reads)
+					n := 0
+					if c.reads < 1000 {
+						n, _ = io.ReadFull(client, first)
+						<-time.After(2 * time.Second)
+					}
 					p, _ := io.ReadAll(client)
-					got <- string(p)
+					got <- string(first[:n]) + string(p)
 				}()
 				s := newConn(server)
 				if err := c.say(s); err != nil {

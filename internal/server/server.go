@@ -15,6 +15,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"runtime"
 	"slices"
@@ -175,6 +176,8 @@ func New(o Options) *Server {
 		backups:  make(chan struct{}, cmp.Or(o.MaxBackups, DefaultMaxBackups)),
 		workers:  semaphore.NewWeighted(int64(cmp.Or(o.CompressionWorkers, runtime.GOMAXPROCS(0)))),
 		stopping: make(chan struct{}), guests: make(map[uint32]net.Conn), sessions: make(map[uint32]*session),
+		// Clients name temporary slots for it, which another server beside the cluster may have too.
+		last: rand.Uint32N(1 << 30),
 	}
 	if o.MaxRate > 0 {
 		s.pace = backup.NewLimiter(o.MaxRate)
