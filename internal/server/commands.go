@@ -10,8 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgproto3"
-
 	"basin/internal/accept"
 	"basin/internal/protocol"
 	"basin/internal/wal"
@@ -135,31 +133,15 @@ func (s *session) startReplication(ctx context.Context, command protocol.StartPh
 
 // sql answers the few statements that libraries send on a replication connection, or
 // that checks are made with on an ordinary one, and refuses all others.
-func (s *session) sql(_ context.Context, command protocol.SQL) error {
-	statement := strings.ToLower(strings.Join(strings.Fields(strings.TrimRight(command.Text, "; \t\n")), " "))
+func (s *session) sql(ctx context.Context, command protocol.SQL) error {
 	if s.client.Replication == accept.Physical {
 		return &Error{Code: codeFeatureNotSupported, Message: "cannot execute SQL commands in WAL sender for physical replication"}
 	}
-	switch statement {
-	case "":
-		return s.conn.Queue(&pgproto3.EmptyQueryResponse{})
-	case "select 1":
-		return s.conn.queueRows([]protocol.Column{{Name: "?column?", Type: 23, Size: 4}}, "SELECT 1", []any{"1"})
-	case "select pg_is_in_recovery()", "select pg_catalog.pg_is_in_recovery()":
-		return s.conn.queueRows([]protocol.Column{{Name: "pg_is_in_recovery", Type: 16, Size: 1}}, "SELECT 1", []any{letter(s.cluster.Standby)})
-	case "select pg_catalog.set_config('search_path', '', false)":
-		return s.conn.queueRows([]protocol.Column{{Name: "set_config", Type: 25, Size: -1}}, "SELECT 1", []any{""})
-	case "show transaction_read_only":
-		return s.conn.queueRows([]protocol.Column{{Name: "transaction_read_only", Type: 25, Size: -1}}, "SHOW", []any{onOff(s.cluster.Standby)})
-	case "begin", "commit", "rollback":
-		return s.conn.Queue(&pgproto3.CommandComplete{CommandTag: []byte(strings.ToUpper(statement))})
+	known, ok := s.find(command.Text)
+	if !ok {
+		return errStatement
 	}
-	if strings.HasPrefix(statement, "set ") {
-		return s.conn.Queue(&pgproto3.CommandComplete{CommandTag: []byte("SET")})
-	}
-	return &Error{Code: codeFeatureNotSupported, Message: "cannot execute SQL commands here",
-		Detail: "This server sends backups and the write-ahead log of a cluster, and answers no queries.",
-		Hint:   "Connect to the cluster itself."}
+	return s.simple(ctx, known)
 }
 
 func letter(b bool) string {

@@ -25,6 +25,8 @@ type session struct {
 	parent   *uploaded // the manifest that the client sent last; nil for none
 
 	cancels cancels
+
+	prepared prepared // on an ordinary connection
 }
 
 // Reasons why a command, or a session, ends before its end.
@@ -57,10 +59,13 @@ func (s *session) run(ctx context.Context) error {
 			return nil
 		case kind == 'S':
 			skipping = false
+			clear(s.prepared.portals)
 			err = s.ready()
 		case skipping:
 		case kind == 'Q':
 			err = s.query(ctx, body)
+		case (kind == 'P' || kind == 'B' || kind == 'E' || kind == 'D' || kind == 'C') && s.client.Replication == accept.None:
+			skipping, err = s.extended(ctx, kind, body)
 		case kind == 'P', kind == 'B', kind == 'E', kind == 'D', kind == 'C':
 			skipping = true
 			err = s.fail(&Error{Code: codeProtocolViolation, Message: "extended query protocol not supported in a replication connection"})
@@ -116,25 +121,30 @@ func (s *session) query(ctx context.Context, body []byte) error {
 	if err := q.Decode(body); err != nil {
 		return errors.Join(s.fail(&Error{Code: codeProtocolViolation, Message: "invalid string in message"}), s.ready())
 	}
-	err := s.interruptible(ctx, q.String)
+	err := s.interruptible(ctx, func(ctx context.Context) error { return s.execute(ctx, q.String) })
 	if err == nil {
 		return s.ready()
 	}
+	if err := s.failed(err); err != nil {
+		return err
+	}
+	return s.ready()
+}
+
+// failed tells the client of an error. One that it returns is the end of the session.
+func (s *session) failed(err error) error {
 	if e := (*Error)(nil); errors.As(err, &e) && e.Severity == "FATAL" || errors.As(err, new(ending)) {
 		return s.leave(err)
 	}
 	if isGone(err) {
 		return err
 	}
-	if err := s.fail(err); err != nil {
-		return err
-	}
-	return s.ready()
+	return s.fail(err)
 }
 
-// interruptible does what one command says, unless it is ended before its end: then its
+// interruptible does what one command says, unless that is ended before its end: then its
 // error is why.
-func (s *session) interruptible(ctx context.Context, text string) error {
+func (s *session) interruptible(ctx context.Context, do func(context.Context) error) error {
 	ctx, end := s.cancels.begin(ctx)
 	defer end()
 	stop := context.AfterFunc(ctx, func() {
@@ -143,7 +153,7 @@ func (s *session) interruptible(ctx context.Context, text string) error {
 		}
 	})
 	defer stop()
-	err := s.execute(ctx, text)
+	err := do(ctx)
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
@@ -166,6 +176,12 @@ func (s *session) endAtStop(ctx context.Context) {
 
 // execute does what one command says.
 func (s *session) execute(ctx context.Context, text string) error {
+	if s.client.Replication == accept.None {
+		if known, ok := s.find(text); ok {
+			s.endAtStop(ctx)
+			return s.simple(ctx, known)
+		}
+	}
 	command, err := protocol.ParseCommand(text, s.cluster.Major())
 	if err != nil {
 		return err
