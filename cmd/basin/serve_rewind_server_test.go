@@ -40,7 +40,7 @@ func TestServeRewind(t *testing.T) {
 			}
 
 			v := startServe(t, basin, successor)
-			e := stock(t, major, "pg_rewind", "-D", old.DataDir, "--source-server="+v.conninfo()+" dbname=postgres", "--no-sync")
+			e := stock(t, major, "pg_rewind", "-D", old.DataDir, "--source-server="+v.conninfo()+" dbname=postgres", "--no-sync", "-R")
 			if e.status != 0 {
 				t.Fatalf("%s\nserver: %s", e, v.process.stderr.String())
 			}
@@ -48,7 +48,7 @@ func TestServeRewind(t *testing.T) {
 				t.Error(said)
 			}
 			pgtest.SetRecovery(t, major, old.DataDir, pgtest.Recovery{Standby: true, Settings: map[string]string{
-				"primary_conninfo": v.conninfo(), "primary_slot_name": "", "recovery_target_timeline": "latest",
+				"primary_slot_name": "", // that of the successor, of when it was a standby
 			}})
 			pgtest.Own(t, old.DataDir)
 			old.Start(t)

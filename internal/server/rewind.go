@@ -163,6 +163,9 @@ func readError(path string, err error) error {
 // listFiles answers with all files.
 func (s *session) listFiles(ctx context.Context, _ [][]byte, emit emitter) error {
 	for f, err := range s.files().Files(ctx) {
+		if err == nil {
+			err = ctx.Err()
+		}
 		if err != nil {
 			return err
 		}
@@ -174,7 +177,7 @@ func (s *session) listFiles(ctx context.Context, _ [][]byte, emit emitter) error
 			return err
 		}
 	}
-	return ctx.Err()
+	return nil
 }
 
 // chunk is a piece of a file.

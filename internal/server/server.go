@@ -4,8 +4,9 @@
 // It is a walsender without a cluster of its own. What it answers from is a
 // Cluster: base backups come from it as a backup.Source, the log as a Log, and
 // what only the cluster can do, such as making a slot, is said again on an
-// Upstream, a connection to it. Who is let in package accept decides; how a
-// backup is made is not known here.
+// Upstream, a connection to it. On an ordinary connection it answers the few
+// statements that pg_rewind sends, if the cluster is a FileSource. Who is let in
+// package accept decides; how a backup is made is not known here.
 package server
 
 import (
