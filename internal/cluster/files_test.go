@@ -5,6 +5,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -48,7 +49,7 @@ func link(t *testing.T, to, name string) {
 	}
 }
 
-func TestOpenFile(t *testing.T) {
+func TestFileIsOpened(t *testing.T) {
 	dir, outside := dataDir(t)
 	link(t, outside+"/secret", dir+"/link")
 	link(t, outside, dir+"/base/out")
@@ -58,7 +59,7 @@ func TestOpenFile(t *testing.T) {
 	if err := syscall.Mkfifo(dir+"/pipe", 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c := &Cluster{o: Options{DataDir: dir}}
+	c := &files{Cluster: &Cluster{o: Options{DataDir: dir}}}
 	const missing = "missing"
 	for _, test := range []struct{ name, want string }{
 		{"PG_VERSION", "18\n"},
@@ -94,7 +95,7 @@ func TestOpenFile(t *testing.T) {
 		{"pg_tblspc/name/secret", "58030"},
 	} {
 		t.Run(strings.ReplaceAll(test.name, "/", " "), func(t *testing.T) {
-			f, err := c.OpenFile(test.name)
+			f, err := c.Open(test.name)
 			got := ""
 			e := (*server.Error)(nil)
 			switch {
@@ -127,9 +128,9 @@ func TestOpenFile(t *testing.T) {
 // listed returns the paths of all files; those of directories end in a slash.
 func listed(t *testing.T, dir string) (all []string, err error) {
 	t.Helper()
-	c := &Cluster{o: Options{DataDir: dir}}
+	c := &files{Cluster: &Cluster{o: Options{DataDir: dir}}}
 	c.fixed.Version = 180000
-	for f, err := range c.Files(t.Context()) {
+	for f, err := range c.All(t.Context()) {
 		if err != nil {
 			return nil, err
 		}
@@ -145,9 +146,8 @@ func listed(t *testing.T, dir string) (all []string, err error) {
 	return all, nil
 }
 
-func TestFiles(t *testing.T) {
+func TestFilesAreListed(t *testing.T) {
 	dir, outside := dataDir(t)
-	link(t, dir+"/gone", dir+"/dangling")
 	if err := syscall.Mkfifo(dir+"/pipe", 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -166,12 +166,15 @@ func TestFiles(t *testing.T) {
 }
 
 func TestFilesThatAreLinks(t *testing.T) {
-	for _, name := range []string{"postgresql.conf", "base/1/link", "pg_tblspc/name", "pg_tblspc/16/PG_18_1/link", "pg_wal/link", "base/1/loop"} {
+	for _, name := range []string{"postgresql.conf", "base/1/link", "pg_tblspc/name", "pg_tblspc/16/PG_18_1/link", "pg_wal/link", "base/1/loop", "dangling", "pg_tblspc/99"} {
 		t.Run(strings.ReplaceAll(name, "/", " "), func(t *testing.T) {
 			dir, outside := dataDir(t)
 			to := outside + "/secret"
-			if strings.HasSuffix(name, "loop") {
+			switch path.Base(name) {
+			case "loop":
 				to = ".."
+			case "dangling", "99":
+				to = outside + "/gone"
 			}
 			link(t, to, filepath.Join(dir, name))
 			if _, err := listed(t, dir); err == nil || !strings.Contains(err.Error(), `"`+name+`"`) {
@@ -186,8 +189,41 @@ func TestFilesThatAreLinks(t *testing.T) {
 
 func TestFilesCanBeLeft(t *testing.T) {
 	dir, _ := dataDir(t)
-	c := &Cluster{o: Options{DataDir: dir}}
-	for range c.Files(t.Context()) {
+	c := &files{Cluster: &Cluster{o: Options{DataDir: dir}}}
+	for range c.All(t.Context()) {
 		break
+	}
+}
+
+func TestCheckPlace(t *testing.T) {
+	dir, other := t.TempDir(), t.TempDir()
+	if err := os.WriteFile(other+"/postmaster.pid", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const started, port = "1790000000", "5432"
+	for _, c := range []struct {
+		name, theirs, content string
+		ok                    bool
+	}{
+		{"the same", dir, "1\n" + dir + "\n1790000000\n5432\n/tmp\n", true},
+		{"a server that starts slowly", dir, "1\n" + dir + "\n1789999970\n5432\n/tmp\n", true},
+		{"in a container", "/gone", "1\n/gone\n1790000000\n5432\n/tmp\n", true},
+		{"a copy", other, "1\n" + other + "\n1790000000\n5432\n/tmp\n", false},
+		{"another directory", other, "1\n" + dir + "\n1790000000\n5432\n/tmp\n", false},
+		{"another port", dir, "1\n" + dir + "\n1790000000\n5433\n/tmp\n", false},
+		{"of an earlier start", dir, "1\n" + dir + "\n1780000000\n5432\n/tmp\n", false},
+		{"of a later start", dir, "1\n" + dir + "\n1790000100\n5432\n/tmp\n", false},
+		{"cut short", dir, "1\n" + dir + "\n", false},
+		{"garbage", dir, "\n\n\n\n\n", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if err := os.WriteFile(dir+"/postmaster.pid", []byte(c.content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			cluster := &Cluster{o: Options{DataDir: dir}}
+			if err := cluster.checkPlace(started, c.theirs, port); (err == nil) != c.ok {
+				t.Error(err)
+			}
+		})
 	}
 }

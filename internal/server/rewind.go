@@ -16,15 +16,22 @@ import (
 	"basin/internal/wal"
 )
 
-// FileSource is a Cluster of which pg_rewind can take files while it runs. Paths are those of
-// the data directory, with slashes.
+// FileSource is a Cluster of which pg_rewind can take files while it runs.
 type FileSource interface {
-	// OpenFile opens a regular file. One that is not there is fs.ErrNotExist.
-	OpenFile(path string) (File, error)
-	// Files are all files and directories, in no order; those that come and go meanwhile may
+	// Files returns the files for one client, once it is sure whose they are.
+	Files(ctx context.Context) (Files, error)
+}
+
+// Files are those of a cluster's data directory, and what of the cluster is to be known to
+// make use of them. Paths have slashes.
+type Files interface {
+	// Open opens a regular file. One that is not there is fs.ErrNotExist.
+	Open(path string) (File, error)
+	// All are all files and directories, in no order; those that come and go meanwhile may
 	// be missing. An error is the last.
-	Files(ctx context.Context) iter.Seq2[FileEntry, error]
-	// InsertLSN is the end of the log that is written to now, whether flushed or not.
+	All(ctx context.Context) iter.Seq2[FileEntry, error]
+	// InsertLSN is the end of the log that is written to now, whether flushed or not. If the
+	// cluster was restarted since Files, it is an error.
 	InsertLSN(ctx context.Context) (wal.LSN, error)
 	// FullPageWrites says whether the log has pages as a whole after each checkpoint.
 	FullPageWrites(ctx context.Context) (bool, error)
@@ -82,11 +89,19 @@ const fetchChunks = "SELECT path, begin, pg_read_binary_file(path, begin, len, t
 // Source: src/bin/pg_rewind/libpq_source.c, PostgreSQL 14 to 18.
 var rewinds = map[string]statement{
 	"SHOW full_page_writes": one(column("full_page_writes", typeText), "SHOW", func(ctx context.Context, s *session) (any, error) {
-		on, err := s.files().FullPageWrites(ctx)
+		files, err := s.openFiles(ctx)
+		if err != nil {
+			return nil, err
+		}
+		on, err := files.FullPageWrites(ctx)
 		return onOff(on), err
 	}),
 	"SELECT pg_current_wal_insert_lsn()": one(column("pg_current_wal_insert_lsn", typeLSN), "SELECT", func(ctx context.Context, s *session) (any, error) {
-		return s.files().InsertLSN(ctx)
+		files, err := s.openFiles(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return files.InsertLSN(ctx)
 	}),
 	"SELECT pg_read_binary_file($1)": {
 		columns: []protocol.Column{column("pg_read_binary_file", typeBytea)}, parameters: []uint32{typeText}, tag: "SELECT",
@@ -102,8 +117,17 @@ var rewinds = map[string]statement{
 	},
 }
 
-// files is where files come from. Statements that need it are answered only if there is one.
-func (s *session) files() FileSource { return s.server.o.Cluster.(FileSource) }
+// openFiles returns where files come from, for as long as the session lasts. Statements that
+// need it are answered only if there is one.
+func (s *session) openFiles(ctx context.Context) (Files, error) {
+	if s.files == nil {
+		var err error
+		if s.files, err = s.server.o.Cluster.(FileSource).Files(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return s.files, nil
+}
 
 // wholeFile answers pg_read_binary_file(path). The control file may be written at the very
 // moment: then it is read again.
@@ -128,7 +152,11 @@ func (s *session) wholeFile(ctx context.Context, parameters [][]byte, emit emitt
 
 // readFile reads a small file.
 func (s *session) readFile(ctx context.Context, path string) ([]byte, error) {
-	f, err := s.files().OpenFile(path)
+	files, err := s.openFiles(ctx)
+	if err != nil {
+		return nil, err
+	}
+	f, err := files.Open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -162,7 +190,11 @@ func readError(path string, err error) error {
 
 // listFiles answers with all files.
 func (s *session) listFiles(ctx context.Context, _ [][]byte, emit emitter) error {
-	for f, err := range s.files().Files(ctx) {
+	files, err := s.openFiles(ctx)
+	if err != nil {
+		return err
+	}
+	for f, err := range files.All(ctx) {
 		if err == nil {
 			err = ctx.Err()
 		}
@@ -196,6 +228,10 @@ func (s *session) chunks(ctx context.Context, parameters [][]byte, emit emitter)
 	if err != nil {
 		return err
 	}
+	files, err := s.openFiles(ctx)
+	if err != nil {
+		return err
+	}
 	buffer := make([]byte, maxChunkSize)
 	var file File // the one that is open, and what it is called
 	var open string
@@ -209,7 +245,7 @@ func (s *session) chunks(ctx context.Context, parameters [][]byte, emit emitter)
 			if file != nil {
 				_ = file.Close() // it was only read
 			}
-			file, err = s.files().OpenFile(c.path)
+			file, err = files.Open(c.path)
 			if errors.Is(err, fs.ErrNotExist) {
 				file = nil
 				if err := emit(c.path, c.begin, nil); err != nil {

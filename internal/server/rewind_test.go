@@ -19,7 +19,7 @@ import (
 // fileCluster is a cluster whose files are in memory.
 type fileCluster struct {
 	*fakeCluster
-	files   map[string]string
+	content map[string]string
 	endless bool // the list of files has no end
 }
 
@@ -31,8 +31,10 @@ type counted struct {
 
 func (f counted) Close() error { f.cluster.count(-1); return nil }
 
-func (c *fileCluster) OpenFile(path string) (File, error) {
-	content, ok := c.files[path]
+func (c *fileCluster) Files(context.Context) (Files, error) { return c, nil }
+
+func (c *fileCluster) Open(path string) (File, error) {
+	content, ok := c.content[path]
 	if !ok {
 		return nil, fs.ErrNotExist
 	}
@@ -40,7 +42,7 @@ func (c *fileCluster) OpenFile(path string) (File, error) {
 	return counted{strings.NewReader(content), c.fakeCluster}, nil
 }
 
-func (c *fileCluster) Files(context.Context) iter.Seq2[FileEntry, error] {
+func (c *fileCluster) All(context.Context) iter.Seq2[FileEntry, error] {
 	return func(yield func(FileEntry, error) bool) {
 		c.count(1)
 		defer c.count(-1)
@@ -212,7 +214,7 @@ func TestStatementsOfRewind(t *testing.T) {
 
 // newFileCluster returns a cluster with some files.
 func newFileCluster() *fileCluster {
-	return &fileCluster{fakeCluster: newFakeCluster(), files: map[string]string{
+	return &fileCluster{fakeCluster: newFakeCluster(), content: map[string]string{
 		"PG_VERSION": "18\n", "empty": "", "large": strings.Repeat("x", maxChunkSize+1), "global/pg_control": "torn",
 	}}
 }

@@ -26,7 +26,9 @@ type session struct {
 
 	cancels cancels
 
-	prepared prepared // on an ordinary connection
+	// On an ordinary connection.
+	prepared prepared
+	files    Files // nil until they are needed
 }
 
 // Reasons why a command, or a session, ends before its end.
