@@ -168,6 +168,31 @@ lag_table() {
 		}' "$work/lags"
 }
 
+# large_manifest has an incremental backup made against a manifest of a million files more than
+# there are, for what that takes of memory.
+large_manifest() {
+	local reach="host=127.0.0.1 port=$serve_port user=postgres sslmode=disable" large=$work/manifest
+	doing="a manifest of a million files"
+	say "$doing"
+	{
+		sql "$port" "ALTER SYSTEM SET summarize_wal = on"
+		sql "$port" "SELECT pg_reload_conf()"
+		rm -rf -- "$work/output"
+		"${as[@]}" "$bin/pg_basebackup" -d "$reach" -c fast -N -D "$work/output" -X none
+		awk '/"Manifest-Checksum"/ { next } { print }
+			/^"Files": / {
+				for (i = 0; i < 1000000; i++) {
+					printf "{ \"Path\": \"base/4000000000/%d\", \"Size\": 8192, \"Last-Modified\": \"2026-01-01 00:00:00 GMT\", ", 100000 + i
+					print "\"Checksum-Algorithm\": \"CRC32C\", \"Checksum\": \"00000000\" },"
+				}
+			}' "$work/output/backup_manifest" >"$large"
+		printf '"Manifest-Checksum": "%s"}\n' "$(sha256sum "$large" | cut -d ' ' -f 1)" >>"$large"
+		rm -rf -- "$work/output"
+		"${as[@]}" "$bin/pg_basebackup" -d "$reach" -c fast -N -D "$work/output" -X none --incremental "$large"
+	} >"$log" 2>&1
+	remember 'incremental, against a manifest of a million files'
+}
+
 # page prints docs/benchmarks-serve.md.
 page() {
 	cat <<-END
@@ -203,7 +228,7 @@ page() {
 }
 
 main() {
-	accept "${whole[@]}" "$(cut -d '|' -f 1 <<<"$comparisons" | paste -s -d ' ') lag" "$@"
+	accept "${whole[@]}" "$(cut -d '|' -f 1 <<<"$comparisons" | paste -s -d ' ') lag manifest" "$@"
 	install_postgres 18
 	open_work basin-bench "$(place $((4 * scale + 4000)))"
 	prepare pg_basebackup pg_receivewal pgbench
@@ -215,6 +240,7 @@ main() {
 	start_serve
 	if wanted lag; then lags; fi
 	compare_all
+	if wanted manifest; then large_manifest; fi
 	publish benchmarks-serve.md "${whole[@]}"
 }
 
