@@ -40,6 +40,7 @@ func TestServeRewind(t *testing.T) {
 			}
 
 			v := startServe(t, basin, successor)
+			load := pgtest.StartLoad(t.Context(), t, successor, 2)
 			e := stock(t, major, "pg_rewind", "-D", old.DataDir, "--source-server="+v.conninfo()+" dbname=postgres", "--no-sync", "-R")
 			if e.status != 0 {
 				t.Fatalf("%s\nserver: %s", e, v.process.stderr.String())
@@ -52,7 +53,7 @@ func TestServeRewind(t *testing.T) {
 			}})
 			pgtest.Own(t, old.DataDir)
 			old.Start(t)
-			successor.Exec(t, "INSERT INTO kept SELECT generate_series(1, 1000)")
+			load.Stop(t)
 			successor.WaitReplay(t, old)
 			if diff := cmp.Diff(pgtest.Sums(t, successor), pgtest.Sums(t, old)); diff != "" {
 				t.Error(diff)
@@ -219,4 +220,49 @@ func TestServeRewindAnswers(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Who may replicate may take files, and only those of the cluster while it runs.
+func TestServeRewindRights(t *testing.T) {
+	basin := newProgram(t, "basin")
+	s := pgtest.Start(t, pgtest.Config{Conf: sideBySide()})
+	s.Exec(t, "CREATE ROLE rewinder LOGIN REPLICATION", "CREATE ROLE nobody LOGIN")
+	v := startServe(t, basin, s)
+	if _, err := pgconn.Connect(t.Context(), strings.Replace(v.conninfo(), "postgres", "nobody", 1)+" dbname=postgres"); sqlState(err) != "42501" {
+		t.Errorf("one who may not replicate: %v", err)
+	}
+	c, err := pgconn.Connect(t.Context(), strings.Replace(v.conninfo(), "postgres", "rewinder", 1)+" dbname=postgres")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close(t.Context())
+	for _, test := range []struct{ path, code string }{
+		{"PG_VERSION", ""},
+		{"pg_wal/gone", "58P01"},
+		{"/etc/passwd", "42501"},
+		{"../" + s.DataDir + "/PG_VERSION", "42501"},
+		{"base/../PG_VERSION", "42501"},
+		{"base", "42809"},
+	} {
+		r := c.ExecParams(t.Context(), "SELECT pg_read_binary_file($1)", [][]byte{[]byte(test.path)}, nil, nil, nil).Read()
+		if code := sqlState(r.Err); code != test.code {
+			t.Errorf("%s: %v, want %q", test.path, r.Err, test.code)
+		}
+	}
+	if _, err := c.Exec(t.Context(), "SELECT pg_current_wal_insert_lsn()").ReadAll(); err != nil {
+		t.Error(err)
+	}
+	s.Restart(t)
+	if _, err := c.Exec(t.Context(), "SELECT pg_current_wal_insert_lsn()").ReadAll(); sqlState(err) != "57P01" {
+		t.Errorf("of a cluster that was restarted: %v", err)
+	}
+}
+
+// sqlState returns the SQLSTATE of an error, if it has one.
+func sqlState(err error) string {
+	e := (*pgconn.PgError)(nil)
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	return ""
 }
