@@ -109,7 +109,7 @@ compare() {
 find_log() {
 	sql "$port" 'SELECT pg_switch_wal()' >"$log" 2>&1
 	first=$(find "$work/data/pg_wal" -maxdepth 1 -name '0000*' -printf '%f\n' | sort | tail -n 66 | head -n 1)
-	last=$(sql "$port" "SELECT ('0/' || to_hex(x'${first:8:8}'::bigint * 0))::pg_lsn + (x'${first:8:8}'::bigint::numeric * 4294967296 + (x'${first:16:8}'::bigint + 64) * 16777216)")
+	last=$(sql "$port" "SELECT '0/0'::pg_lsn + (x'${first:8:8}'::bigint::numeric * 4294967296 + (x'${first:16:8}'::bigint + 64) * 16777216)")
 	sql "$port" "SELECT pg_create_physical_replication_slot('bench', true)" >"$log" 2>&1
 }
 

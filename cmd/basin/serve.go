@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -71,7 +70,7 @@ func (s *serveRun) run(ctx context.Context) error {
 		return err
 	}
 	clusterOptions := cluster.Options{
-		Params: params, System: conninfo.ThisSystem(), DataDir: s.o.DataDir, ArchiveDir: s.o.WALArchive, Log: s.log,
+		Params: params, System: conninfo.ThisSystem(), DataDir: s.o.DataDir, ArchiveDir: s.o.WALArchive, TempDir: s.o.TempDir, Log: s.log,
 	}
 	if s.o.Password != promptNever {
 		clusterOptions.Password = promptPassword
@@ -85,10 +84,6 @@ func (s *serveRun) run(ctx context.Context) error {
 		return usererr.Hinted("Another address or port can be given with --listen.", "could not listen: %w", err)
 	}
 	defer listener.Close()
-	secret := make([]byte, 32)
-	if _, err := rand.Read(secret); err != nil {
-		return err
-	}
 	var target func(string, server.TargetBackup) (backup.Sink, error)
 	if s.o.Target != "" {
 		targets, err := openTargets(s.o.Target, s.o.DataDir, s.report.warn)
@@ -103,10 +98,10 @@ func (s *serveRun) run(ctx context.Context) error {
 		Accept: accept.Options{
 			TLS:      func() *tls.Config { return s.access.Load().tls },
 			Rules:    func() hba.Rules { return s.access.Load().rules },
-			Verifier: s.verifier, Iterations: s.iterations, Secret: secret,
+			Verifier: s.verifier, Iterations: s.iterations, Secret: s.cluster.Secret(),
 		},
 		MaxConnections: s.o.MaxConnections, MaxBackups: s.o.MaxBackups, CompressionWorkers: s.o.CompressionWorkers,
-		MaxRate: int64(s.o.MaxRate) * 1024, Timeout: s.o.Timeout,
+		MaxRate: int64(s.o.MaxRate) * 1024, Timeout: s.o.Timeout, TempDir: s.o.TempDir,
 	})
 	monitored, err := s.monitor(srv)
 	if err != nil {
@@ -214,7 +209,7 @@ func (s *serveRun) iterations() int {
 	if users := s.access.Load().users; users != nil {
 		return users.Iterations()
 	}
-	return 0
+	return s.cluster.Iterations()
 }
 
 // admit says whether who was authenticated may replicate. With a file of users that is
@@ -301,8 +296,19 @@ func addUser(ctx context.Context, o serveOptions) error {
 	return replaceFile(o.Users, text, 0o600)
 }
 
-// replaceFile puts a file in the place of another one, whole and durable.
+// replaceFile puts a file in the place of another one, whole and durable, and whose as that
+// was. mode is of a file that is new.
 func replaceFile(path string, content []byte, mode fs.FileMode) error {
+	var owner *syscall.Stat_t
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		path = target
+		info, err := os.Stat(path)
+		if err != nil {
+			return localfs.Errorf(err, path, "could not read file \"%s\"", path)
+		}
+		mode = info.Mode().Perm()
+		owner, _ = info.Sys().(*syscall.Stat_t)
+	}
 	root, err := os.OpenRoot(filepath.Dir(path))
 	if err != nil {
 		return localfs.Errorf(err, path, "could not open directory \"%s\"", filepath.Dir(path))
@@ -314,8 +320,16 @@ func replaceFile(path string, content []byte, mode fs.FileMode) error {
 	if err != nil {
 		return localfs.Errorf(err, path, "could not create file \"%s\"", path)
 	}
+	if owner != nil {
+		err = f.Chown(int(owner.Uid), int(owner.Gid))
+	}
 	w := localfs.NewWriter(f, path)
-	_, err = w.Write(content)
+	if err == nil {
+		err = f.Chmod(mode)
+	}
+	if err == nil {
+		_, err = w.Write(content)
+	}
 	if err == nil {
 		err = w.Sync()
 	}

@@ -39,6 +39,8 @@ Options:
       --target-directory=DIR
                          clients may store base backups below this directory, with
                          pg_basebackup --target=server:DIR/NAME
+      --temp-dir=DIR     keep manifests that clients send here, and those that are made
+                         (default: TMPDIR, or /tmp)
       --timeout=SECS     give up clients of the log that are silent for so long
                          (default: 60; 0 is never)
       --wal-archive=DIR  read log here that the cluster has removed: complete segments,

@@ -20,6 +20,7 @@ type serveOptions struct {
 	TLSKey        string
 	ClientCA      string
 	WALArchive    string
+	TempDir       string // for what is too much for memory; empty is the system's
 	Target        string // directory that backups may be stored below; empty for none
 	MetricsListen string
 	AddUser       string
@@ -72,6 +73,7 @@ func serveTable(o *serveOptions, c call) []getopt.Option {
 		text("tls-client-ca", 0, &o.ClientCA),
 		text("wal-archive", 0, &o.WALArchive),
 		text("target-directory", 0, &o.Target),
+		text("temp-dir", 0, &o.TempDir),
 		count("max-connections", &o.MaxConnections, 1),
 		count("max-backups", &o.MaxBackups, 1),
 		count("compression-workers", &o.CompressionWorkers, 1),

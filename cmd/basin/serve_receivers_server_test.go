@@ -1,12 +1,17 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"basin/internal/pgtest"
 	"basin/internal/wal"
@@ -231,5 +236,69 @@ func TestServeRecvLogical(t *testing.T) {
 			run("served", "--drop-slot").succeeded(t)
 			v.ends(t)
 		})
+	}
+}
+
+// TestServeDecodesAsAsked is about what a client wants of its session, which is the
+// cluster's: how dates look. basin's own environment is not the client's.
+func TestServeDecodesAsAsked(t *testing.T) {
+	t.Parallel()
+	s := pgtest.Start(t, pgtest.Config{Conf: map[string]string{"wal_level": "logical", "datestyle": "German, DMY"}})
+	s.Exec(t, "CREATE TABLE days (day date PRIMARY KEY)", "SELECT pg_create_logical_replication_slot('days', 'test_decoding')",
+		"INSERT INTO days VALUES ('2026-11-26')")
+	v := startServe(t, newProgram(t, "basin"), s)
+	for _, test := range []struct{ reason, dateStyle, decoded string }{
+		{"the cluster's way", "", "26.11.2026"},
+		{"the client's", "ISO, MDY", "2026-11-26"},
+		{"one with what is special in options", `SQL,\ DMY`, ""},
+	} {
+		t.Run(test.reason, func(t *testing.T) {
+			settings := "replication=database dbname=postgres"
+			if test.dateStyle != "" {
+				settings += " datestyle='" + strings.ReplaceAll(test.dateStyle, `\`, `\\`) + "'"
+			}
+			conn, err := pgconn.Connect(t.Context(), v.conninfo()+" "+settings)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close(context.WithoutCancel(t.Context()))
+			if want := test.dateStyle; want != "" && conn.ParameterStatus("DateStyle") != want {
+				t.Errorf("the client is told of %q", conn.ParameterStatus("DateStyle"))
+			}
+			results, err := conn.Exec(t.Context(), "CREATE_REPLICATION_SLOT probe TEMPORARY LOGICAL test_decoding NOEXPORT_SNAPSHOT").ReadAll()
+			if test.decoded == "" {
+				if err == nil || !strings.Contains(err.Error(), "DateStyle") {
+					t.Errorf("%v, %v", results, err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.Exec(t, "DELETE FROM days", "INSERT INTO days VALUES ('2026-11-26')")
+			if got := decodeUntil(t, conn, "START_REPLICATION SLOT probe LOGICAL 0/0", "INSERT: day"); !strings.Contains(got, test.decoded) {
+				t.Errorf("%q without %s", got, test.decoded)
+			}
+		})
+	}
+}
+
+// decodeUntil returns the first record of a stream that has a text.
+func decodeUntil(t *testing.T, conn *pgconn.PgConn, command, text string) string {
+	t.Helper()
+	conn.Frontend().Send(&pgproto3.Query{String: command})
+	if err := conn.Frontend().Flush(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for {
+		m, err := conn.ReceiveMessage(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d, ok := m.(*pgproto3.CopyData); ok && bytes.Contains(d.Data, []byte(text)) {
+			return string(d.Data)
+		}
 	}
 }

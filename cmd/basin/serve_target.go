@@ -113,9 +113,9 @@ func notEmpty(path string) *server.Error {
 
 // release ends a claim in one way or the other.
 func (t *targets) release(c *localfs.Claim, end func() error) error {
-	err := end()
-	t.mu.Lock()
+	t.mu.Lock() // so that nobody compares with a claim that ends
 	defer t.mu.Unlock()
+	err := end()
 	t.taken = slices.DeleteFunc(t.taken, func(other *localfs.Claim) bool { return other == c })
 	return err
 }

@@ -36,7 +36,7 @@ func (c *Cluster) Backup(ctx context.Context, r server.BackupRequest) (backup.So
 // Source prepares a backup of the data directory. What it needs of the cluster itself it
 // gets here: DataDir, Session and Pin need not be set.
 func (c *Cluster) Source(ctx context.Context, o live.Options) (backup.Source, error) {
-	conn, err := c.dial(ctx, "", "", backupName)
+	conn, err := c.dial(ctx, wanted{applicationName: backupName})
 	if err != nil {
 		return nil, err
 	}
@@ -86,10 +86,9 @@ func BackupOptions(b protocol.BaseBackup) (live.Options, error) {
 // while that waits, as for a checkpoint.
 const checkInterval = time.Second
 
-// prepareSession has a session read quoted strings as they are written, whatever the role is
-// set to, and end with its connection.
+// prepareSession is prepare, and has the session end with its connection.
 func prepareSession(ctx context.Context, conn *client.Conn) error {
-	if _, err := conn.Query(ctx, "SET standard_conforming_strings = on; SET search_path = ''"); err != nil {
+	if err := prepare(ctx, conn); err != nil {
 		return err
 	}
 	if conn.Version < 140000 {

@@ -9,11 +9,14 @@ package cluster
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -51,7 +54,9 @@ type Cluster struct {
 	params conninfo.Params // complete
 	feed   *feed.Feed
 
-	fixed server.Description // what does not change
+	fixed      server.Description // what does not change
+	nonce      []byte             // of the control file
+	iterations int                // scram_iterations; zero before 16
 
 	mu      sync.Mutex
 	control *client.Conn // an ordinary connection, for questions; nil while there is none
@@ -63,6 +68,7 @@ type Cluster struct {
 
 // Open connects to the cluster, once, to learn what it is.
 func Open(ctx context.Context, o Options) (*Cluster, error) {
+	o.System.Getenv = withoutSession(o.System.Getenv)
 	params, err := o.Params.Complete(o.System)
 	if err != nil {
 		return nil, err
@@ -74,6 +80,9 @@ func Open(ctx context.Context, o Options) (*Cluster, error) {
 	}
 	c.params = session.Params
 	c.control = client.NewConn(session)
+	if err := prepare(ctx, c.control); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
 	c.fixed = server.Description{ServerVersion: session.ServerVersion, Version: session.Version}
 	if err := c.identify(ctx); err != nil {
 		return nil, errors.Join(err, c.Close())
@@ -93,6 +102,21 @@ func Open(ctx context.Context, o Options) (*Cluster, error) {
 	return c, nil
 }
 
+// withoutSession returns an environment without what libpq would make settings of a session of:
+// those are for whoever runs this program, and not for its clients.
+func withoutSession(getenv func(string) string) func(string) string {
+	return func(name string) string {
+		switch name {
+		case "PGDATESTYLE", "PGTZ", "PGGEQO", "PGOPTIONS":
+			return ""
+		}
+		if getenv == nil {
+			return ""
+		}
+		return getenv(name)
+	}
+}
+
 // checkDirectory makes sure that the data directory can be read and is that of the cluster.
 func (c *Cluster) checkDirectory() error {
 	path := filepath.Join(c.o.DataDir, filepath.FromSlash(pgdata.ControlPath))
@@ -101,12 +125,15 @@ func (c *Cluster) checkDirectory() error {
 		return localfs.Errorf(err, path, "could not read file \"%s\"", path)
 	}
 	control, err := pgdata.ParseControl(content)
-	if errors.Is(err, pgdata.ErrControlChecksum) {
-		return nil // it is being written; a backup looks again
+	for try := 0; errors.Is(err, pgdata.ErrControlChecksum) && try < 10; try++ { // it is being written
+		if content, err = os.ReadFile(path); err == nil {
+			control, err = pgdata.ParseControl(content)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
+	c.nonce = control.Nonce[:]
 	if control.SystemID != c.fixed.SystemID {
 		return usererr.Hinted("Name the data directory of the server that the connection leads to.",
 			"data directory \"%s\" is of cluster %d, but the connection leads to cluster %d", c.o.DataDir, control.SystemID, c.fixed.SystemID)
@@ -116,7 +143,7 @@ func (c *Cluster) checkDirectory() error {
 
 // findLog makes sure that the cluster would send its log, and learns how far it is.
 func (c *Cluster) findLog(ctx context.Context) error {
-	conn, err := c.dial(ctx, "true", "", followName)
+	conn, err := c.dial(ctx, wanted{replication: "true", applicationName: followName})
 	if err != nil {
 		return usererr.Hinted("The role needs the attribute REPLICATION, and a line in the cluster's pg_hba.conf for the database replication.",
 			"the cluster's log: %w", err)
@@ -141,6 +168,15 @@ func (c *Cluster) Close() error {
 	c.control = nil
 	return err
 }
+
+// Secret returns what is known to the cluster alone and lasts as long.
+func (c *Cluster) Secret() []byte {
+	sum := sha256.Sum256(append([]byte("basin serve"), c.nonce...))
+	return sum[:]
+}
+
+// Iterations returns how often the cluster hashes a new password.
+func (c *Cluster) Iterations() int { return c.iterations }
 
 // SystemID returns the cluster's number, which initdb gave it.
 func (c *Cluster) SystemID() string { return strconv.FormatUint(c.fixed.SystemID, 10) }
@@ -172,7 +208,7 @@ func (c *Cluster) identify(ctx context.Context) error {
 		return err
 	}
 	row, err := c.ask(ctx, `SELECT (SELECT system_identifier FROM pg_catalog.pg_control_system()),
-		pg_catalog.current_setting('wal_segment_size'), pg_catalog.current_setting('data_checksums')`, 3)
+		pg_catalog.current_setting('wal_segment_size'), coalesce(pg_catalog.current_setting('scram_iterations', true), '0')`, 3)
 	if err != nil {
 		return usererr.Hinted("The role needs to be a superuser, or to have the rights that the documentation lists.", "what the cluster is: %w", err)
 	}
@@ -181,6 +217,9 @@ func (c *Cluster) identify(ctx context.Context) error {
 		return fmt.Errorf("system identifier: %w", err)
 	}
 	c.fixed.SystemID = uint64(id)
+	if c.iterations, err = strconv.Atoi(row[2]); err != nil {
+		return fmt.Errorf("scram_iterations: %w", err)
+	}
 	c.fixed.SegmentSize, err = wal.ParseSegmentSize(row[1])
 	return err
 }
@@ -189,14 +228,15 @@ func (c *Cluster) identify(ctx context.Context) error {
 func (c *Cluster) Describe(ctx context.Context) (server.Description, error) {
 	row, err := c.ask(ctx, `SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('synchronous_standby_names'),
 		pg_catalog.current_setting('TimeZone'), pg_catalog.current_setting('server_encoding'),
-		CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_flush_lsn() END`, 5)
+		pg_catalog.current_setting('DateStyle'), pg_catalog.current_setting('IntervalStyle'),
+		CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_flush_lsn() END`, 7)
 	if err != nil {
 		return server.Description{}, err
 	}
 	d := c.fixed
 	d.Standby, d.Synchronous = row[0] == "t", row[1]
-	d.Settings = map[string]string{"TimeZone": row[2], "server_encoding": row[3]}
-	d.Flushed, err = wal.ParseLSN(row[4])
+	d.Settings = map[string]string{"TimeZone": row[2], "server_encoding": row[3], "DateStyle": row[4], "IntervalStyle": row[5]}
+	d.Flushed, err = wal.ParseLSN(row[6])
 	return d, err
 }
 
@@ -235,8 +275,22 @@ func (c *Cluster) MayConnect(ctx context.Context, role, database string) (may, e
 	return string(rows[0][0]) == "t", true, nil
 }
 
-// literal returns s as a string literal, with standard_conforming_strings.
-func literal(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
+// prepare has a session read quoted strings as they are written, whatever the role is set to,
+// and call no function of a user's.
+func prepare(ctx context.Context, conn *client.Conn) error {
+	_, err := conn.Query(ctx, "SET standard_conforming_strings = on; SET search_path = ''")
+	return err
+}
+
+// literal returns s as a string literal, which means the same with and without
+// standard_conforming_strings.
+func literal(s string) string {
+	quoted := "'" + strings.ReplaceAll(s, "'", "''") + "'"
+	if strings.Contains(s, "\\") {
+		return " E" + strings.ReplaceAll(quoted, "\\", "\\\\")
+	}
+	return quoted
+}
 
 // askTimeout is how long the cluster may take for a question.
 const askTimeout = 10 * time.Second
@@ -268,10 +322,10 @@ func (c *Cluster) query(ctx context.Context, sql string) ([]client.Row, error) {
 		fresh := c.control == nil
 		if fresh {
 			var err error
-			if c.control, err = c.dial(ctx, "", "", ""); err != nil {
+			if c.control, err = c.dial(ctx, wanted{}); err != nil {
 				return nil, err
 			}
-			if _, err := c.control.Query(ctx, "SET standard_conforming_strings = on; SET search_path = ''"); err != nil {
+			if err := prepare(ctx, c.control); err != nil {
 				c.drop()
 				return nil, err
 			}
@@ -299,11 +353,24 @@ func isEnding(err error) bool {
 	return errors.As(err, &e) && (e.Severity == "FATAL" || e.Severity == "PANIC")
 }
 
-// dial makes a connection: an ordinary one, or with replication true or database.
-func (c *Cluster) dial(ctx context.Context, replication, database, applicationName string) (*client.Conn, error) {
+// wanted says what connection to the cluster is to be made. The zero value is an ordinary one.
+type wanted struct {
+	replication     string            // true or database; empty for none
+	database        string            // empty is that of the parameters
+	applicationName string            // empty is that of the parameters
+	settings        map[string]string // of the session, by name
+}
+
+// dial makes a connection.
+func (c *Cluster) dial(ctx context.Context, w wanted) (*client.Conn, error) {
 	params := c.params.Clone()
+	options := params.Value("options")
+	for _, name := range slices.Sorted(maps.Keys(w.settings)) {
+		options += " -c " + name + "=" + optionEscapes.Replace(w.settings[name])
+	}
 	for _, p := range []struct{ name, value string }{
-		{"replication", replication}, {"dbname", database}, {"application_name", applicationName},
+		{"replication", w.replication}, {"dbname", w.database}, {"application_name", w.applicationName},
+		{"options", strings.TrimPrefix(options, " ")},
 	} {
 		if p.value == "" {
 			continue
@@ -319,13 +386,18 @@ func (c *Cluster) dial(ctx context.Context, replication, database, applicationNa
 	return client.NewConn(session), nil
 }
 
+// optionEscapes are those of what options of a connection are apart by.
+//
+// Source: pg_split_opts in src/backend/utils/init/postinit.c, PostgreSQL 18.
+var optionEscapes = strings.NewReplacer(`\`, `\\`, " ", `\ `, "\t", "\\\t", "\n", "\\\n", "\r", "\\\r", "\v", "\\\v", "\f", "\\\f")
+
 // Upstream connects to the cluster for one client.
 func (c *Cluster) Upstream(ctx context.Context, who server.Client) (server.Upstream, error) {
 	mode := "true"
 	if who.Database != "" {
 		mode = "database"
 	}
-	conn, err := c.dial(ctx, mode, who.Database, who.ApplicationName)
+	conn, err := c.dial(ctx, wanted{replication: mode, database: who.Database, applicationName: who.ApplicationName, settings: who.Settings})
 	if err != nil {
 		return nil, err
 	}

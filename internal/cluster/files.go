@@ -33,7 +33,7 @@ type files struct {
 // Files returns the files of the data directory, if that is the one of the cluster that
 // answers: a copy would do as well for nothing but to damage who takes files from it.
 func (c *Cluster) Files(ctx context.Context) (server.Files, error) {
-	row, err := c.ask(ctx, `SELECT pg_catalog.pg_postmaster_start_time(), pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time())::bigint,
+	row, err := c.ask(ctx, `SELECT pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()), pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time())::bigint,
 		pg_catalog.current_setting('data_directory'), pg_catalog.current_setting('port')`, 4)
 	if err != nil {
 		return nil, err
@@ -89,7 +89,7 @@ func (c *Cluster) checkPlace(started, directory, port string) error {
 
 // InsertLSN returns the end of the log that is written to now. On a standby it is an error.
 func (f *files) InsertLSN(ctx context.Context) (wal.LSN, error) {
-	row, err := f.ask(ctx, "SELECT pg_catalog.pg_postmaster_start_time(), pg_catalog.pg_current_wal_insert_lsn()", 2)
+	row, err := f.ask(ctx, "SELECT pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()), pg_catalog.pg_current_wal_insert_lsn()", 2)
 	if err != nil {
 		return 0, err
 	}

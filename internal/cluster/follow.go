@@ -50,12 +50,12 @@ func (c *Cluster) Follow(ctx context.Context) error {
 	}
 }
 
-// otherCluster is what was found in place of the cluster.
+// otherCluster is what was found in place of the cluster, or of the state it was in.
 type otherCluster struct{ error }
 
 // follow is one stream.
 func (c *Cluster) follow(ctx context.Context) error {
-	conn, err := c.dial(ctx, "true", "", followName)
+	conn, err := c.dial(ctx, wanted{replication: "true", applicationName: followName})
 	if err != nil {
 		return err
 	}
@@ -68,11 +68,29 @@ func (c *Cluster) follow(ctx context.Context) error {
 		return &otherCluster{usererr.Hinted("Start this server again for the cluster that is there now.",
 			"the connection leads to cluster %s now, not to %s", system.ID, own)}
 	}
+	if err := c.checkForward(ctx, system.Position); err != nil {
+		return err
+	}
 	c.feed.Advance(system.Position)
 	return client.ReceiveWAL(ctx, conn, c.feed, client.ReceiveOptions{
 		SystemID: system.ID, Start: system.Position, Segment: c.fixed.SegmentSize, Watch: true,
 		StatusInterval: statusInterval, Started: func(wal.Position) { c.setFollowed(true) },
 	})
+}
+
+// checkForward sees that a primary's log goes on from where it was known to be flushed. If its
+// files were put back under it, what clients were sent is no more its log.
+func (c *Cluster) checkForward(ctx context.Context, at wal.Position) error {
+	known, _ := c.feed.Flushed()
+	if at.Timeline != known.Timeline || at.LSN >= known.LSN {
+		return nil
+	}
+	d, err := c.Describe(ctx)
+	if err != nil || d.Standby { // which may have to receive again what it had
+		return err
+	}
+	return &otherCluster{usererr.Hinted("Was the cluster put back to an earlier state? Start this server again, and look at the standbys.",
+		"the cluster's log ends at %v, but was flushed up to %v before", at.LSN, known.LSN)}
 }
 
 // statusInterval is how often the cluster is told that somebody is there.
@@ -90,7 +108,7 @@ type pin struct {
 
 // pin keeps the log from now on.
 func (c *Cluster) pin(ctx context.Context) (*pin, error) {
-	conn, err := c.dial(ctx, "true", "", "basin pin")
+	conn, err := c.dial(ctx, wanted{replication: "true", applicationName: "basin pin"})
 	if err != nil {
 		return nil, fmt.Errorf("to keep the log for the backup: %w", err)
 	}
@@ -137,9 +155,8 @@ func (p *pin) Err() error { return p.err }
 // Close lets go of the log.
 func (p *pin) Close() error {
 	p.cancel()
-	err := p.conn.Close()
-	<-p.done
-	return err
+	<-p.done // until then the connection is the stream's
+	return p.conn.Close()
 }
 
 // discard is a wal.Keeper that keeps nothing.

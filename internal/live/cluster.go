@@ -119,7 +119,7 @@ func (s *Source) settle(ctx context.Context) error {
 // identify asks the server what it is.
 func (s *Source) identify(ctx context.Context) error {
 	c := &s.cluster
-	row, err := s.row(ctx, `SELECT s.system_identifier, s.catalog_version_no, pg_catalog.pg_postmaster_start_time(), pg_catalog.pg_is_in_recovery(),`+
+	row, err := s.row(ctx, `SELECT s.system_identifier, s.catalog_version_no, pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()), pg_catalog.pg_is_in_recovery(),`+
 		` pg_catalog.current_setting('wal_segment_size'), pg_catalog.current_setting('data_checksums'),`+
 		` coalesce(pg_catalog.current_setting('summarize_wal', true), ''), coalesce(pg_catalog.current_setting('stats_temp_directory', true), '')`+
 		` FROM pg_catalog.pg_control_system() s`)
@@ -236,7 +236,7 @@ func (s *Source) checkPlace(ctx context.Context, dir fs.FileInfo) error {
 // checkSame sees, once all was read, that the server is the one it was: one that was
 // restarted has forgotten the backup.
 func (s *Source) checkSame(ctx context.Context) error {
-	row, err := s.row(ctx, "SELECT pg_catalog.pg_postmaster_start_time()")
+	row, err := s.row(ctx, "SELECT pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time())")
 	if err != nil {
 		return lost(ctx, err)
 	}
@@ -245,7 +245,7 @@ func (s *Source) checkSame(ctx context.Context) error {
 		return restarted(localfs.Errorf(err, "", "could not read file \"%s\"", s.path(postmasterPath)))
 	}
 	if row[0] != s.cluster.started || firstLines(now) != firstLines(s.cluster.postmaster) {
-		return restarted(fmt.Errorf("it was started at %s, and at %s again", s.cluster.started, row[0]))
+		return restarted(fmt.Errorf("it was started at %s, and at %s again, in seconds of the Unix time", s.cluster.started, row[0]))
 	}
 	return nil
 }

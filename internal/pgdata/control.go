@@ -29,6 +29,10 @@ type Control struct {
 	// found.
 	PageSize, SegmentPages uint32
 	DataChecksums          bool // its pages have checksums
+
+	// Nonce is what the cluster makes up salts from for those who are no users: as many
+	// bytes, which never change and nobody else knows.
+	Nonce [nonceSize]byte
 }
 
 // What a control file may be wrong about.
@@ -64,9 +68,12 @@ func ParseControl(content []byte) (Control, error) {
 	// data_checksum_version is before the nonce, which is before the checksum. From 18 on
 	// default_char_signedness is between them.
 	at := end - nonceSize - 4
+	nonce := at + 4
 	if c.Version >= 1800 {
 		at -= 4
+		nonce = at + 4 + 1 // a byte before it, and three behind
 	}
+	copy(c.Nonce[:], content[max(nonce, 0):])
 	c.DataChecksums = at > 0 && binary.LittleEndian.Uint32(content[at:]) != 0
 	for _, known := range controlVersions {
 		if c.Version == known {

@@ -4,8 +4,15 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/crc32"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
+
+	"basin/internal/pgtest"
 )
 
 // controlFile returns a control file of a version, the checksum of which is at a place.
@@ -43,5 +50,30 @@ func TestControlThatIsNone(t *testing.T) {
 	}
 	if _, err := ParseControl(controlFile(1900, 292)); !errors.Is(err, ErrControlVersion) {
 		t.Error(err)
+	}
+}
+
+// TestNonce compares with what pg_controldata shows.
+func TestNonce(t *testing.T) {
+	for _, major := range []int{15, 17, 18} {
+		t.Run(strconv.Itoa(major), func(t *testing.T) {
+			t.Parallel()
+			s := pgtest.Start(t, pgtest.Config{Major: major})
+			content, err := os.ReadFile(filepath.Join(s.DataDir, ControlPath))
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, err := ParseControl(content)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out, err := pgtest.Command(t, major, "pg_controldata", s.DataDir).Output()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := fmt.Sprintf("%x", c.Nonce); !strings.Contains(string(out), want) {
+				t.Errorf("%s is not in\n%s", want, out)
+			}
+		})
 	}
 }

@@ -25,6 +25,8 @@ type archives struct {
 	suffix   string      // of archives that are compressed
 	target   backup.Sink // takes the members in place of the client, who is told of them alone; nil is the client
 
+	salvaged bool // all that came was sent, and the COPY has ended
+
 	start  backup.Start
 	begun  int            // archives
 	tar    io.Writer      // the archive in hand
@@ -274,7 +276,9 @@ func (a *archives) Salvage(ctx context.Context) error {
 			return err
 		}
 	}
-	return a.finish()
+	err := a.finish()
+	a.salvaged = err == nil
+	return err
 }
 
 // Close lets go of what compresses.

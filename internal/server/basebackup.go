@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"path/filepath"
 	"runtime"
-	"strings"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 	"golang.org/x/sync/errgroup"
@@ -33,7 +32,7 @@ func (s *session) baseBackup(ctx context.Context, command protocol.BaseBackup) e
 		return &Error{Code: codeNotInState, Message: "must UPLOAD_MANIFEST before performing an incremental BASE_BACKUP"}
 	}
 	s.releaseUpstream()
-	done, err := s.server.place(ctx)
+	done, err := s.server.place()
 	if err != nil {
 		return err
 	}
@@ -67,13 +66,17 @@ func (s *session) baseBackup(ctx context.Context, command protocol.BaseBackup) e
 	if err != nil {
 		return errors.Join(err, a.Close())
 	}
-	err = errors.Join(s.copyBackup(ctx, a, src), a.Close(), ignoreCanceled(src.Close()))
+	err = s.copyBackup(ctx, a, src)
+	closed := errors.Join(a.Close(), ignoreCanceled(src.Close()))
 	if err != nil {
 		s.server.counts.backupsFailed.Add(1)
-	} else {
-		s.server.counts.backupsDone.Add(1)
+		return errors.Join(err, closed)
 	}
-	return err
+	if closed != nil { // the backup is whole all the same
+		s.log.Warn("after the backup", "error", closed)
+	}
+	s.server.counts.backupsDone.Add(1)
+	return s.conn.Queue(&pgproto3.CommandComplete{CommandTag: []byte("BASE_BACKUP")})
 }
 
 // copyBackup brings the backup to the client, unless that goes away first.
@@ -81,13 +84,10 @@ func (s *session) copyBackup(ctx context.Context, a *archives, src backup.Source
 	return s.unlessGone(ctx, func(ctx context.Context) error {
 		a.out.ctx = ctx
 		err := backup.Copy(ctx, a, src, backup.Options{})
-		if errors.Is(err, backup.ErrPageChecksums) {
+		if errors.Is(err, backup.ErrPageChecksums) && a.salvaged {
 			return s.damaged(ctx, a, src)
 		}
-		if err != nil {
-			return err
-		}
-		return s.conn.Queue(&pgproto3.CommandComplete{CommandTag: []byte("BASE_BACKUP")})
+		return err
 	})
 }
 
@@ -130,7 +130,8 @@ func (s *session) damaged(ctx context.Context, a *archives, src backup.Source) e
 // notice tells the client of what ends nothing.
 func (s *session) notice(e Error) {
 	s.log.Warn("notice to client", "severity", e.Severity, "message", e.Message)
-	_ = s.conn.Queue(e.message()) // goes with what follows, whose error counts
+	_ = s.conn.Queue(e.message())
+	_ = s.conn.Flush() // what follows may take long; it has the error again
 }
 
 // compression returns how the client wants archives compressed.
@@ -172,8 +173,8 @@ func (s *Server) target(command protocol.BaseBackup, a *archives) (backup.Sink, 
 	return sink, err
 }
 
-// place waits for nothing: there is one, or the client is told that there is none.
-func (s *Server) place(context.Context) (done func(), err error) {
+// place takes one of the places for backups, or says that there is none.
+func (s *Server) place() (done func(), err error) {
 	select {
 	case s.backups <- struct{}{}:
 		s.counts.backups.Add(1)
@@ -219,5 +220,5 @@ func ignoreCanceled(err error) error {
 
 // isGone says whether err is that of a client that is not there to be told.
 func isGone(err error) bool {
-	return errors.Is(err, errClientGone) || strings.HasPrefix(err.Error(), "could not send data to client")
+	return errors.Is(err, errClientGone) || errors.As(err, new(*sendFailure))
 }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -158,6 +159,26 @@ func onOff(b bool) string {
 	return "off"
 }
 
+// carried are settings of a client's startup packet that its session on the cluster gets: they
+// say how what is decoded looks, and nothing of what a role may do.
+var carried = []string{"bytea_output", "client_encoding", "DateStyle", "extra_float_digits", "IntervalStyle", "TimeZone"}
+
+// sessionSettings returns those that a client of a database wants.
+func sessionSettings(client *accept.Session) map[string]string {
+	settings := make(map[string]string)
+	if client.Replication == accept.Physical {
+		return settings // of which nothing is seen
+	}
+	for name, value := range client.Parameters {
+		for _, known := range carried {
+			if strings.EqualFold(name, known) && value != "" {
+				settings[known] = value
+			}
+		}
+	}
+	return settings
+}
+
 // parameters are what a client is told of the cluster when it is let in.
 //
 // Source: GUC_REPORT in src/backend/utils/misc/guc_tables.c, PostgreSQL 10 to 18.
@@ -166,18 +187,25 @@ func parameters(d Description, client *accept.Session) []accept.Parameter {
 	if client.Replication != accept.Physical {
 		encoding = d.Settings["server_encoding"]
 	}
+	wanted := sessionSettings(client)
+	setting := func(name, physical string) accept.Parameter {
+		if client.Replication == accept.Physical {
+			return accept.Parameter{Name: name, Value: physical}
+		}
+		return accept.Parameter{Name: name, Value: cmp.Or(wanted[name], d.Settings[name])}
+	}
 	p := []accept.Parameter{
 		{Name: "application_name", Value: client.ApplicationName},
-		{Name: "client_encoding", Value: encoding},
-		{Name: "DateStyle", Value: "ISO, MDY"}, // psycopg2 would set another
+		{Name: "client_encoding", Value: cmp.Or(wanted["client_encoding"], encoding)},
+		setting("DateStyle", "ISO, MDY"), // psycopg2 would set another
 		{Name: "integer_datetimes", Value: "on"},
-		{Name: "IntervalStyle", Value: "postgres"},
+		setting("IntervalStyle", "postgres"),
 		{Name: "is_superuser", Value: "off"},
 		{Name: "server_encoding", Value: encoding},
 		{Name: "server_version", Value: d.ServerVersion},
 		{Name: "session_authorization", Value: client.User},
 		{Name: "standard_conforming_strings", Value: "on"},
-		{Name: "TimeZone", Value: d.Settings["TimeZone"]},
+		setting("TimeZone", d.Settings["TimeZone"]),
 	}
 	if d.Major() >= 14 {
 		p = append(p, accept.Parameter{Name: "default_transaction_read_only", Value: "off"}, accept.Parameter{Name: "in_hot_standby", Value: onOff(d.Standby)})

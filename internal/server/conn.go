@@ -147,8 +147,14 @@ func (c *conn) need(ctx context.Context, n int) ([]byte, error) {
 	return c.input[c.read : c.read+n], nil
 }
 
+// sendFailure is the error of what a client did not get.
+type sendFailure struct{ error }
+
+func (f *sendFailure) Error() string { return "could not send data to client: " + f.error.Error() }
+func (f *sendFailure) Unwrap() error { return f.error }
+
 // errCut is a message to the client that has no end.
-var errCut = errors.New("could not send data to client: a message to it was cut")
+var errCut = &sendFailure{errors.New("a message to it was cut")}
 
 // usable says whether another message may be sent. Behind one that was cut nothing may: it
 // would be taken for the rest of it, for a piece of the log even.
@@ -198,7 +204,7 @@ func (c *conn) sent(n int, err error) error {
 	if err == nil {
 		return nil
 	}
-	err = fmt.Errorf("could not send data to client: %w", err)
+	err = &sendFailure{err}
 	if n > 0 {
 		c.failed = err
 	}

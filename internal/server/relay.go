@@ -20,7 +20,7 @@ func (s *session) connectUpstream(ctx context.Context) error {
 	}
 	client := Client{User: s.client.User, ApplicationName: s.client.ApplicationName}
 	if s.client.Replication == accept.Database {
-		client.Database = s.client.Database
+		client.Database, client.Settings = s.client.Database, sessionSettings(s.client)
 	}
 	upstream, err := s.server.o.Cluster.Upstream(ctx, client)
 	if err != nil {
@@ -74,10 +74,10 @@ func (s *session) relay(ctx context.Context, command protocol.Command) error {
 	if err := s.connectUpstream(ctx); err != nil {
 		return err
 	}
-	s.lasting = s.lasting || lasts(command)
 	if err := s.upstream.Send(queryMessage(command.Command(s.cluster.Version))); err != nil {
 		return s.lostUpstream(err)
 	}
+	s.lasting = s.lasting || lasts(command) // perhaps, if it does not fail
 	return s.settle(s.unlessGone(ctx, func(ctx context.Context) error { return s.forward(ctx, s.upstream, nil) }))
 }
 
@@ -190,13 +190,15 @@ func (s *session) relayOn(ctx context.Context, h *handover) error {
 	if err := s.upstream.Send(queryMessage(command.Command(s.cluster.Version))); err != nil {
 		return s.lostUpstream(err)
 	}
-	kind, err := s.upstream.Next(ctx)
+	kind, err := s.nextAnswer(ctx)
 	if err != nil {
-		return s.lostUpstream(err)
+		return s.settle(err)
 	}
 	if kind != 'W' { // an error, or the cluster has left the timeline just there
-		if err := s.endCopy(ctx, kind == 'E'); err != nil {
-			return s.settle(lost{err})
+		if kind != 'E' {
+			if err := s.endCopy(ctx); err != nil {
+				return s.settle(lost{err})
+			}
 		}
 		if err := s.upstream.Pass(ctx, unsent{s.conn}); err != nil {
 			return s.lostUpstream(err)
@@ -211,11 +213,25 @@ func (s *session) relayOn(ctx context.Context, h *handover) error {
 	return s.both(ctx, true)
 }
 
-// endCopy ends the COPY that the client is in, unless an error is to end it.
-func (s *session) endCopy(ctx context.Context, failed bool) error {
-	if failed {
-		return nil
+// nextAnswer returns the type of the cluster's next message that is an answer; what it says
+// beside that is passed on.
+func (s *session) nextAnswer(ctx context.Context) (kind byte, err error) {
+	for {
+		kind, err := s.upstream.Next(ctx)
+		if err != nil {
+			return 0, lost{err}
+		}
+		if kind != 'N' && kind != 'S' {
+			return kind, nil
+		}
+		if err := s.upstream.Pass(ctx, unsent{s.conn}); err != nil {
+			return 0, lost{err}
+		}
 	}
+}
+
+// endCopy ends the COPY that the client is in.
+func (s *session) endCopy(ctx context.Context) error {
 	if err := s.conn.Send([]byte{'c', 0, 0, 0, 4}); err != nil {
 		return err
 	}

@@ -66,6 +66,8 @@ type Client struct {
 	User            string
 	ApplicationName string
 	Database        string // to connect to; empty for physical replication
+	// Settings are what the client wants of its session, by name: how what is decoded looks.
+	Settings map[string]string
 }
 
 // Upstream is a connection to the cluster on which what a client says is said again. One
