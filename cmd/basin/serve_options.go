@@ -2,6 +2,7 @@ package main
 
 import (
 	"math"
+	"strings"
 	"time"
 
 	"basin/internal/getopt"
@@ -105,8 +106,11 @@ func parseServe(c call) (serveOptions, error) {
 	case len(operands) > 0:
 		return o, c.usage("too many command-line arguments (first is \"%s\")", operands[0])
 	case o.given["add-user"]:
-		if o.AddUser == "" || o.Users == "" {
-			return o, c.usage("--add-user needs a name, and a file to be specified using --users")
+		if o.AddUser == "" {
+			return o, c.usage("--add-user needs a name")
+		}
+		if o.Users == "" {
+			return o, c.usage("--add-user needs a file to be specified using --users")
 		}
 		return o, nil
 	case o.DataDir == "":
@@ -115,6 +119,9 @@ func parseServe(c call) (serveOptions, error) {
 		return o, c.usage("--tls-cert and --tls-key need each other")
 	case o.ClientCA != "" && o.TLSCert == "":
 		return o, c.usage("--tls-client-ca needs --tls-cert and --tls-key")
+	}
+	if name := o.ConnectionString; name != "" && !strings.ContainsAny(name, "=/") { // as of psql
+		o.ConnectionString = "dbname='" + strings.NewReplacer(`\`, `\\`, "'", `\'`).Replace(name) + "'"
 	}
 	if o.Timeout == 0 {
 		o.Timeout = -1 // of the server: none

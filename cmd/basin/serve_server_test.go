@@ -109,7 +109,7 @@ func TestServeLooksAtTheDataDirectory(t *testing.T) {
 	s, other := pgtest.Start(t, pgtest.Config{}), pgtest.Start(t, pgtest.Config{})
 	for _, test := range []struct{ reason, dir, said string }{
 		{"another cluster's", other.DataDir, "but the connection leads to cluster"},
-		{"none", other.SocketDir, "could not read file"},
+		{"none", other.SocketDir, "is not a data directory"},
 	} {
 		t.Run(test.reason, func(t *testing.T) {
 			basin.run(t, nil, "serve", "-w", "-d", s.ConnString(), "--pgdata", test.dir, "--listen", "127.0.0.1:0").failed(t, test.said)

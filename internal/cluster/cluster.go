@@ -12,6 +12,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
@@ -60,6 +61,7 @@ type Cluster struct {
 
 	mu      sync.Mutex
 	control *client.Conn // an ordinary connection, for questions; nil while there is none
+	idle    *time.Timer  // that ends it
 
 	state sync.Mutex
 
@@ -121,6 +123,9 @@ func withoutSession(getenv func(string) string) func(string) string {
 func (c *Cluster) checkDirectory() error {
 	path := filepath.Join(c.o.DataDir, filepath.FromSlash(pgdata.ControlPath))
 	content, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return usererr.Hinted("Name the directory that the cluster shows as data_directory.", "\"%s\" is not a data directory: it has no %s", c.o.DataDir, pgdata.ControlPath)
+	}
 	if err != nil {
 		return localfs.Errorf(err, path, "could not read file \"%s\"", path)
 	}
@@ -132,6 +137,13 @@ func (c *Cluster) checkDirectory() error {
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
+	}
+	if dir := c.o.ArchiveDir; dir != "" {
+		if root, err := os.OpenRoot(dir); err != nil {
+			return localfs.Errorf(err, dir, "could not open directory \"%s\"", dir)
+		} else if err := root.Close(); err != nil {
+			return err
+		}
 	}
 	c.nonce = control.Nonce[:]
 	if control.SystemID != c.fixed.SystemID {
@@ -161,6 +173,9 @@ func (c *Cluster) findLog(ctx context.Context) error {
 func (c *Cluster) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.idle != nil {
+		c.idle.Stop()
+	}
 	if c.control == nil {
 		return nil
 	}
@@ -331,6 +346,7 @@ func (c *Cluster) query(ctx context.Context, sql string) ([]client.Row, error) {
 			}
 		}
 		rows, err := c.control.Query(ctx, sql)
+		c.closeWhenIdle()
 		if err == nil || errors.As(err, new(*connect.ServerError)) && !isEnding(err) {
 			return rows, err
 		}
@@ -339,6 +355,19 @@ func (c *Cluster) query(ctx context.Context, sql string) ([]client.Row, error) {
 			return nil, err
 		}
 	}
+}
+
+// idleTime is how long the connection for questions stays without one. A cluster that is to
+// stop once its clients have gone would wait for it.
+const idleTime = 2 * time.Second
+
+// closeWhenIdle ends the connection for questions if no other comes for some time.
+func (c *Cluster) closeWhenIdle() {
+	if c.idle == nil {
+		c.idle = time.AfterFunc(idleTime, func() { _ = c.Close() }) // nobody waits for it
+		return
+	}
+	c.idle.Reset(idleTime)
 }
 
 // drop gives the connection for questions up.

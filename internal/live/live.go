@@ -104,6 +104,7 @@ type Source struct {
 	cluster cluster // as it was before the backup began
 	pin     Pin
 	looked  time.Time // at the slot
+	begun   time.Time // when the backup had
 
 	start   backup.Start
 	inside  map[string]bool // tablespaces that lie in the data directory, by path
@@ -166,6 +167,7 @@ func (s *Source) Begin(ctx context.Context) (backup.Start, error) {
 	if err := s.startBackup(ctx); err != nil {
 		return s.start, err
 	}
+	s.begun = time.Now()
 	s.start.ServerVersion, s.start.SegmentSize = s.cluster.version, s.cluster.segmentSize
 	if err := s.findTablespaces(); err != nil {
 		return s.start, err

@@ -144,15 +144,22 @@ func (s *Source) readControl(ctx context.Context) ([]byte, error) {
 // slotInterval is how often the slot is looked at.
 const slotInterval = 5 * time.Second
 
-// checkPin sees that the log is still kept.
+// pinTime is how long the log is kept for whoever receives it beside the backup to begin to.
+const pinTime = time.Minute
+
+// checkPin sees that the log is still kept. That is for who receives it himself, if the backup
+// does not have it, once he has had the time to begin: the server's own backup keeps none.
 func (s *Source) checkPin(ctx context.Context) error {
 	if s.pin == nil {
 		return nil
 	}
+	if !s.o.WAL {
+		return s.easePin()
+	}
 	const hint = "Take the backup again, with a larger max_slot_wal_keep_size on the server if that is set."
 	select {
 	case <-s.pin.Done():
-		return usererr.Hinted(hint, "the log that the backup needs is kept no longer: %w", cmp.Or(s.pin.Err(), errUnpinned))
+		return usererr.Hinted(hint, "the log that the backup needs is kept no longer: %v", cmp.Or(s.pin.Err(), errUnpinned))
 	default:
 	}
 	slot := s.pin.Slot()
@@ -169,6 +176,20 @@ func (s *Source) checkPin(ctx context.Context) error {
 	case string(rows[0][0]) == "lost" || string(rows[0][0]) == "unreserved":
 		return usererr.Hinted(hint, "the log that the backup needs is kept no longer: replication slot \"%s\" is %s", slot, rows[0][0])
 	}
+	return nil
+}
+
+// easePin lets go of the log after some time, or if somebody else has.
+func (s *Source) easePin() error {
+	select {
+	case <-s.pin.Done():
+	default:
+		if time.Since(s.begun) < pinTime {
+			return nil
+		}
+	}
+	_ = s.pin.Close() // it is of no more use
+	s.pin = nil
 	return nil
 }
 

@@ -121,7 +121,7 @@ func TestTrouble(t *testing.T) {
 		t.Run(test.reason, func(t *testing.T) {
 			t.Parallel()
 			s := pgtest.Start(t, pgtest.Config{Major: 18})
-			src := backUp(t, s, Options{Manifest: WithManifest})
+			src := backUp(t, s, Options{Manifest: WithManifest, WAL: true})
 			begin(t, src, 20)
 			test.trouble(t, s, src)
 			ctx, cancel := context.WithCancel(t.Context())
@@ -134,6 +134,31 @@ func TestTrouble(t *testing.T) {
 			}
 			if _, _, err := src.Next(t.Context()); err == nil || err == io.EOF {
 				t.Errorf("after an error comes %v", err)
+			}
+		})
+	}
+}
+
+// TestLogIsKeptForATime is about a backup whose log somebody else receives: once he has had
+// the time to begin, it is not kept, and that it is lost before is no matter.
+func TestLogIsKeptForATime(t *testing.T) {
+	s := pgtest.Start(t, pgtest.Config{})
+	for reason, happens := range map[string]func(*Source){
+		"time has passed": func(src *Source) { src.begun = src.begun.Add(-pinTime) },
+		"it is let go":    func(src *Source) { close(src.pin.(*slotPin).done) },
+	} {
+		t.Run(reason, func(t *testing.T) {
+			src := backUp(t, s, Options{NoWait: true})
+			begin(t, src, 20)
+			if src.pin == nil {
+				t.Fatal("the log is not kept")
+			}
+			happens(src)
+			if err := rest(t.Context(), src); err == nil || !strings.HasPrefix(err.Error(), "the label comes") {
+				t.Errorf("the backup ends with %v", err)
+			}
+			if src.pin != nil {
+				t.Error("the log is kept still")
 			}
 		})
 	}
