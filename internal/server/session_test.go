@@ -169,7 +169,9 @@ func TestClientsAreToldOfTheEnd(t *testing.T) {
 						t.Errorf("took %v", took)
 					}
 					g.Close()
-					if all := <-read; all != nil && len(g.heard) == 0 && !bytes.Contains(all, []byte("C57P01\x00")) {
+					all := <-read
+					synctest.Wait() // until what the other reader has got is noted
+					if all != nil && len(g.heard) == 0 && !bytes.Contains(all, []byte("C57P01\x00")) {
 						t.Error("the client was not told why")
 					}
 					if n := cluster.left(); n != 0 {
