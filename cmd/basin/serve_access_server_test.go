@@ -312,3 +312,32 @@ func TestServeLabels(t *testing.T) {
 	}
 	v.ends(t)
 }
+
+// TestServeUserNamesAreNoSQL has the cluster read backslashes in constants, as old
+// applications want it, from the first connection that is asked about a user on.
+func TestServeUserNamesAreNoSQL(t *testing.T) {
+	t.Parallel()
+	s := pgtest.Start(t, pgtest.Config{Conf: map[string]string{"standard_conforming_strings": "off", "escape_string_warning": "off"}})
+	hba := filepath.Join(pgtest.TempDir(t), "hba")
+	if err := os.WriteFile(hba, []byte("host replication all 127.0.0.1/32 scram-sha-256\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	v := startServe(t, newProgram(t, "basin"), s, "--hba", hba)
+	for _, name := range []string{`\'; CREATE TABLE injected (); --`, `'; CREATE TABLE injected (); --`, `\\'; CREATE TABLE injected (); --`, `a\`} {
+		config, err := pgconn.ParseConfig(fmt.Sprintf("host=127.0.0.1 port=%d sslmode=disable dbname=replication password=guess", v.port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		config.User, config.RuntimeParams["replication"] = name, "true"
+		conn, err := pgconn.ConnectConfig(t.Context(), config)
+		if err == nil {
+			_ = conn.Close(t.Context())
+			t.Errorf("%q was let in", name)
+		} else if !strings.Contains(err.Error(), "28P01") {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	if got := s.Query(t, "SELECT count(*) FROM pg_class WHERE relname = 'injected'"); got != "0" {
+		t.Error("a user's name was run as SQL")
+	}
+}
