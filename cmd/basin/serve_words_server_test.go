@@ -239,7 +239,7 @@ func behindFork(w *words) wal.LSN { return w.fork + 0x100000 }
 func pastFork(w *words) wal.LSN   { return w.fork + 1 }
 func beforeFork(w *words) wal.LSN { return (w.fork - 1) &^ 0xFFFFF }
 func atEnd(w *words) wal.LSN      { return w.end }
-func pastEnd(w *words) wal.LSN    { return w.end + 1 }
+func pastEnd(w *words) wal.LSN    { return w.end + 0x10000000 } // whatever is written meanwhile
 func removed(*words) wal.LSN      { return 0x100000 }
 
 // dialogs are what clients may say, the good and the bad.
@@ -311,7 +311,7 @@ func dialogs() []dialog {
 
 		{reason: "a command while the log comes", script: stream(atEnd, 2, message('Q', "IDENTIFY_SYSTEM\x00"))},
 		{reason: "CopyFail while the log comes", script: stream(atEnd, 2, message('f', "no\x00"))},
-		{reason: "a message of no kind while the log comes", script: stream(atEnd, 2, message('~', ""))},
+		{reason: "Sync while the log comes", script: stream(atEnd, 2, message('S', ""))},
 		{reason: "a status of no kind", told: true, script: stream(atEnd, 2, message('d', "z"))},
 		{reason: "an empty status", script: stream(atEnd, 2, message('d', ""))},
 		{reason: "a status that is cut", script: stream(atEnd, 2, message('d', "r\x00\x00"))},
