@@ -24,7 +24,7 @@ servers: ## install PostgreSQL 10 to 18 into the cache, and what tests check wit
 	build/postgres.sh $(MAJORS)
 
 test: servers ## unit tests, and tests against real servers
-	$(GO) test -timeout 45m ./... ./build/_bench
+	$(GO) test -timeout 75m ./... ./build/_bench
 
 race: servers ## the same with the race detector (needs gcc)
 	CGO_ENABLED=1 $(GO) test -race -timeout 60m ./...

@@ -132,12 +132,15 @@ func (b *BaseBackup) tablespaces(rows []Row) error {
 		if len(row) != 3 {
 			return fmt.Errorf("could not get backup header: got %s, expected 3 fields", shape(rows))
 		}
+		size := int64(0)
 		if row[2] != nil {
-			size, err := strconv.ParseInt(row.text(2), 10, 53)
+			var err error
+			size, err = strconv.ParseInt(row.text(2), 10, 53)
 			if err != nil || size < 0 {
 				return fmt.Errorf("could not get backup header: invalid size \"%s\"", row[2])
 			}
-			b.start.Size += size << 10
+			size <<= 10
+			b.start.Size += size
 		}
 		if row[0] == nil {
 			if i != len(rows)-1 {
@@ -149,7 +152,7 @@ func (b *BaseBackup) tablespaces(rows []Row) error {
 		if err != nil || oid == 0 {
 			return fmt.Errorf("could not get backup header: invalid tablespace OID \"%s\"", row[0])
 		}
-		b.start.Tablespaces = append(b.start.Tablespaces, backup.Tablespace{OID: uint32(oid), Location: row.text(1)})
+		b.start.Tablespaces = append(b.start.Tablespaces, backup.Tablespace{OID: uint32(oid), Location: row.text(1), Size: size})
 	}
 	return nil
 }
