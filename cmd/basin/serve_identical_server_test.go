@@ -111,7 +111,9 @@ func samePages(t *testing.T, want, got string) (files int) {
 			return err
 		}
 		b, err := os.ReadFile(filepath.Join(got, name))
-		if err != nil {
+		if strings.Contains(name, "_vm") { // a map without a bit in it is not in the log
+			a, b = mapBits(a), mapBits(b)
+		} else if err != nil {
 			return err
 		}
 		files++
@@ -134,6 +136,17 @@ func samePages(t *testing.T, want, got string) (files int) {
 		t.Fatal(err)
 	}
 	return files
+}
+
+// mapBits returns what a visibility map says: its pages without their heads, up to the last bit.
+func mapBits(content []byte) []byte {
+	var bits []byte
+	for at := 0; at+pgdata.PageSize <= len(content); at += pgdata.PageSize {
+		bits = append(bits, make([]byte, 24)...) // SizeOfPageHeaderData
+		bits = append(bits, content[at+24:at+pgdata.PageSize]...)
+	}
+	used := len(bytes.TrimRight(bits, "\x00"))
+	return bits[:(used+pgdata.PageSize-1)/pgdata.PageSize*pgdata.PageSize]
 }
 
 // maskPage clears of a page what a primary has that its log has not: hints, and what is in
