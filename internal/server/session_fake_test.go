@@ -293,6 +293,8 @@ type guest struct {
 	front *pgproto3.Frontend
 	key   pgproto3.BackendKeyData
 	heard chan pgproto3.BackendMessage // closed at the end
+
+	listens bool // what comes goes to heard, and is for nobody else to read
 }
 
 // enter connects a client, which is let in.
@@ -323,6 +325,7 @@ func enter(t testing.TB, conn net.Conn, parameters ...string) *guest {
 
 // listen collects what the client is told, but for the bytes of copies.
 func (g *guest) listen() {
+	g.listens = true
 	go func() {
 		defer close(g.heard)
 		for {
