@@ -133,13 +133,13 @@ func (s *serveRun) load() error {
 			return localfs.Errorf(err, s.o.HBA, "could not read file \"%s\"", s.o.HBA)
 		}
 		if a.rules, err = hba.Parse(s.o.HBA, text, hba.ParseOptions{TrustAnywhere: s.o.AllowTrust}); err != nil {
-			return err
+			return withHint(err)
 		}
 	}
 	if s.o.Users != "" {
 		users, err := readUsers(s.o.Users)
 		if err != nil {
-			return err
+			return withHint(err)
 		}
 		a.users = &users
 	}
@@ -151,6 +151,14 @@ func (s *serveRun) load() error {
 	}
 	s.access.Store(a)
 	return nil
+}
+
+// withHint returns an error of package hba with the hint that it has, as others have theirs.
+func withHint(err error) error {
+	if e := (*hba.Error)(nil); errors.As(err, &e) && e.Hint != "" {
+		return &usererr.Error{Err: err, Hint: e.Hint}
+	}
+	return err
 }
 
 // readUsers reads a file of users.
@@ -291,7 +299,7 @@ func addUser(ctx context.Context, o serveOptions) error {
 		return localfs.Errorf(err, o.Users, "could not read file \"%s\"", o.Users)
 	}
 	if text, err = hba.SetUser(text, o.AddUser, verifier); err != nil {
-		return err
+		return withHint(err)
 	}
 	return replaceFile(o.Users, text, 0o600)
 }

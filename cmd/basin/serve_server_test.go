@@ -116,3 +116,16 @@ func TestServeLooksAtTheDataDirectory(t *testing.T) {
 		})
 	}
 }
+
+func TestServeSaysWhatToDoAboutItsFiles(t *testing.T) {
+	basin := newProgram(t, "basin")
+	dir := pgtest.TempDir(t)
+	for name, content := range map[string]string{"md5.hba": "host replication all all md5\n", "users": "somebody:md5abc\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, args := range [][]string{{"--hba", filepath.Join(dir, "md5.hba")}, {"--users", filepath.Join(dir, "users")}} {
+		basin.run(t, nil, append([]string{"serve", "-D", dir}, args...)...).failed(t, args[1], "hint: ")
+	}
+}
