@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,30 +37,56 @@ func (c *Cluster) Backup(ctx context.Context, r server.BackupRequest) (backup.So
 // Source prepares a backup of the data directory. What it needs of the cluster itself it
 // gets here: DataDir, Session and Pin need not be set.
 func (c *Cluster) Source(ctx context.Context, o live.Options) (backup.Source, error) {
+	o.DataDir = c.o.DataDir
+	if o.TempDir == "" {
+		o.TempDir = c.o.TempDir
+	}
+	// A small backup takes about as long as it takes to connect: both at once.
+	type pinned struct {
+		*pin
+		err error
+	}
+	made := make(chan pinned, 1)
+	pinning, giveUp := context.WithCancel(ctx)
+	defer giveUp()
+	go func() {
+		p, err := c.pin(pinning)
+		made <- pinned{p, err}
+	}()
+	session, err := c.openSession(ctx, o.Notice)
+	if err != nil {
+		giveUp()
+	}
+	p := <-made
+	if err == nil && p.err == nil {
+		o.Session, o.Pin = session, p.pin
+		return live.New(o), nil
+	}
+	err = cmp.Or(err, p.err)
+	if session != nil {
+		err = errors.Join(err, session.Close())
+	}
+	if p.pin != nil {
+		err = errors.Join(err, p.Close())
+	}
+	return nil, err
+}
+
+// openSession makes the session that a backup is made in.
+func (c *Cluster) openSession(ctx context.Context, notice func(live.Notice)) (*session, error) {
 	conn, err := c.dial(ctx, wanted{applicationName: backupName})
 	if err != nil {
 		return nil, err
 	}
 	conn.Notice = func(n *pgconn.Notice) {
-		if o.Notice != nil {
-			o.Notice(live.Notice{Severity: n.Severity, Code: n.Code, Message: n.Message, Detail: n.Detail, Hint: n.Hint})
+		if notice != nil {
+			notice(live.Notice{Severity: n.Severity, Code: n.Code, Message: n.Message, Detail: n.Detail, Hint: n.Hint})
 		}
 	}
 	if err := prepareSession(ctx, conn); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	o.DataDir, o.Session = c.o.DataDir, &session{conn: conn, cluster: c}
-	if o.TempDir == "" {
-		o.TempDir = c.o.TempDir
-	}
-	o.Pin = func(ctx context.Context) (live.Pin, error) {
-		p, err := c.pin(ctx)
-		if err != nil {
-			return nil, err
-		}
-		return p, nil
-	}
-	return live.New(o), nil
+	return &session{conn: conn, cluster: c}, nil
 }
 
 // BackupOptions returns what a command asks of a backup.

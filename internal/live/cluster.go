@@ -99,21 +99,13 @@ func (s *Source) settle(ctx context.Context) error {
 	if s.cluster.version >= version17 {
 		settings = append(settings, "transaction_timeout")
 	}
+	sql := "SET standard_conforming_strings = on; SET search_path = pg_catalog; " +
+		"SELECT pg_catalog.set_config('client_encoding', pg_catalog.current_setting('server_encoding'), false)"
 	for _, name := range settings {
-		if _, err := s.o.Session.Query(ctx, "SET "+name+" = 0"); err != nil {
-			return err
-		}
+		sql += "; SET " + name + " = 0"
 	}
-	for _, sql := range []string{
-		"SELECT pg_catalog.set_config('client_encoding', pg_catalog.current_setting('server_encoding'), false)",
-		"SET standard_conforming_strings = on",
-		"SET search_path = pg_catalog",
-	} {
-		if _, err := s.o.Session.Query(ctx, sql); err != nil {
-			return err
-		}
-	}
-	return nil
+	_, err := s.o.Session.Query(ctx, sql)
+	return err
 }
 
 // identify asks the server what it is.

@@ -57,14 +57,15 @@ func (p *slotPin) Slot() string          { return p.slot }
 func (p *slotPin) Done() <-chan struct{} { return p.done }
 func (p *slotPin) Err() error            { return p.err }
 
-// pinOf returns what makes a slot on a server.
-func pinOf(t *testing.T, s *pgtest.Server) func(context.Context) (Pin, error) {
-	return func(ctx context.Context) (Pin, error) {
-		p := &slotPin{session: newSession(t, s), done: make(chan struct{})}
-		p.slot = fmt.Sprintf("pin_%d", p.conn.PID())
-		_, err := p.Query(ctx, "SELECT pg_create_physical_replication_slot('"+p.slot+"', true, true)")
-		return p, err
+// pinOf makes a slot on a server.
+func pinOf(t *testing.T, s *pgtest.Server) Pin {
+	t.Helper()
+	p := &slotPin{session: newSession(t, s), done: make(chan struct{})}
+	p.slot = fmt.Sprintf("pin_%d", p.conn.PID())
+	if _, err := p.Query(t.Context(), "SELECT pg_create_physical_replication_slot('"+p.slot+"', true, true)"); err != nil {
+		t.Fatal(err)
 	}
+	return p
 }
 
 // notices are what a source tells.

@@ -26,7 +26,8 @@ import (
 
 // Session is an ordinary session of the cluster. It is used from one goroutine at a time.
 type Session interface {
-	// Query runs one statement and returns its rows and columns as text; nil is NULL.
+	// Query runs statements, one of which at most has rows, and returns those, with their columns
+	// as text; nil is NULL.
 	Query(ctx context.Context, sql string) ([][][]byte, error)
 	// Close ends the session, and with it a backup that runs.
 	Close() error
@@ -66,9 +67,9 @@ type Options struct {
 	DataDir string  // of the cluster, as it is found here
 	Session Session // is the source's, and closed by it
 
-	// Pin keeps the log from now on; it is called before the backup begins. Nil means that
-	// somebody else does.
-	Pin func(ctx context.Context) (Pin, error)
+	// Pin keeps the log, and is the source's, and closed by it, too. Nil means that somebody
+	// else does.
+	Pin Pin
 
 	Label          string // at most 1024 bytes
 	FastCheckpoint bool   // else it is spread over time
@@ -144,9 +145,9 @@ type held struct {
 }
 
 // New returns a source that has done nothing yet.
-func New(o Options) *Source { return &Source{o: o} }
+func New(o Options) *Source { return &Source{o: o, pin: o.Pin} }
 
-// Begin keeps the log and begins the backup, which takes as long as a checkpoint.
+// Begin begins the backup, which takes as long as a checkpoint.
 func (s *Source) Begin(ctx context.Context) (backup.Start, error) {
 	if len(s.o.Label) > maxLabel {
 		return s.start, failed(codeParameter, "backup label too long (max %d bytes)", maxLabel)
@@ -156,13 +157,6 @@ func (s *Source) Begin(ctx context.Context) (backup.Start, error) {
 	}
 	if err := s.checkParent(); err != nil {
 		return s.start, err
-	}
-	if s.o.Pin != nil {
-		pin, err := s.o.Pin(ctx)
-		if err != nil {
-			return s.start, err
-		}
-		s.pin = pin
 	}
 	if err := s.startBackup(ctx); err != nil {
 		return s.start, err

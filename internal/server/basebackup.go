@@ -66,17 +66,18 @@ func (s *session) baseBackup(ctx context.Context, command protocol.BaseBackup) e
 	if err != nil {
 		return errors.Join(err, a.Close())
 	}
-	err = s.copyBackup(ctx, a, src)
-	closed := errors.Join(a.Close(), ignoreCanceled(src.Close()))
-	if err != nil {
+	if err := s.copyBackup(ctx, a, src); err != nil {
 		s.server.counts.backupsFailed.Add(1)
-		return errors.Join(err, closed)
-	}
-	if closed != nil { // the backup is whole all the same
-		s.log.Warn("after the backup", "error", closed)
+		return errors.Join(err, a.Close(), ignoreCanceled(src.Close()))
 	}
 	s.server.counts.backupsDone.Add(1)
-	return s.conn.Queue(&pgproto3.CommandComplete{CommandTag: []byte("BASE_BACKUP")})
+	// The client need not wait for connections to be ended.
+	err = s.conn.Queue(&pgproto3.CommandComplete{CommandTag: []byte("BASE_BACKUP")})
+	err = errors.Join(err, s.conn.Flush())
+	if closed := errors.Join(a.Close(), ignoreCanceled(src.Close())); closed != nil { // the backup is whole all the same
+		s.log.Warn("after the backup", "error", closed)
+	}
+	return err
 }
 
 // copyBackup brings the backup to the client, unless that goes away first.
