@@ -14,6 +14,7 @@
 . "$(dirname -- "$(realpath -- "$0")")/measure.sh"
 
 readonly whole=(7 2200) # pairs and scale of a whole run
+readonly rate=300       # transactions a second beside which lag is measured
 
 # Name of each case, the part of the walsender's time that serve may take, and what the
 # client is: bench discard, which drops what it gets, or a stock program.
@@ -22,6 +23,7 @@ plain|1.00|pg_basebackup -Fp -X stream
 server-zstd|0.80|pg_basebackup -Ft -X fetch -Z server-zstd
 server-zstd-2|0.80|pg_basebackup -Ft -X fetch -Z server-zstd:workers=2
 four|0.90|four times pg_basebackup -Ft -X fetch -D -
+log-discard|1.05|bench discard, of 1 GB of log
 log|1.05|pg_receivewal without a slot, from 1 GB back
 log-slot|1.05|pg_receivewal with a slot, from 1 GB back'
 
@@ -84,6 +86,7 @@ ask() {
 	server-zstd) set -- "$bin/pg_basebackup" -d "$reach" -c fast -N -D "$work/output" -Ft -X fetch -Z server-zstd ;;
 	server-zstd-2) set -- "$bin/pg_basebackup" -d "$reach" -c fast -N -D "$work/output" -Ft -X fetch -Z server-zstd:workers=2 ;;
 	four) set -- bash -c 'for i in 1 2 3 4; do "$0" -d "$1" -c fast -Ft -X fetch -D - >/dev/null & done; wait' "$bin/pg_basebackup" "$reach" ;;
+	log-discard) set -- "$work/bench" discard -d "$reach" -until "$last" "START_REPLICATION $from TIMELINE 1" ;;
 	log*)
 		"${as[@]}" mkdir "$work/output"
 		"${as[@]}" cp -- "$work/data/pg_wal/$first" "$work/output/"
@@ -105,45 +108,46 @@ compare() {
 	remember "$name"
 }
 
-# find_log sets first and last to a segment and a position 1 GB behind it.
+# find_log sets first and from to a segment and where it begins, and last to a position 1 GB
+# behind that.
 find_log() {
 	sql "$port" 'SELECT pg_switch_wal()' >"$log" 2>&1
 	first=$(find "$work/data/pg_wal" -maxdepth 1 -name '0000*' -printf '%f\n' | sort | tail -n 66 | head -n 1)
-	last=$(sql "$port" "SELECT '0/0'::pg_lsn + (x'${first:8:8}'::bigint::numeric * 4294967296 + (x'${first:16:8}'::bigint + 64) * 16777216)")
+	from=$(sql "$port" "SELECT '0/0'::pg_lsn + (x'${first:8:8}'::bigint::numeric * 4294967296 + x'${first:16:8}'::bigint * 16777216)")
+	last=$(sql "$port" "SELECT '$from'::pg_lsn + 64 * 16777216::numeric")
 	sql "$port" "SELECT pg_create_physical_replication_slot('bench', true)" >"$log" 2>&1
 }
 
-# lag prints how long what is committed takes to be replayed by a standby, of WHOSE log.
-lag() {
-	local whose=$1 at=$port
-	if [ "$whose" = ours ]; then at=$serve_port; fi
-	doing="lag, $whose"
-	rm -rf -- "$work/standby"
-	{
-		"${as[@]}" "$bin/pg_basebackup" -p "$port" -D "$work/standby" -c fast -X stream -N
-		"${as[@]}" touch "$work/standby/standby.signal"
-		configure "$work/standby" "primary_conninfo = 'host=127.0.0.1 port=$at user=postgres sslmode=disable'" "listen_addresses = ''"
-		start "$work/standby" $((port + 1))
-	} >"$log" 2>&1
-	"${as[@]}" "$bin/pgbench" -p "$port" -n -c 2 -T 12 -N postgres >"$work/pgbench.log" 2>&1 &
-	children+=("$!")
-	"${as[@]}" "$work/bench" lag -primary "host=$work port=$port user=postgres dbname=postgres" \
-		-standby "host=$work port=$((port + 1)) user=postgres dbname=postgres" -for 10s >"$work/last"
-	wait "${children[-1]}"
-	unset 'children[-1]'
-	stop "$work/standby" >"$log" 2>&1
-	say "  lag, $whose: $(cat "$work/last")"
-	printf '%s\t%s\n' "$whose" "$(cat "$work/last")" >>"$work/lags"
+# standby DIR PORT AT starts a standby that is sent its log from AT.
+standby() {
+	"${as[@]}" "$bin/pg_basebackup" -p "$port" -D "$1" -c fast -X stream -N
+	"${as[@]}" touch "$1/standby.signal"
+	configure "$1" "primary_conninfo = 'host=127.0.0.1 port=$3 user=postgres sslmode=disable'" "listen_addresses = ''"
+	start "$1" "$2"
 }
 
-# lags measures the lag by turns.
+# lags measures how long what is committed takes to be replayed by two standbys, one of each
+# kind, which run side by side so that both have the same load beside them.
 lags() {
-	local i whose
+	local i load
+	doing="two standbys"
 	"${as[@]}" "$bin/pgbench" -p "$port" -i -s 5 -q postgres >"$log" 2>&1
-	say "lag, $pairs pairs"
+	standby "$work/stock" $((port + 1)) "$port" >"$log" 2>&1
+	standby "$work/ours" $((port + 2)) "$serve_port" >"$log" 2>&1
+	say "lag, $pairs times"
 	for ((i = 0; i < pairs; i++)); do
-		for whose in stock ours; do lag "$whose"; done
+		doing="lag"
+		"${as[@]}" "$bin/pgbench" -p "$port" -n -c 2 -R $rate -T 12 -N postgres >"$work/pgbench.log" 2>&1 &
+		load=$!
+		"${as[@]}" "$work/bench" lag -primary "host=$work port=$port user=postgres dbname=postgres" -for 10s \
+			"host=$work port=$((port + 1)) user=postgres dbname=postgres" \
+			"host=$work port=$((port + 2)) user=postgres dbname=postgres" >"$work/last"
+		wait "$load"
+		say "  $(paste -s -d ' ' "$work/last")"
+		paste <(printf 'stock\nours\n') "$work/last" >>"$work/lags"
 	done
+	stop "$work/stock" >"$log" 2>&1
+	stop "$work/ours" >"$log" 2>&1
 	remember lag
 }
 
@@ -220,8 +224,9 @@ page() {
 		|---|---|
 		$(cat "$work/memory")
 
-		How long what is flushed on the primary takes to be replayed by a standby, beside \`pgbench -N -c 2\`,
-		looked at again and again for ten seconds; medians of $pairs pairs:
+		How long what is flushed on the primary takes to be replayed by a standby, beside \`pgbench -N -c 2
+		-R $rate\`: two standbys, one of each, run side by side and are looked at by turns, for ten seconds;
+		medians of $pairs times:
 
 		$(lag_table)
 	END

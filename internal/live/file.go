@@ -15,7 +15,7 @@ import (
 )
 
 // chunkSize is how much of a file is read at once, in bytes.
-const chunkSize = 256 << 10
+const chunkSize = 1 << 20
 
 // file is a file of the data directory that is read as it was when it was opened: what grows
 // is cut off there, and what is cut off meanwhile is filled up with zeros. The log makes both

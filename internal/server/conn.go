@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -165,36 +166,25 @@ func (c *conn) usable() error {
 	return c.failed
 }
 
-// Send writes whole messages, behind those that Queue has.
-func (c *conn) Send(p []byte) error {
-	c.writing.Lock()
-	defer c.writing.Unlock()
-	if err := c.usable(); err != nil {
-		return err
-	}
-	if err := c.flush(); err != nil {
-		return err
-	}
-	return c.sent(c.Write(p))
-}
-
-// sendPieces writes a message that lies in two pieces, behind what Queue has. With TLS each
-// would become a record of its own: then they are put together first.
-func (c *conn) sendPieces(head, body []byte) error {
+// Send writes whole messages, which lie in pieces, behind those that Queue has. With TLS each
+// piece would become a record of its own: then they are put together first.
+func (c *conn) Send(pieces ...[]byte) error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	if err := c.usable(); err != nil {
 		return err
 	}
 	if c.plain == nil {
-		c.output = append(append(c.output, head...), body...)
+		for _, p := range pieces {
+			c.output = append(c.output, p...)
+		}
 		return c.flush()
 	}
-	pieces := net.Buffers{c.output, head, body}
-	if len(c.output) == 0 {
-		pieces = pieces[1:]
+	all := net.Buffers(pieces)
+	if len(c.output) > 0 {
+		all = slices.Insert(all, 0, c.output)
 	}
-	n, err := pieces.WriteTo(c.plain)
+	n, err := all.WriteTo(c.plain)
 	c.output = c.output[:0]
 	return c.sent(int(n), err)
 }

@@ -42,7 +42,7 @@ func TestConnSaysNothingBehindHalfAMessage(t *testing.T) {
 		{"a piece of a message", 1000, func(c *conn) error { return c.queuePiece([]byte(half)) }, "", errCut},
 		{"a message that was interrupted", 2, late(func(c *conn) error { return c.Send([]byte(whole)) }), whole[:2], os.ErrDeadlineExceeded},
 		{"a message in two that was interrupted", 6, late(func(c *conn) error {
-			return c.sendPieces([]byte(whole)[:5], []byte(whole)[5:])
+			return c.Send([]byte(whole)[:5], []byte(whole)[5:])
 		}), whole[:6], os.ErrDeadlineExceeded},
 		{"a message that was queued and interrupted", 2, late(func(c *conn) error {
 			return errors.Join(c.queueBytes([]byte(whole)), c.Flush())
@@ -70,7 +70,6 @@ func TestConnSaysNothingBehindHalfAMessage(t *testing.T) {
 				}
 				for what, say := range map[string]func() error{
 					"Send":       func() error { return s.Send(nil) },
-					"sendPieces": func() error { return s.sendPieces(nil, nil) },
 					"queueBytes": func() error { return s.queueBytes(nil) },
 					"Queue":      func() error { return s.Queue() },
 					"Flush":      func() error { return s.Flush() },

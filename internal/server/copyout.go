@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"encoding/binary"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -20,6 +21,9 @@ const (
 	whole = 16 << 10
 	// longest is how many bytes one message has at most.
 	longest = 256 << 10
+	// atOnce is how many bytes are sent at once, if they lie together: what it costs to send
+	// depends on how often that is done.
+	atOnce = 4 * longest
 	// progressInterval is how often a client is told of progress at least.
 	progressInterval = time.Second
 )
@@ -37,7 +41,9 @@ type copyOut struct {
 
 	sent *atomic.Int64 // bytes that went to the client
 
-	message []byte // one that is being gathered: its head and what it has so far
+	message []byte   // one that is being gathered: its head and what it has so far
+	heads   []byte   // of messages that are sent at once
+	pieces  [][]byte // those, in turns with what is in them
 	told    time.Time
 	done    *atomic.Int64 // bytes of archives, before they were compressed
 }
@@ -65,18 +71,11 @@ func (o *copyOut) Write(p []byte) (int, error) {
 	written := 0
 	for len(p) > 0 {
 		if len(p) >= whole {
-			n := min(len(p), longest)
-			if err := o.flush(); err != nil {
-				return written, err
-			}
-			if err := o.wait(n); err != nil {
-				return written, err
-			}
-			var head [6]byte
-			if err := o.conn.sendPieces(o.appendHead(head[:0], n), p[:n]); err != nil {
-				return written, err
-			}
+			n, err := o.writeWhole(p)
 			written += n
+			if err != nil {
+				return written, err
+			}
 			p = p[n:]
 			continue
 		}
@@ -94,6 +93,27 @@ func (o *copyOut) Write(p []byte) (int, error) {
 		}
 	}
 	return written, o.progress(false)
+}
+
+// writeWhole sends the first of the bytes as they lie in memory, and returns how many.
+func (o *copyOut) writeWhole(p []byte) (int, error) {
+	if err := o.flush(); err != nil {
+		return 0, err
+	}
+	p = p[:min(len(p), atOnce)]
+	if len(o.pace) > 0 {
+		p = p[:min(len(p), longest)]
+	}
+	if err := o.wait(len(p)); err != nil {
+		return 0, err
+	}
+	o.heads, o.pieces = o.heads[:0], o.pieces[:0]
+	for piece := range slices.Chunk(p, longest) {
+		begun := len(o.heads)
+		o.heads = o.appendHead(o.heads, len(piece))
+		o.pieces = append(o.pieces, o.heads[begun:], piece)
+	}
+	return len(p), o.conn.Send(o.pieces...)
 }
 
 // flush puts the message that was gathered before the next one that is sent.

@@ -35,8 +35,8 @@ type LogReader interface {
 // peer is the client's connection while a stream runs. One goroutine receives and
 // one sends.
 type peer interface {
-	// Send writes whole messages.
-	Send(p []byte) error
+	// Send writes whole messages, which lie in pieces.
+	Send(pieces ...[]byte) error
 	// Receive returns the next message of the client; body is valid until the next
 	// call. When ctx ends it returns an error, and nothing that has come is lost.
 	Receive(ctx context.Context) (kind byte, body []byte, err error)
@@ -147,7 +147,9 @@ type sender struct {
 	stopped bool    // the server shuts down
 	stop    wal.LSN // up to where the log is sent then
 	asked   time.Time
-	buffer  []byte // of one message
+	batch   []byte   // what is sent at once, without heads
+	heads   []byte   // of the messages of that
+	pieces  [][]byte // both, in turns
 }
 
 // copyBoth sends and receives until both sides have said that they are done.
@@ -388,45 +390,59 @@ func (s *sender) confirmed() bool {
 const (
 	// maxData is how many bytes of the log one message has at most (MAX_SEND_SIZE).
 	maxData = 128 << 10
+	// maxAtOnce is how many bytes are read, and then sent, at once: what it costs to send
+	// depends on how often that is done.
+	maxAtOnce = 4 * maxData
 	// pageSize is that of a page of the log (XLOG_BLCKSZ). Records are split at its ends.
 	pageSize = 8192
-	// dataHead is the size of what is before the log in a message: its type and length,
-	// and the header of the stream.
-	dataHead = 1 + 4 + protocol.DataHeaderSize
 )
 
-// sendLog sends one message of the log, of which there is some up to limit.
+// sendLog sends some of the log, of which there is more up to limit.
 //
-// Source: XLogSendPhysical in src/backend/replication/walsender.c, PostgreSQL 18.
+// Source: XLogSendPhysical in src/backend/replication/walsender.c, PostgreSQL 18, which
+// sends one message.
 func (s *sender) sendLog(ctx context.Context, limit wal.LSN) error {
-	end := limit
-	if limit-s.at > maxData {
-		end = (s.at + maxData) &^ (pageSize - 1)
-	}
 	segment := wal.SegmentAt(wal.Position{LSN: s.at, Timeline: s.timeline}, s.o.SegmentSize)
-	end = min(end, segment.Start(s.o.SegmentSize)+wal.LSN(s.o.SegmentSize))
-	if s.buffer == nil {
-		s.buffer = make([]byte, dataHead+maxData)
+	end := min(cut(s.at, limit, maxAtOnce), segment.Start(s.o.SegmentSize)+wal.LSN(s.o.SegmentSize))
+	if s.batch == nil {
+		s.batch = make([]byte, maxAtOnce)
 	}
-	message := s.buffer[:dataHead+int(end-s.at)]
-	n, err := s.reader.ReadAt(ctx, message[dataHead:], s.at)
+	log := s.batch[:end-s.at]
+	n, err := s.reader.ReadAt(ctx, log, s.at)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return missingSegment(segment.Name(s.o.SegmentSize), err)
 	case err != nil:
 		return err
-	case n != len(message)-dataHead:
-		return fmt.Errorf("read %d bytes of the log at %v, not %d", n, s.at, len(message)-dataHead)
+	case n != len(log):
+		return fmt.Errorf("read %d bytes of the log at %v, not %d", n, s.at, len(log))
 	}
-	h := append(message[:0], 'd')
-	h = binary.BigEndian.AppendUint32(h, uint32(len(message)-1))
-	protocol.AppendDataHeader(h, s.at, limit, time.Now())
-	if err := s.send(message); err != nil {
+	s.heads, s.pieces = s.heads[:0], s.pieces[:0]
+	for at := s.at; at < end; {
+		size := int(cut(at, end, maxData) - at)
+		begun := len(s.heads)
+		s.heads = append(s.heads, 'd')
+		s.heads = binary.BigEndian.AppendUint32(s.heads, uint32(4+protocol.DataHeaderSize+size))
+		s.heads = protocol.AppendDataHeader(s.heads, at, limit, time.Now())
+		s.pieces = append(s.pieces, s.heads[begun:], log[:size])
+		at += wal.LSN(size)
+		log = log[size:]
+	}
+	if err := s.send(s.pieces...); err != nil {
 		return err
 	}
 	s.at = end
 	s.o.Progress.sent(wal.Position{LSN: s.at, Timeline: s.timeline})
 	return nil
+}
+
+// cut returns where what begins at a position is to end: at limit, or if that is more than
+// most bytes away, at the end of a page.
+func cut(at, limit wal.LSN, most int) wal.LSN {
+	if limit-at > wal.LSN(most) {
+		return (at + wal.LSN(most)) &^ (pageSize - 1)
+	}
+	return limit
 }
 
 // missingSegment says that a segment is gone, and if there is something else under

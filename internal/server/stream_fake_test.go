@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -121,11 +122,11 @@ func (w *wire) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
-func (w *wire) Send(p []byte) error {
+func (w *wire) Send(pieces ...[]byte) error {
 	w.mu.Lock()
 	cut := w.cut
 	w.mu.Unlock()
-	for len(p) > 0 {
+	for p := slices.Concat(pieces...); len(p) > 0; {
 		n := 1 + int(binary.BigEndian.Uint32(p[1:]))
 		select {
 		case w.down <- bytes.Clone(p[:n]):

@@ -14,9 +14,9 @@ type sendError struct{ error }
 
 func (e *sendError) Unwrap() error { return e.error }
 
-// send sends whole messages. After an error nothing more can be said.
-func (s *sender) send(p []byte) error {
-	if err := s.peer.Send(p); err != nil {
+// send sends whole messages, which lie in pieces. After an error nothing more can be said.
+func (s *sender) send(pieces ...[]byte) error {
+	if err := s.peer.Send(pieces...); err != nil {
 		return ending{&sendError{err}}
 	}
 	return nil

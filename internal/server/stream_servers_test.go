@@ -112,8 +112,8 @@ func (k *taker) end() {
 	}
 }
 
-func (k *taker) Send(p []byte) error {
-	for len(p) > 0 {
+func (k *taker) Send(pieces ...[]byte) error {
+	for p := slices.Concat(pieces...); len(p) > 0; {
 		n := 1 + int(binary.BigEndian.Uint32(p[1:]))
 		if err := k.take(p[:n]); err != nil {
 			return err

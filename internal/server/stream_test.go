@@ -203,13 +203,16 @@ func TestStreamTalks(t *testing.T) {
 			c.ends("end: terminating walsender process due to replication timeout")
 		}},
 		{"a client that reads slowly, and says that it lives", minute(), func(c *walreceiver) {
-			c.log.advance(start+0x40000, 1)
+			c.log.advance(start+0xA0000, 1)
 			for range 10 {
 				<-time.After(50 * time.Second)
 				c.status(1, 1, true)
 			}
 			synctest.Wait()
-			c.expect("w 0/300000+131072 of 0/340000, timeline 1", "k 0/320000 false", "w 0/320000+131072 of 0/340000, timeline 1")
+			for at := start; at < start+0x80000; at += 0x20000 {
+				c.expect(fmt.Sprintf("w %v+131072 of 0/3A0000, timeline 1", at))
+			}
+			c.expect("k 0/380000 false", "w 0/380000+131072 of 0/3A0000, timeline 1")
 		}},
 		{"the client ends it", minute(), func(c *walreceiver) {
 			c.status(1, 1, true)
