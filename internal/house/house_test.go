@@ -66,6 +66,8 @@ var floors = [][]string{
 var support = []string{
 	"internal/backup/sinktest",
 	"internal/house",
+	"internal/object/objecttest",
+	"internal/object/s3/s3test",
 	"internal/pgtest",
 	"internal/wal/keepertest",
 }

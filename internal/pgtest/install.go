@@ -62,11 +62,12 @@ func Command(t testing.TB, major int, program string, args ...string) *exec.Cmd 
 
 // prefix returns the folder that build/postgres.sh installs a major in.
 func prefix(major int) string {
-	return filepath.Join(cacheDir(), "postgres", strconv.Itoa(major))
+	return filepath.Join(CacheDir(), "postgres", strconv.Itoa(major))
 }
 
-// cacheDir follows the rule in the head of build/postgres.sh.
-func cacheDir() string {
+// CacheDir returns the folder of what is installed for tests. It follows the rule
+// in the head of build/postgres.sh.
+func CacheDir() string {
 	if dir := os.Getenv("BASIN_CACHE"); dir != "" {
 		return dir
 	}

@@ -18,10 +18,10 @@ const (
 	portCount = 10000
 )
 
-// freePort returns a loopback port that no other server of a test has or gets
+// FreePort returns a loopback port that no other server of a test has or gets
 // until this test is over, in this process or another one. A locked file stands
 // for the port: to find it free now says nothing about the moment it is used.
-func freePort(t testing.TB) int {
+func FreePort(t testing.TB) int {
 	t.Helper()
 	dir := sharedDir(t, "ports")
 	for range 100 {

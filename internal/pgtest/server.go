@@ -87,7 +87,7 @@ func StartDir(t testing.TB, major int, dir string, conf map[string]string) *Serv
 // newServer returns a server without a data directory that is not yet started.
 func newServer(t testing.TB, major int, conf map[string]string) *Server {
 	t.Helper()
-	s := &Server{Major: major, dir: TempDir(t), Port: freePort(t), gone: make(chan struct{})}
+	s := &Server{Major: major, dir: TempDir(t), Port: FreePort(t), gone: make(chan struct{})}
 	close(s.gone)
 	s.SocketDir = s.dir
 	if path := s.SocketDir + "/.s.PGSQL.12345"; len(path) > 107 { // sun_path of struct sockaddr_un
