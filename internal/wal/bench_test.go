@@ -53,6 +53,29 @@ func BenchmarkRecordReader(b *testing.B) {
 	}
 }
 
+// BenchmarkSummarize reads a segment of small records, of large ones, and one that a record of many segments fills.
+func BenchmarkSummarize(b *testing.B) {
+	for _, longest := range []int{100, 400, 8000, 100 << 20} {
+		f := newForge(DefaultSegmentSize)
+		f.segmentSize = DefaultSegmentSize
+		if longest > DefaultSegmentSize {
+			f.record(10, 0, 7, make([]byte, longest))
+		} else {
+			f.fill(2*DefaultSegmentSize, longest)
+		}
+		log := f.log[:DefaultSegmentSize]
+		b.Run(strconv.Itoa(longest), func(b *testing.B) {
+			b.SetBytes(int64(len(log)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := Summarize(bytes.NewReader(log), Segment{1, 1}, f.rules()); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
 // BenchmarkVariedLog reads what a server has written, in memory, beside pg_waldump, which
 // has it in the memory of the system. It begins after the record of more than two segments,
 // which costs both more than all others.

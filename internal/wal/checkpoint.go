@@ -87,8 +87,8 @@ const restorePointName = 64
 
 // RestorePoint is a place in the log that was given a name to recover to.
 type RestorePoint struct {
-	Name string    // as pg_create_restore_point got it, in whatever encoding; others may have the same
-	Time time.Time // by the server's clock, to the microsecond
+	Name string    `json:"name"` // as pg_create_restore_point got it, in whatever encoding; others may have the same
+	Time time.Time `json:"time"` // by the server's clock, to the microsecond
 }
 
 // RestorePoint returns the restore point that the record is, and false if it is none.

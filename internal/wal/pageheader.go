@@ -116,6 +116,7 @@ type headers struct {
 	order     byteOrder // valid with magic
 	pageSize  LSN       // bytes
 	sizeKnown bool      // whether pageSize is more than an assumption
+	first     Timeline  // of the first page
 	timeline  Timeline  // of the page before
 	remaining uint32    // bytes of a record that the next page must begin with
 }
@@ -245,6 +246,45 @@ func (c *headers) checkTimeline(l LSN, t Timeline) string {
 	case t < c.timeline:
 		return fmt.Sprintf("it is of timeline %d, after one of %d", t, c.timeline)
 	}
+	if c.timeline == 0 {
+		c.first = t
+	}
 	c.timeline = t
 	return ""
+}
+
+// SystemID returns the number of the cluster that a segment is of, of which p is the beginning. ok is
+// false if that is none of a segment.
+func SystemID(p []byte) (id uint64, ok bool) {
+	order, ok := firstPage(p)
+	if !ok {
+		return 0, false
+	}
+	return order.uint64(p[24:]), true
+}
+
+// SegmentSize returns the size in bytes of a segment, of which p is the beginning. ok is false if
+// that is none of a segment.
+func SegmentSize(p []byte) (size int64, ok bool) {
+	order, ok := firstPage(p)
+	if !ok {
+		return 0, false
+	}
+	size = int64(order.uint32(p[32:]))
+	return size, ValidSegmentSize(size)
+}
+
+// firstPage says whether p begins as a segment does, and in which order the bytes of numbers are.
+//
+// Source: XLogLongPageHeaderData in src/include/access/xlog_internal.h, PostgreSQL 18.
+func firstPage(p []byte) (byteOrder, bool) {
+	if len(p) < longHeaderSize {
+		return littleEndian, false
+	}
+	for _, order := range []byteOrder{littleEndian, bigEndian} {
+		if majorOf(order.uint16(p)) != 0 && order.uint16(p[2:])&pageIsFirst != 0 {
+			return order, true
+		}
+	}
+	return littleEndian, false
 }

@@ -66,6 +66,22 @@ var (
 	errOverwritten = errors.New("the record was given up")
 )
 
+// spanning is how much has come of a record over several pages.
+type spanning struct {
+	lsn    LSN // zero: there is none
+	length uint32
+	have   uint32
+	sum    uint32 // the checksum of what has come after its header
+}
+
+// remains is what there is of a record that began before the log that is read.
+type remains struct {
+	remaining uint32 // bytes of it, as the first page says
+	piece     Piece
+	isGivenUp bool // another record is where it should go on
+	end       LSN  // what follows begins here, or after the header of a page; zero if it goes on
+}
+
 // A RecordReader reads the log record by record, as recovery does: up to the
 // first that is not whole and valid.
 //
@@ -79,9 +95,15 @@ type RecordReader struct {
 	prev    LSN    // the last record
 	skipTo  LSN    // where the segment ends that a switch left
 	record  Record // the last
+	over    spanning
 	pieces  []byte // of a record that began in another page
-	reason  error
-	done    error // what Next returns from now on
+	rest    remains
+
+	// isNeeded says of which records over several pages Data is wanted; of the
+	// others it is nil, and not kept meanwhile. Without it, of all.
+	isNeeded func(manager, info uint8) bool
+	reason   error
+	done     error // what Next returns from now on
 }
 
 // NewRecordReader returns a reader of the log that r yields from start on, which
@@ -177,16 +199,22 @@ func (r *RecordReader) passRest() error {
 			return ErrUnfinished
 		case err != nil:
 			return err
-		case !h.continues: // or given up
+		case !h.continues:
+			r.rest.isGivenUp = h.overwrites
+			r.rest.end = r.input.at
 			return nil
+		case first:
+			r.rest.remaining = h.remaining
 		}
 		left := r.leftInPage()
 		rest := int(min(h.remaining, uint32(left))) // a page is shorter than an int
 		if !r.input.need(align(rest)) {
 			return ErrUnfinished
 		}
+		r.rest.piece.add(r.input.peek(rest))
 		r.input.advance(align(rest))
 		if h.remaining <= uint32(left) {
+			r.rest.end = r.input.at
 			return nil
 		}
 	}
@@ -227,6 +255,7 @@ func (r *RecordReader) bad(l LSN, format string, args ...any) error {
 // read reads the record that begins here, within a page.
 func (r *RecordReader) read() error {
 	l, left := r.input.at, r.leftInPage()
+	r.over = spanning{}
 	if !r.input.need(4) {
 		return r.shortWithin()
 	}
@@ -249,7 +278,7 @@ func (r *RecordReader) read() error {
 	}
 	p := r.input.peek(int(length))
 	r.input.advance(align(int(length)))
-	return r.whole(l, p)
+	return r.whole(l, length, p, crc32.Update(0, castagnoli, p[recordHeaderSize:]))
 }
 
 // shortWithin returns what it means that the input ends in the first bytes of a
@@ -265,23 +294,20 @@ func (r *RecordReader) shortWithin() error {
 // next page. Its bytes are collected as they come: the length may be any number.
 func (r *RecordReader) assemble(length uint32) error {
 	l, part := r.input.at, r.leftInPage()
-	r.pieces = r.pieces[:0]
+	r.over, r.pieces = spanning{lsn: l, length: length}, r.pieces[:0]
 	for isChecked := false; ; {
 		if !r.input.need(part) {
 			return ErrUnfinished
 		}
-		if len(r.pieces)+part > cap(r.pieces) { // which append alone would make a quarter longer
-			r.pieces = slices.Grow(r.pieces, max(part, min(len(r.pieces), int(length)-len(r.pieces))))
-		}
-		r.pieces = append(r.pieces, r.input.peek(part)...)
+		r.collect(r.input.peek(part))
 		r.input.advance(part)
-		if !isChecked && len(r.pieces) >= recordHeaderSize {
+		if !isChecked && r.over.have >= recordHeaderSize {
 			if err := r.checkHeader(l, r.pieces); err != nil {
 				return err
 			}
 			isChecked = true
 		}
-		remaining := length - uint32(len(r.pieces))
+		remaining := length - r.over.have
 		if remaining == 0 {
 			break
 		}
@@ -295,7 +321,32 @@ func (r *RecordReader) assemble(length uint32) error {
 		return ErrUnfinished
 	}
 	r.input.advance(padding)
-	return r.whole(l, r.pieces)
+	sum := r.over.sum
+	r.over = spanning{}
+	return r.whole(l, length, r.pieces, sum)
+}
+
+// collect adds what has come of a record over several pages.
+func (r *RecordReader) collect(p []byte) {
+	s := &r.over
+	if missing := recordHeaderSize - int(s.have); missing > 0 {
+		n := min(missing, len(p))
+		r.pieces = append(r.pieces, p[:n]...)
+		s.have += uint32(n)
+		p = p[n:]
+	}
+	if len(p) == 0 {
+		return
+	}
+	s.have += uint32(len(p))
+	s.sum = crc32.Update(s.sum, castagnoli, p)
+	if r.isNeeded != nil && !r.isNeeded(r.pieces[17], r.pieces[16]) {
+		return
+	}
+	if len(r.pieces)+len(p) > cap(r.pieces) { // which append alone would make a quarter longer
+		r.pieces = slices.Grow(r.pieces, max(len(p), min(len(r.pieces), int(s.length)-len(r.pieces))))
+	}
+	r.pieces = append(r.pieces, p...)
 }
 
 // continueOn enters the page that has more of the record at l, of which remaining
@@ -339,31 +390,44 @@ func (r *RecordReader) checkHeader(l LSN, p []byte) error {
 	return nil
 }
 
-// whole makes the record at l of p, which has all bytes of it, and whose header was
-// checked. All of it and what aligns it was read.
+// whole makes the record at l of its length, of p, which has all bytes of it that
+// are needed, and of the checksum of what follows its header, which was checked. All
+// of it and what aligns it was read.
 //
 // Source: ValidXLogRecord in src/backend/access/transam/xlogreader.c, PostgreSQL 18.
-func (r *RecordReader) whole(l LSN, p []byte) error {
+func (r *RecordReader) whole(l LSN, length uint32, p []byte, sum uint32) error {
 	order := r.headers.order
-	sum := crc32.Update(crc32.Update(0, castagnoli, p[recordHeaderSize:]), castagnoli, p[:20])
-	if order.uint32(p[20:]) != sum {
+	if order.uint32(p[20:]) != crc32.Update(sum, castagnoli, p[:20]) {
 		return r.bad(l, "its checksum is wrong")
 	}
-	r.record = Record{
-		LSN:             l,
-		End:             r.input.at,
-		Prev:            LSN(order.uint64(p[8:])),
-		XID:             order.uint32(p[4:]),
-		Length:          uint32(len(p)),
-		ResourceManager: p[17],
-		Info:            p[16],
-		Data:            p[recordHeaderSize:],
-		order:           order,
-		major:           r.headers.major,
-	}
-	if r.record.ResourceManager == xlogManager && r.record.Info&infoOfManager == xlogSwitch {
+	r.record = recordOf(l, length, p, r.headers.order, r.headers.major)
+	r.record.End = r.input.at
+	if r.record.isSwitch() {
 		r.record.End += -r.record.End & LSN(r.headers.rules.SegmentSize-1)
 		r.skipTo = r.record.End
 	}
 	return nil
+}
+
+// recordOf returns the record at l of its bytes. Its end is not known by them.
+func recordOf(l LSN, length uint32, p []byte, order byteOrder, major int) Record {
+	record := Record{
+		LSN:             l,
+		Prev:            LSN(order.uint64(p[8:])),
+		XID:             order.uint32(p[4:]),
+		Length:          length,
+		ResourceManager: p[17],
+		Info:            p[16],
+		order:           order,
+		major:           major,
+	}
+	if uint32(len(p)) == length {
+		record.Data = p[recordHeaderSize:]
+	}
+	return record
+}
+
+// isSwitch says whether the next record is in the next segment.
+func (r *Record) isSwitch() bool {
+	return r.ResourceManager == xlogManager && r.Info&infoOfManager == xlogSwitch
 }

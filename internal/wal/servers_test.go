@@ -168,6 +168,7 @@ func TestServers(t *testing.T) {
 			t.Logf("%d segments, %d records, then %v", len(w.names), len(records), r.Reason())
 			checkPages(t, w, r.End())
 			checkStarts(t, w, records)
+			checkServerSummaries(t, w, r.End(), 1, nil)
 			checkDecoded(t, w)
 			if pgtest.Full(major) {
 				checkDump(t, w)
@@ -214,6 +215,7 @@ func TestServersOverwritten(t *testing.T) {
 			}
 			checkPages(t, w, r.End())
 			checkStarts(t, w, records)
+			checkServerSummaries(t, w, r.End(), 1, nil)
 			if pgtest.Full(major) {
 				checkDump(t, w)
 			}

@@ -189,6 +189,7 @@ func checkTimeline(t *testing.T, s *pgtest.Server, size int64, timeline Timeline
 	if err := NewPageChecker(rules, w.start).Check(used); err != nil {
 		t.Errorf("timeline %d without a history: %v", timeline, err)
 	}
+	checkBeginning(t, s, w, r.End(), timeline, history)
 	if w.start == fork.End {
 		return
 	}

@@ -40,13 +40,22 @@ func ParseLSN(s string) (LSN, error) {
 	return LSN(h<<32 | l), nil
 }
 
+// MarshalText returns what String does.
+func (l LSN) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
+
+// UnmarshalText is ParseLSN.
+func (l *LSN) UnmarshalText(text []byte) (err error) {
+	*l, err = ParseLSN(string(text))
+	return err
+}
+
 // Timeline numbers one line of a cluster's history; the first is 1.
 type Timeline uint32
 
 // Position is a place in the log of one timeline.
 type Position struct {
-	LSN      LSN
-	Timeline Timeline
+	LSN      LSN      `json:"lsn"`
+	Timeline Timeline `json:"timeline"`
 }
 
 // Limits of a segment's size in bytes, and the size initdb chooses.

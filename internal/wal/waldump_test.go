@@ -243,6 +243,9 @@ func describeRecord(r Record) []string {
 	if p, ok := r.RestorePoint(); ok {
 		return []string{"RESTORE_POINT " + p.Name}
 	}
+	if n, ok := r.NewTablespace(); ok {
+		return []string{fmt.Sprintf("CREATE %d \"%s\"", n.OID, n.Path)}
+	}
 	return nil
 }
 
