@@ -9,12 +9,13 @@ import (
 	"time"
 )
 
-// Files that make a copy of a cluster a standby.
+// Files that make a copy of a cluster a standby, or have it recover up to a target.
 const (
-	autoConfPath      = "postgresql.auto.conf"
-	standbySignalPath = "standby.signal"
-	recoveryConfPath  = "recovery.conf" // before 12
-	controlFilePath   = "global/pg_control"
+	autoConfPath       = "postgresql.auto.conf"
+	standbySignalPath  = "standby.signal"
+	recoverySignalPath = "recovery.signal"
+	recoveryConfPath   = "recovery.conf" // before 12
+	controlFilePath    = "global/pg_control"
 )
 
 // Owner of members that no server sent, as PostgreSQL's client gives them.
@@ -25,15 +26,18 @@ const (
 	InjectedGID = 0o2000
 )
 
-// RecoveryOptions say how a standby finds its primary.
+// RecoveryOptions say how a standby finds its primary, or how far a copy recovers.
 type RecoveryOptions struct {
 	Settings string      // lines of configuration
 	Mode     fs.FileMode // of the files made
 	Signal   bool        // settings in postgresql.auto.conf and a standby.signal, as from 12 on; else a recovery.conf
+	// Ends makes it a recovery.signal, and leaves out a standby.signal of the source: recovery
+	// ends at a target.
+	Ends bool
 }
 
 // WithRecovery returns src with the files in the main directory that make the
-// copy a standby. What the source has of them is replaced, or, of
+// copy a standby, or have it recover. What the source has of them is replaced, or, of
 // postgresql.auto.conf, continued. A manifest in src does not list them.
 //
 // They come just before global/pg_control, so that a copy cut short never
@@ -103,7 +107,7 @@ func isMain(m Member, name string) bool {
 // replaced says whether the source's own file gives way to ours.
 func (s *recoverySource) replaced(m Member) bool {
 	if s.o.Signal {
-		return isMain(m, standbySignalPath)
+		return isMain(m, standbySignalPath) || s.o.Ends && isMain(m, recoverySignalPath)
 	}
 	return isMain(m, recoveryConfPath)
 }
@@ -116,6 +120,10 @@ func (s *recoverySource) inject() {
 		return
 	case !s.autoConf:
 		s.add(autoConfPath, s.o.Settings)
+	}
+	if s.o.Ends {
+		s.add(recoverySignalPath, "")
+		return
 	}
 	s.add(standbySignalPath, "")
 }

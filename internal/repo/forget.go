@@ -1,0 +1,171 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"basin/internal/usererr"
+)
+
+// Policy says which backups are kept. What any rule keeps is kept. With the zero value all are.
+//
+// Days, weeks and months are those of UTC, whatever the zone of whoever asks: a day has 24
+// hours, and the same backups are kept everywhere. Weeks begin on Monday. A backup is of the time at
+// which it ended.
+type Policy struct {
+	Last    int           // so many of the newest
+	Daily   int           // the last of a day, of so many days that have one
+	Weekly  int           // the last of a week, likewise
+	Monthly int           // the last of a month, likewise
+	Within  time.Duration // all that are not older
+}
+
+// Verdict says of a backup whether it is kept, and why.
+type Verdict struct {
+	Commit Commit
+	Keep   bool
+	Reason string
+}
+
+// Plan says which of the backups, that are given oldest first, are kept at a time.
+//
+// A backup of damaged pages counts for no rule but Within; it is there to be looked into, and is kept as
+// long as the oldest that Last keeps is older. The newest that is not damaged is always kept, and
+// if all are damaged, all are.
+func Plan(commits []Commit, policy Policy, pins map[string]Pin, now time.Time) []Verdict {
+	verdicts := make([]Verdict, len(commits))
+	keep := func(i int, format string, args ...any) {
+		v := &verdicts[i]
+		if v.Keep = true; v.Reason == "" {
+			v.Reason = fmt.Sprintf(format, args...)
+		}
+	}
+	if policy == (Policy{}) {
+		for i := range commits {
+			keep(i, "there is no rule")
+		}
+	}
+	periods := []struct {
+		name string
+		most int
+		of   func(time.Time) string
+		have map[string]bool
+	}{
+		{"day", policy.Daily, func(t time.Time) string { return t.Format("2006-01-02") }, make(map[string]bool)},
+		{"week", policy.Weekly, isoWeek, make(map[string]bool)},
+		{"month", policy.Monthly, func(t time.Time) string { return t.Format("2006-01") }, make(map[string]bool)},
+	}
+	good := 0 // by now, from the newest
+	for i := len(commits) - 1; i >= 0; i-- {
+		commit := &commits[i]
+		verdicts[i].Commit = *commit
+		at := commit.timeOf()
+		if pin, ok := pins[commit.ID]; ok && pin.Holds(now) {
+			keep(i, "%s", pin.reason())
+		}
+		if policy.Within > 0 && !at.Before(now.Add(-policy.Within)) {
+			keep(i, "it is not older than %v", policy.Within)
+		}
+		if commit.Damaged {
+			if good < policy.Last {
+				keep(i, "it is damaged, and newer than what the last %d are", policy.Last)
+			}
+			continue
+		}
+		good++
+		if good <= policy.Last {
+			keep(i, "it is one of the last %d", policy.Last)
+		}
+		for _, p := range periods {
+			if period := p.of(at); len(p.have) < p.most && !p.have[period] {
+				p.have[period] = true
+				keep(i, "it is the last of %s %s", p.name, period)
+			}
+		}
+		if good == 1 {
+			keep(i, "it is the last good one")
+		}
+	}
+	for i := range verdicts {
+		switch {
+		case good == 0:
+			keep(i, "there is no good one")
+		case !verdicts[i].Keep && commits[i].Damaged:
+			verdicts[i].Reason = "it is damaged, and old"
+		case !verdicts[i].Keep:
+			verdicts[i].Reason = "no rule keeps it"
+		}
+	}
+	return verdicts
+}
+
+// timeOf returns the time that a backup is of, in UTC.
+func (c *Commit) timeOf() time.Time {
+	if c.Ended.IsZero() {
+		return c.Began.UTC()
+	}
+	return c.Ended.UTC()
+}
+
+// isoWeek returns the week of a time.
+func isoWeek(t time.Time) string {
+	year, week := t.ISOWeek()
+	return fmt.Sprintf("%d-W%02d", year, week)
+}
+
+// reason says that a backup is pinned.
+func (p Pin) reason() string {
+	text := "it is pinned"
+	if !p.Until.IsZero() {
+		text += " until " + p.Until.UTC().Format(time.RFC3339)
+	}
+	if p.Note != "" {
+		text += ": " + p.Note
+	}
+	return text
+}
+
+// Forget removes a backup; what it alone needs stays until Prune. It refuses to remove one that is pinned, that
+// another relies on which is being made, and the last that is not damaged.
+func (c *Cluster) Forget(ctx context.Context, id string, now time.Time) error {
+	commit, err := c.Backup(ctx, id)
+	if err != nil {
+		return fmt.Errorf("backup %s: %w", id, err)
+	}
+	pins, err := c.Pins(ctx)
+	if err != nil {
+		return err
+	}
+	if pin, ok := pins[id]; ok && pin.Holds(now) {
+		return usererr.Hinted("Unpin it first.", "backup %s is kept: %s", id, pin.reason())
+	}
+	leases, err := c.leases(ctx)
+	if err != nil {
+		return err
+	}
+	for _, l := range leases {
+		if l.lease.Parent == id && !l.isOver(now) {
+			return usererr.Hinted("Wait until that is there, or its lease is over.", "backup %s is needed by backup %s, which %s is making; its lease ends at %s",
+				id, l.lease.Backup, l.lease.Host, l.lease.Until.Format(time.RFC3339))
+		}
+	}
+	if !commit.Damaged {
+		if err := c.hasOther(ctx, id); err != nil {
+			return err
+		}
+	}
+	return c.repo.store.Delete(ctx, c.commitName(id))
+}
+
+// hasOther sees that there is a backup that is not damaged beside one.
+func (c *Cluster) hasOther(ctx context.Context, id string) error {
+	commits, problems := c.Backups(ctx)
+	for _, other := range commits {
+		if other.ID != id && !other.Damaged {
+			return nil
+		}
+	}
+	return errors.Join(usererr.Hinted("Take another backup first.", "backup %s is the last that can be restored", id), problems)
+}

@@ -1,0 +1,359 @@
+package repo
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"basin/internal/seal"
+	"basin/internal/usererr"
+	"basin/internal/wal"
+)
+
+// logFrame is how many bytes of a file of the log a frame has.
+const logFrame = 1 << 20
+
+// LogFacts are what is known of a file of the log without reading it.
+type LogFacts struct {
+	Name   string  `json:"name"`
+	Size   int64   `json:"size"`   // in bytes
+	SHA256 []byte  `json:"sha256"` // of the content
+	Frames []int64 `json:"frames"` // lengths of the frames that the content is in
+
+	// Summary is what is in a segment, or in a part of one. Problem is why there is none, or why
+	// recovery will not go on behind a place in it: it was pushed so.
+	Summary *wal.Summary `json:"summary,omitempty"`
+	Problem string       `json:"problem,omitempty"`
+}
+
+// The kinds of names that an archive_command is called with, and the part of a segment that was
+// received of it by now: that has the position behind it, as an offset in the segment.
+var (
+	segmentName = regexp.MustCompile(`^[0-9A-F]{24}(\.partial(\.[0-9A-F]{8})?|\.[0-9A-F]{8}\.backup)?$`)
+	historyName = regexp.MustCompile(`^[0-9A-F]{8}\.history$`)
+)
+
+// logName returns the name of the object that has a file of the log.
+func (c *Cluster) logName(name string) (string, error) {
+	switch {
+	case segmentName.MatchString(name):
+		return c.below("wal/" + name[:8] + "/" + name[8:16] + "/" + name), nil
+	case historyName.MatchString(name):
+		return c.below("wal/" + name[:8] + "/" + name), nil
+	}
+	return "", fmt.Errorf("%q is not the name of a file of the log", name)
+}
+
+// IsSegment says whether a name is that of a whole segment.
+func IsSegment(name string) bool { return len(name) == 24 && segmentName.MatchString(name) }
+
+// PartialName returns the name of the part of a segment that ends at an offset in it.
+func PartialName(segment string, end int64) string {
+	return fmt.Sprintf("%s.partial.%08X", segment, end)
+}
+
+// OtherLogError is a file of the log that is there with another content.
+type OtherLogError struct {
+	Name          string
+	Have, Refused []byte // SHA-256 of what is there, and of what was to be pushed
+}
+
+func (e *OtherLogError) Error() string {
+	return fmt.Sprintf("%s is in the repository with another content: %x is there, and %x was to be pushed", e.Name, e.Have[:8], e.Refused[:8])
+}
+
+// Is says that it is an fs.ErrExist.
+func (e *OtherLogError) Is(target error) bool { return target == fs.ErrExist }
+
+// PushLog keeps a file of the log. The same content again is no error; another one is an
+// *OtherLogError, and nothing is changed. When it returns nil the file is in the repository.
+// segmentSize is in bytes; zero is that of the content, which is a whole segment then.
+func (c *Cluster) PushLog(ctx context.Context, name string, content []byte, segmentSize int64) error {
+	at, err := c.logName(name)
+	if err != nil {
+		return err
+	}
+	if err := c.checkLog(name, content, segmentSize); err != nil {
+		return err
+	}
+	key, err := c.repo.writeKey(ctx)
+	if err != nil {
+		return err
+	}
+	box, err := seal.NewBox(kindLog, at, key)
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(content)
+	facts := LogFacts{Name: name, Size: int64(len(content)), SHA256: sum[:]}
+	if err := c.summarize(&facts, content, segmentSize); err != nil {
+		facts.Problem = err.Error()
+	}
+	packer, err := smallPacker()
+	if err != nil {
+		return err
+	}
+	packed := packAll(packer, content)
+	data := slices.Clone(box.Head())
+	for _, p := range packed {
+		begun := len(data)
+		data = box.Seal(data, p, int64(begun))
+		facts.Frames = append(facts.Frames, int64(len(data)-begun))
+	}
+	text, err := json.Marshal(facts)
+	if err != nil {
+		return err
+	}
+	err = c.repo.store.Create(ctx, at, appendTrailer(data, box, packer, text))
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	have, known := c.LogFacts(ctx, name)
+	if known != nil {
+		return fmt.Errorf("%s is in the repository already, and cannot be compared: %w", name, known)
+	}
+	if !bytes.Equal(have.SHA256, sum[:]) {
+		return &OtherLogError{name, have.SHA256, sum[:]}
+	}
+	return nil
+}
+
+// summarize notes what is in a segment. It is an error if that is damaged.
+func (c *Cluster) summarize(facts *LogFacts, content []byte, size int64) error {
+	if !segmentName.MatchString(facts.Name) || strings.HasSuffix(facts.Name, ".backup") {
+		return nil
+	}
+	size = cmp.Or(size, int64(len(content)))
+	segment, err := wal.ParseSegment(facts.Name[:24], size)
+	if err != nil {
+		return err
+	}
+	read := wal.SummarizePart
+	if IsSegment(facts.Name) {
+		read = wal.Summarize
+	}
+	s, err := read(bytes.NewReader(content), segment, wal.PageRules{SystemID: c.name.SystemID, SegmentSize: size, Timeline: segment.Timeline})
+	if err != nil {
+		return err
+	}
+	facts.Summary = &s
+	return nil
+}
+
+// packAll packs the pieces of a content, several at a time.
+func packAll(packer *seal.Packer, content []byte) [][]byte {
+	pieces := slices.Collect(slices.Chunk(content, logFrame))
+	packed := make([][]byte, len(pieces))
+	var working sync.WaitGroup
+	for i, piece := range pieces {
+		working.Go(func() { packed[i] = packer.Pack(nil, piece) })
+	}
+	working.Wait()
+	return packed
+}
+
+// checkLog sees that a file of the log is what its name says: its pages have the addresses, the
+// timeline and the cluster. Of a part of a segment, what follows the log may be anything.
+func (c *Cluster) checkLog(name string, content []byte, size int64) error {
+	if !segmentName.MatchString(name) || strings.HasSuffix(name, ".backup") {
+		return nil
+	}
+	if size == 0 {
+		size = int64(len(content))
+	}
+	if IsSegment(name) && int64(len(content)) != size {
+		return fmt.Errorf("%s has %d bytes, and is to have %d", name, len(content), size)
+	}
+	if !wal.ValidSegmentSize(size) {
+		return fmt.Errorf("%s has %d bytes, and a segment is a power of two from 1 MiB to 1 GiB", name, len(content))
+	}
+	segment, err := wal.ParseSegment(name[:24], size)
+	if err != nil {
+		return err
+	}
+	checked := len(content)
+	if !IsSegment(name) {
+		checked = min(checked, BlockSize)
+	}
+	rules := wal.PageRules{SystemID: c.name.SystemID, SegmentSize: size, Timeline: segment.Timeline}
+	if err := wal.NewPageChecker(rules, segment.Start(size)).Check(content[:checked]); err != nil {
+		return usererr.Hinted("Is this the log of another cluster, or was the file written to?", "%s: %w", name, err)
+	}
+	return nil
+}
+
+// LogFacts returns what is known of a file of the log. One that is not there is fs.ErrNotExist.
+func (c *Cluster) LogFacts(ctx context.Context, name string) (LogFacts, error) {
+	_, _, facts, err := c.readLog(ctx, name)
+	return facts, err
+}
+
+// Log returns the content of a file of the log. One that is not there is fs.ErrNotExist.
+func (c *Cluster) Log(ctx context.Context, name string) ([]byte, error) {
+	data, box, facts, err := c.readLog(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	damaged := fmt.Errorf("%s: %w", name, seal.ErrDamaged)
+	if facts.Size < 0 || facts.Size > wal.MaxSegmentSize || int64(len(facts.Frames)) != (facts.Size+logFrame-1)/logFrame {
+		return nil, damaged
+	}
+	content := make([]byte, facts.Size)
+	group, _ := errgroup.WithContext(ctx)
+	at := int64(seal.HeadSize)
+	for i, length := range facts.Frames {
+		if length < 0 || at+length > int64(len(data)) {
+			return nil, damaged
+		}
+		frame, begun := data[at:at+length:at+length], at
+		end := min((i+1)*logFrame, len(content))
+		to := content[i*logFrame : end : end] // what is unpacked writes behind what it has if there is room
+		group.Go(func() error {
+			opened, err := box.Open(to[:0], frame, begun, len(to))
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			if len(opened) != len(to) {
+				return damaged
+			}
+			return nil
+		})
+		at += length
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	if sum := sha256.Sum256(content); !bytes.Equal(sum[:], facts.SHA256) {
+		return nil, damaged
+	}
+	return content, nil
+}
+
+// readLog reads an object of the log.
+func (c *Cluster) readLog(ctx context.Context, name string) (data []byte, box *seal.Box, facts LogFacts, err error) {
+	at, err := c.logName(name)
+	if err != nil {
+		return nil, nil, facts, err
+	}
+	if data, err = c.repo.store.Get(ctx, at, 0, -1); err != nil {
+		return nil, nil, facts, err
+	}
+	if len(data) < seal.HeadSize+footerSize {
+		return nil, nil, facts, fmt.Errorf("%s: %w", at, seal.ErrDamaged)
+	}
+	if box, err = c.repo.open(ctx, kindLog, at, data); err != nil {
+		return nil, nil, facts, err
+	}
+	content, err := openTrailer(box, data, int64(len(data)))
+	if err != nil {
+		return nil, nil, facts, fmt.Errorf("%s: %w", at, err)
+	}
+	if err := json.Unmarshal(content, &facts); err != nil {
+		return nil, nil, facts, fmt.Errorf("%s: %w", at, err)
+	}
+	if facts.Name != name {
+		return nil, nil, facts, fmt.Errorf("%s: %w", at, seal.ErrDamaged)
+	}
+	return data, box, facts, nil
+}
+
+// openTrailer returns the content of the trailer of an object, of which tail is the end, and
+// which has so many bytes.
+func openTrailer(box *seal.Box, tail []byte, size int64) ([]byte, error) {
+	if len(tail) < footerSize {
+		return nil, errTrailer
+	}
+	length, err := trailerLength(tail[len(tail)-footerSize:])
+	if err != nil {
+		return nil, err
+	}
+	if length > int64(len(tail)-footerSize) {
+		return nil, errTrailer
+	}
+	at := size - footerSize - length
+	frame := slices.Clone(tail[int64(len(tail))-footerSize-length : len(tail)-footerSize])
+	return box.Open(nil, frame, at, maxPart)
+}
+
+// LogNames yields the names of the files of the log of a timeline, sorted, from one on.
+func (c *Cluster) LogNames(ctx context.Context, t wal.Timeline, from string) iter.Seq2[string, error] {
+	prefix := c.below(fmt.Sprintf("wal/%08X/", uint32(t)))
+	after := ""
+	if len(from) >= 16 {
+		after = prefix + from[8:16] + "/" + from[:len(from)-1]
+	}
+	return func(yield func(string, error) bool) {
+		for info, err := range c.repo.store.List(ctx, prefix, after) {
+			if err != nil {
+				yield("", err)
+				return
+			}
+			name := info.Name[strings.LastIndexByte(info.Name, '/')+1:]
+			if name < from {
+				continue
+			}
+			if !yield(name, nil) {
+				return
+			}
+		}
+	}
+}
+
+// LongestPartial returns the name of the longest part of a segment that is there. There is none
+// with fs.ErrNotExist.
+func (c *Cluster) LongestPartial(ctx context.Context, segment string) (string, error) {
+	at, err := c.logName(segment)
+	if err != nil {
+		return "", err
+	}
+	longest := ""
+	for info, err := range c.repo.store.List(ctx, at+".partial", "") {
+		if err != nil {
+			return "", err
+		}
+		longest = info.Name[strings.LastIndexByte(info.Name, '/')+1:] // the last is
+	}
+	if longest == "" {
+		return "", fs.ErrNotExist
+	}
+	return longest, nil
+}
+
+// Timelines returns the timelines that the log is there of, sorted.
+func (c *Cluster) Timelines(ctx context.Context) ([]wal.Timeline, error) {
+	prefix := c.below("wal/")
+	var found []wal.Timeline
+	for after := ""; ; {
+		next := ""
+		for info, err := range c.repo.store.List(ctx, prefix, after) {
+			if err != nil {
+				return nil, err
+			}
+			next = info.Name
+			break
+		}
+		if next == "" {
+			return found, nil
+		}
+		digits, _, _ := strings.Cut(next[len(prefix):], "/")
+		t, err := strconv.ParseUint(digits, 16, 32)
+		if err != nil {
+			return nil, fmt.Errorf("%q is not of a repository", next)
+		}
+		found = append(found, wal.Timeline(t))
+		after = prefix + digits + "0"
+	}
+}

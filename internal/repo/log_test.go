@@ -1,0 +1,103 @@
+package repo
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"testing"
+
+	"basin/internal/wal"
+)
+
+// forgedLog returns a segment of cluster 42, with pages that a server could have written but for
+// their records.
+func forgedLog(number uint64, random *rand.Rand) []byte {
+	const size = 4 << 20
+	p := make([]byte, size)
+	for i := range p {
+		p[i] = byte(random.IntN(6))
+	}
+	for at := 0; at < size; at += 8192 {
+		header := []byte{0x18, 0xD1, 0, 0, 1, 0, 0, 0}
+		long := at == 0
+		if long {
+			header[2] = 2
+		}
+		address := number*size + uint64(at)
+		for i := range 8 {
+			header = append(header, byte(address>>(8*i)))
+		}
+		header = append(header, make([]byte, 8)...) // xlp_rem_len
+		if long {
+			header = append(header, 42, 0, 0, 0, 0, 0, 0, 0, 0, 0, size>>16&0xFF, 0, 0, 0x20, 0, 0)
+		}
+		copy(p[at:], header)
+	}
+	return p
+}
+
+// TestLogComesBack pushes files of the log and gets them.
+func TestLogComesBack(t *testing.T) {
+	for _, encrypted := range []bool{false, true} {
+		t.Run(fmt.Sprint(encrypted), func(t *testing.T) {
+			c := newCluster(t, encrypted)
+			random := rand.New(rand.NewPCG(1, 2))
+			for number := range uint64(8) {
+				name := wal.Segment{Timeline: 1, Number: number + 5}.Name(4 << 20)
+				content := forgedLog(number+5, random)
+				for range 2 { // the same again is no error
+					if err := c.PushLog(t.Context(), name, content, 0); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for range 4 {
+					if got, err := c.Log(t.Context(), name); err != nil || !bytes.Equal(got, content) {
+						t.Fatalf("%s comes back as %d bytes, error %v", name, len(got), err)
+					}
+				}
+				other := bytes.Clone(content)
+				other[len(other)-1]++
+				err := c.PushLog(t.Context(), name, other, 0)
+				if !errors.Is(err, fs.ErrExist) || !errors.As(err, new(*OtherLogError)) {
+					t.Errorf("%s with another content: %v", name, err)
+				}
+			}
+		})
+	}
+}
+
+// TestLogIsWhatItsNameSays refuses what is of another place, cluster or form.
+func TestLogIsWhatItsNameSays(t *testing.T) {
+	c := newCluster(t, false)
+	content := forgedLog(5, rand.New(rand.NewPCG(1, 2)))
+	other := bytes.Clone(content)
+	other[24]++
+	for _, test := range []struct {
+		reason, name string
+		content      []byte
+		ok           bool
+	}{
+		{"it is", "000000010000000000000005", content, true},
+		{"another number", "000000010000000000000006", content, false},
+		{"another timeline", "000000020000000000000005", content, true}, // whose first pages may be of the one before
+		{"an older timeline", "000000000000000000000005", content, false},
+		{"another cluster", "000000010000000000000005", other, false},
+		{"too short", "000000010000000000000005", content[:len(content)-1], false},
+		{"no segment", "00000001000000000000000", content, false},
+		{"a path", "../000000010000000000000005", content, false},
+		{"a part of it", PartialName("000000010000000000000005", 8192), content[:8192], true},
+		{"what PostgreSQL archives at a promotion", "000000010000000000000005.partial", content, true},
+		{"a backup's history", "000000010000000000000005.00000028.backup", []byte("START WAL LOCATION"), true},
+		{"a timeline's history", "00000002.history", []byte("1\t0/5000000\tno recovery target specified\n"), true},
+	} {
+		size := int64(0)
+		if len(test.name) > 24 {
+			size = 4 << 20
+		}
+		if err := c.PushLog(t.Context(), test.name, test.content, size); (err == nil) != test.ok {
+			t.Errorf("%s: %v", test.reason, err)
+		}
+	}
+}

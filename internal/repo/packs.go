@@ -1,0 +1,225 @@
+package repo
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"basin/internal/seal"
+)
+
+const (
+	// frameSize is how many bytes of blocks a frame has at most, but for one that a block would
+	// make larger.
+	frameSize = 16 * BlockSize
+	// packSize is how large a pack is at most, in bytes.
+	packSize = 32 << 20
+	// packsAtOnce is how many packs are put into the store at once, beside the one that grows.
+	packsAtOnce = 2
+)
+
+// piece is blocks of one file that lie in a frame.
+type piece struct {
+	key    key
+	fresh  bool
+	first  int64
+	within uint32
+	blocks []block
+}
+
+// frame is what is packed at once.
+type frame struct {
+	content []byte
+	pieces  []piece
+	zeros   []group // blocks of zeros, which are told of with it
+	packed  []byte
+	done    chan struct{} // closed once it is packed
+}
+
+// packer makes packs of frames. Frames are packed by several goroutines, and put into packs in
+// the order in which they came.
+type packer struct {
+	cluster *Cluster
+	key     seal.Key
+	pack    *seal.Packer
+	newID   func() ID // of a pack
+	most    int       // bytes that a pack has at most
+	// placed is told where blocks are, from one goroutine.
+	placed func(group) error
+	stored func(bytes int64) // is told of each pack that the store has
+
+	group  *errgroup.Group
+	ctx    context.Context
+	frames chan *frame   // in order
+	slots  chan struct{} // one for each frame that is being packed
+	free   sync.Pool     // of frames
+
+	id      ID
+	name    string
+	box     *seal.Box
+	data    []byte // of the pack that grows
+	content encoder
+	upload  chan struct{} // one for each pack that is on its way
+	buffers sync.Pool     // of packs
+}
+
+// newPacker returns a packer that works until finish or the end of ctx. workers is how
+// many frames are packed at once.
+func newPacker(ctx context.Context, c *Cluster, key seal.Key, level, workers int) (*packer, error) {
+	pack, err := seal.NewPacker(level)
+	if err != nil {
+		return nil, err
+	}
+	p := &packer{
+		cluster: c, key: key, pack: pack, most: packSize,
+		frames: make(chan *frame, 2*workers), slots: make(chan struct{}, workers), upload: make(chan struct{}, packsAtOnce),
+	}
+	p.free.New = func() any { return &frame{content: make([]byte, 0, frameSize+BlockSize)} }
+	p.buffers.New = func() any { return new([]byte) }
+	p.group, p.ctx = errgroup.WithContext(ctx)
+	return p, nil
+}
+
+// begin starts to work. newID, placed and stored are set.
+func (p *packer) begin() {
+	p.group.Go(func() error {
+		for f := range p.frames {
+			select {
+			case <-f.done:
+			case <-p.ctx.Done():
+				return context.Cause(p.ctx)
+			}
+			if err := p.add(f); err != nil {
+				return err
+			}
+		}
+		return p.cut()
+	})
+}
+
+// take returns a frame to be filled.
+func (p *packer) take() *frame { return p.free.Get().(*frame) }
+
+// give has a frame be packed. It waits for its turn.
+func (p *packer) give(f *frame) error {
+	f.done = make(chan struct{})
+	select {
+	case p.slots <- struct{}{}:
+	case <-p.ctx.Done():
+		return context.Cause(p.ctx)
+	}
+	go func() {
+		f.packed = p.pack.Pack(f.packed[:0], f.content)
+		<-p.slots
+		close(f.done)
+	}()
+	select {
+	case p.frames <- f:
+		return nil
+	case <-p.ctx.Done():
+		return context.Cause(p.ctx)
+	}
+}
+
+// finish waits until all packs are in the store.
+func (p *packer) finish() error {
+	close(p.frames)
+	return p.group.Wait()
+}
+
+// add puts a frame into the pack that grows.
+func (p *packer) add(f *frame) error {
+	for _, g := range f.zeros {
+		if err := p.placed(g); err != nil {
+			return err
+		}
+	}
+	f.zeros = nil
+	if len(f.pieces) == 0 {
+		p.free.Put(f)
+		return nil
+	}
+	if p.box != nil && len(p.data)+len(f.packed)+seal.Overhead > p.most {
+		if err := p.cut(); err != nil {
+			return err
+		}
+	}
+	if p.box == nil {
+		p.id = p.newID()
+		p.name = p.cluster.packName(p.id)
+		var err error
+		if p.box, err = seal.NewBox(kindPack, p.name, p.key); err != nil {
+			return err
+		}
+		p.data = append((*p.buffers.Get().(*[]byte))[:0], p.box.Head()...)
+	}
+	at := int64(len(p.data))
+	p.data = p.box.Seal(p.data, f.packed, at)
+	for _, piece := range f.pieces {
+		x := extent{first: piece.first, blocks: piece.blocks, at: location{
+			pack: p.id, frame: at, length: uint32(int64(len(p.data)) - at), within: piece.within,
+		}}
+		g := group{key: piece.key, fresh: piece.fresh, extents: []extent{x}}
+		p.content.add(g)
+		if err := p.placed(g); err != nil {
+			return err
+		}
+	}
+	f.content, f.pieces = f.content[:0], nil
+	p.free.Put(f)
+	return nil
+}
+
+// cut ends the pack that grows, and has it put into the store.
+func (p *packer) cut() error {
+	if p.box == nil {
+		return nil
+	}
+	p.data = appendTrailer(p.data, p.box, p.pack, p.content.finish())
+	name, data := p.name, p.data
+	p.box, p.data = nil, nil
+	select {
+	case p.upload <- struct{}{}:
+	case <-p.ctx.Done():
+		return context.Cause(p.ctx)
+	}
+	p.group.Go(func() error {
+		defer func() { <-p.upload }()
+		if err := p.cluster.repo.store.Create(p.ctx, name, data); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		p.stored(int64(len(data)))
+		p.buffers.Put(&data)
+		return nil
+	})
+	return nil
+}
+
+// footerSize is that of what follows a trailer, in bytes.
+const footerSize = 8
+
+// appendTrailer ends an object with a trailer.
+func appendTrailer(data []byte, box *seal.Box, pack *seal.Packer, content []byte) []byte {
+	at := len(data)
+	data = box.Seal(data, pack.Pack(nil, content), int64(at))
+	data = binary.LittleEndian.AppendUint32(data, uint32(len(data)-at))
+	return binary.LittleEndian.AppendUint32(data, checksum(data[len(data)-4:]))
+}
+
+// errTrailer is an object that does not end as it should.
+var errTrailer = fmt.Errorf("its end: %w", seal.ErrDamaged)
+
+// trailerLength reads what follows a trailer: how long that is.
+func trailerLength(footer []byte) (int64, error) {
+	if len(footer) != footerSize || checksum(footer[:4]) != binary.LittleEndian.Uint32(footer[4:]) {
+		return 0, errTrailer
+	}
+	return int64(binary.LittleEndian.Uint32(footer)), nil
+}
+
+// errNoBackup is a sink that was not begun, or is closed.
+var errNoBackup = errors.New("the backup has not begun, or is closed")

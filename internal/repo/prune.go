@@ -1,0 +1,370 @@
+package repo
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"basin/internal/backup"
+	"basin/internal/usererr"
+)
+
+// removedAtOnce is how many objects are removed at the same time.
+const removedAtOnce = 8
+
+// PruneOptions say how what is not needed is removed. The zero value removes it.
+type PruneOptions struct {
+	Now    time.Time // zero is now
+	DryRun bool      // nothing is changed
+	// Share is the part of a pack that is to be in use, lest the next backup stores what is in
+	// use anew, so that the pack can be removed: zero is a half, and less than zero lets all packs be.
+	Share float64
+}
+
+// PruneReport says what was removed, or would be with DryRun.
+type PruneReport struct {
+	Backups int      // that are there
+	Living  int      // backups that are being made
+	GivenUp []string // backups whose leases were over, that will never be there
+	Parts   int      // that were removed
+	Packs   int      // that were removed
+	Removed int64    // bytes of what was removed
+	Kept    int64    // bytes of parts and packs that are left
+	Thin    int      // packs that the next backup needs no more
+}
+
+// Prune removes the packs and parts that no backup needs, and none that is being made. It is safe beside
+// writers, on whatever host, and beside another prune. If anything that says what is needed cannot be read
+// nothing is removed.
+//
+// The order makes it safe. First it is listed what there is. Whatever is found was made under
+// a lease that was taken before. Then leases are read: one that is there and not over
+// keeps what has its digits, and its parent. To one that is over the commit is made
+// impossible. A lease that is not there any more has ended, so if there is a commit it is
+// found in the end, when commits are read.
+//
+// A writer that comes later than that is safe by its parent, whose commit it reads after it took its
+// lease: that is found too, unless it was forgotten meanwhile. So the commits are listed before, and if one
+// has gone nothing is removed.
+func (c *Cluster) Prune(ctx context.Context, o PruneOptions) (PruneReport, error) {
+	var report PruneReport
+	if o.Now.IsZero() {
+		o.Now = time.Now()
+	}
+	if !c.repo.CanRead() {
+		return report, errNoKey
+	}
+	before, err := c.backupIDs(ctx)
+	if err != nil {
+		return report, err
+	}
+	packs, err := c.sizes(ctx, "packs/")
+	if err != nil {
+		return report, err
+	}
+	parts, err := c.sizes(ctx, "parts/")
+	if err != nil {
+		return report, err
+	}
+	living, err := c.settleLeases(ctx, o, &report)
+	if err != nil {
+		return report, err
+	}
+	commits, err := c.commitsSince(ctx, before, living)
+	if err != nil {
+		return report, err
+	}
+	report.Backups, report.Living = len(commits), len(living)
+	n := &need{cluster: c, packs: make(map[PackID]bool), parts: make(map[ID]bool), closed: make(map[ID]bool)}
+	used, err := n.add(ctx, commits)
+	if err != nil {
+		return report, err
+	}
+	prefixes := make(map[[leaseSize]byte]bool)
+	for _, l := range living {
+		prefixes[l.prefix] = true
+	}
+	isNeeded := func(id ID, needed map[ID]bool) bool {
+		return needed[id] || prefixes[[leaseSize]byte(id[:leaseSize])]
+	}
+	var gone []string
+	for id, size := range parts {
+		if isNeeded(id, n.parts) {
+			report.Kept += size
+			continue
+		}
+		gone = append(gone, c.partName(id))
+		report.Removed += size
+	}
+	report.Parts = len(gone)
+	for id, size := range packs {
+		if isNeeded(id, n.packs) {
+			report.Kept += size
+			continue
+		}
+		gone = append(gone, c.packName(id))
+		report.Removed += size
+	}
+	report.Packs = len(gone) - report.Parts
+	slices.Sort(gone)
+	if !o.DryRun {
+		if err := c.remove(ctx, gone); err != nil {
+			return report, err
+		}
+	}
+	report.Thin, err = c.thin(ctx, o, used, packs)
+	return report, err
+}
+
+// backupIDs returns the identifiers of all commits, be they backups or tombstones, sorted.
+func (c *Cluster) backupIDs(ctx context.Context) ([]string, error) {
+	prefix := c.below("backups/")
+	var ids []string
+	for info, err := range c.repo.store.List(ctx, prefix, "") {
+		if err != nil {
+			return nil, err
+		}
+		id, ok := strings.CutSuffix(strings.TrimPrefix(info.Name, prefix), "/commit")
+		if !ok {
+			return nil, errForeign(info.Name)
+		}
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return ids, nil
+}
+
+// errForeign is an object that this program does not know.
+func errForeign(name string) error {
+	return usererr.Hinted("Use a newer basin, or remove it if it is none of basin's.", "%q is no object that this program knows", name)
+}
+
+// sizes returns the sizes of the objects of a folder, in bytes.
+func (c *Cluster) sizes(ctx context.Context, folder string) (map[ID]int64, error) {
+	prefix := c.below(folder)
+	sizes := make(map[ID]int64)
+	for info, err := range c.repo.store.List(ctx, prefix, "") {
+		if err != nil {
+			return nil, err
+		}
+		var id ID
+		if err := id.UnmarshalText([]byte(info.Name[len(prefix):])); err != nil {
+			return nil, errForeign(info.Name)
+		}
+		sizes[id] = info.Size
+	}
+	return sizes, nil
+}
+
+// settleLeases returns the leases that are not over. Of others it makes the commits impossible that there
+// are not by now, and then removes them.
+func (c *Cluster) settleLeases(ctx context.Context, o PruneOptions, report *PruneReport) (living []*heldLease, err error) {
+	leases, err := c.leases(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("leases: %w", err)
+	}
+	for _, l := range leases {
+		if !l.isOver(o.Now) {
+			living = append(living, l)
+			continue
+		}
+		if l.lease.Backup == "" {
+			return nil, fmt.Errorf("lease %s names no backup", hex.EncodeToString(l.prefix[:]))
+		}
+		if o.DryRun {
+			continue
+		}
+		_, err := c.repo.put(ctx, kindCommit, c.commitName(l.lease.Backup), nil)
+		if err == nil {
+			report.GivenUp = append(report.GivenUp, l.lease.Backup)
+		} else if !errors.Is(err, fs.ErrExist) {
+			return nil, fmt.Errorf("give up backup %s, whose lease is over: %w", l.lease.Backup, err)
+		}
+		if err := c.remove(ctx, l.names); err != nil {
+			return nil, err
+		}
+	}
+	return living, nil
+}
+
+// commitsSince reads all commits, oldest first. Those that were there before are to be there,
+// and what living leases rely on.
+func (c *Cluster) commitsSince(ctx context.Context, before []string, living []*heldLease) ([]Commit, error) {
+	ids, err := c.backupIDs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var commits []Commit
+	have := make(map[string]bool)
+	all := make(map[string]bool)
+	for _, id := range ids {
+		commit, err := c.Backup(ctx, id)
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // it was forgotten meanwhile, which is told below
+			continue
+		case errors.Is(err, errTombstone):
+		case err != nil:
+			return nil, fmt.Errorf("backup %s, so that it is not known what is needed: %w", id, err)
+		default:
+			commits = append(commits, commit)
+			have[id] = true
+		}
+		all[id] = true
+	}
+	for _, id := range slices.Concat(before, ids) {
+		if !all[id] {
+			return nil, usererr.Hinted("Try again.", "backup %s was removed meanwhile, so that nothing else is", id)
+		}
+	}
+	for _, l := range living {
+		if l.lease.Parent != "" && !have[l.lease.Parent] && !all[l.lease.Backup] {
+			return nil, usererr.Hinted("Try again when that backup is there, or its lease is over.",
+				"backup %s is gone, on which backup %s relies, which %s is making until %s at most", l.lease.Parent, l.lease.Backup, l.lease.Host, l.lease.Until.Format(time.RFC3339))
+		}
+	}
+	return commits, nil
+}
+
+// remove removes objects.
+func (c *Cluster) remove(ctx context.Context, names []string) error {
+	var failed atomic.Bool
+	var group errgroup.Group
+	group.SetLimit(removedAtOnce)
+	for _, name := range names {
+		group.Go(func() error {
+			if failed.Load() {
+				return nil
+			}
+			if err := c.repo.store.Delete(ctx, name); err != nil {
+				failed.Store(true)
+				return fmt.Errorf("remove %s: %w", name, err)
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// need is what backups need.
+type need struct {
+	cluster *Cluster
+	packs   map[PackID]bool
+	parts   map[ID]bool
+	closed  map[ID]bool // parts of which all packs are needed
+}
+
+// add adds what backups need, that are given oldest first. It returns how many blocks of each pack are used by
+// the one that is likely to be the parent of the next.
+//
+// A pack is needed if a block in it is read when the backup is. Parts name others too, whose
+// blocks newer levels have replaced. To know them apart all of an index is gone over, which is done of a backup only if a
+// part of it names a pack of which it is not known by now that it is needed.
+func (n *need) add(ctx context.Context, commits []Commit) (used map[PackID]int64, err error) {
+	used = make(map[PackID]int64)
+	parent := likelyParent(commits)
+	if parent < 0 {
+		return used, nil
+	}
+	if err := n.walk(ctx, &commits[parent], used); err != nil {
+		return nil, err
+	}
+	for i := len(commits) - 1; i >= 0; i-- {
+		if i == parent {
+			continue
+		}
+		open, err := n.isOpen(ctx, &commits[i])
+		if err != nil {
+			return nil, err
+		}
+		if open {
+			if err := n.walk(ctx, &commits[i], nil); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return used, nil
+}
+
+// likelyParent returns which backup the next one will have for a parent: the newest that is
+// not damaged. It is -1 if there is none.
+func likelyParent(commits []Commit) int {
+	for i := len(commits) - 1; i >= 0; i-- {
+		if !commits[i].Damaged {
+			return i
+		}
+	}
+	return len(commits) - 1
+}
+
+// levels yields the parts of a backup's index.
+func (c *Commit) levels() []Level { return slices.Concat(c.Members, c.Blocks) }
+
+// isOpen says whether a part of a backup's index names a pack of which it is not known that it is needed.
+func (n *need) isOpen(ctx context.Context, commit *Commit) (bool, error) {
+	open := false
+	for _, level := range commit.levels() {
+		for _, ref := range level {
+			n.parts[ref.ID] = true
+			if n.closed[ref.ID] {
+				continue
+			}
+			p, err := n.cluster.parts.part(ctx, ref)
+			if err != nil {
+				return false, fmt.Errorf("backup %s: part %v of the index: %w", commit.ID, ref.ID, err)
+			}
+			unknown := slices.ContainsFunc(p.packs, func(id PackID) bool { return !n.packs[id] })
+			n.closed[ref.ID] = !unknown
+			open = open || unknown
+		}
+	}
+	return open, nil
+}
+
+// walk goes over a backup's index.
+func (n *need) walk(ctx context.Context, commit *Commit, used map[PackID]int64) error {
+	for _, level := range commit.levels() {
+		for _, ref := range level {
+			n.parts[ref.ID] = true
+		}
+	}
+	return n.cluster.eachExtent(ctx, commit, func(_ key, x extent) error {
+		n.packs[x.at.pack] = true
+		if used != nil {
+			used[x.at.pack] += int64(len(x.blocks))
+		}
+		return nil
+	})
+}
+
+// eachExtent visits all blocks of a backup that lie in packs, by file and block.
+func (c *Cluster) eachExtent(ctx context.Context, commit *Commit, visit func(key, extent) error) error {
+	index := c.index(commit)
+	for g, err := range index.all(ctx, key{}) {
+		if err != nil {
+			return fmt.Errorf("backup %s: %w", commit.ID, err)
+		}
+		if g.member.kind != backup.File {
+			continue
+		}
+		blocks, err := index.file(ctx, g.key, g.member.size)
+		for err == nil {
+			var x extent
+			if x, err = blocks.next(ctx); err == nil && !x.isZeros() {
+				err = visit(g.key, x)
+			}
+		}
+		if err != io.EOF {
+			return fmt.Errorf("backup %s: file %v: %w", commit.ID, g.key, err)
+		}
+	}
+	return nil
+}

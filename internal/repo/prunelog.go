@@ -1,0 +1,94 @@
+package repo
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"basin/internal/wal"
+)
+
+// PruneLogOptions say how the log that no backup needs is removed. The zero value removes it.
+type PruneLogOptions struct {
+	Now    time.Time     // zero is now
+	DryRun bool          // nothing is changed
+	Within time.Duration // log that is in the repository no longer than this is kept, whatever needs it
+}
+
+// PruneLogReport says what was removed, or would be with DryRun.
+type PruneLogReport struct {
+	Files   int   // that were removed
+	Removed int64 // bytes of those
+	Kept    int   // files that are left, but for histories
+	Waits   bool  // nothing is removed as long as a backup is being made
+}
+
+// PruneLog removes the log before the start of the oldest backup, on all timelines: what is behind it can be
+// replayed on a backup, whichever timelines come between. Backups of damaged pages count. Histories
+// are kept. Nothing is removed if there is no backup, or one is being made that has no parent, since it is
+// not known where that begins.
+func (c *Cluster) PruneLog(ctx context.Context, o PruneLogOptions) (PruneLogReport, error) {
+	var report PruneLogReport
+	if !c.repo.CanRead() {
+		return report, errNoKey
+	}
+	if o.Now.IsZero() {
+		o.Now = time.Now()
+	}
+	before, err := c.backupIDs(ctx)
+	if err != nil {
+		return report, err
+	}
+	living, err := c.settleLeases(ctx, PruneOptions{Now: o.Now, DryRun: o.DryRun}, new(PruneReport))
+	if err != nil {
+		return report, err
+	}
+	commits, err := c.commitsSince(ctx, before, living)
+	if err != nil {
+		return report, err
+	}
+	for _, l := range living {
+		report.Waits = report.Waits || l.lease.Parent == ""
+	}
+	first, size, ok := firstSegment(commits)
+	var gone []string
+	for info, err := range c.repo.store.List(ctx, c.below("wal/"), "") {
+		if err != nil {
+			return report, err
+		}
+		name := info.Name[strings.LastIndexByte(info.Name, '/')+1:]
+		switch {
+		case historyName.MatchString(name):
+			continue
+		case !segmentName.MatchString(name):
+			return report, errForeign(info.Name)
+		}
+		segment, err := wal.ParseSegment(name[:24], size)
+		if !ok || report.Waits || err != nil || segment.Number >= first || o.Within > 0 && info.Time.After(o.Now.Add(-o.Within)) {
+			report.Kept++
+			continue
+		}
+		gone = append(gone, info.Name)
+		report.Removed += info.Size
+	}
+	report.Files = len(gone)
+	if o.DryRun {
+		return report, nil
+	}
+	return report, c.remove(ctx, gone)
+}
+
+// firstSegment returns the number of the first segment that any backup needs, and the size of a segment.
+func firstSegment(commits []Commit) (number uint64, size int64, ok bool) {
+	size = wal.DefaultSegmentSize
+	for i, commit := range commits {
+		if !wal.ValidSegmentSize(commit.SegmentSize) {
+			return 0, size, false
+		}
+		n := wal.SegmentAt(commit.Start, commit.SegmentSize).Number
+		if i == 0 || n < number {
+			number, size = n, commit.SegmentSize
+		}
+	}
+	return number, size, len(commits) > 0
+}

@@ -1,0 +1,204 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"slices"
+	"strings"
+
+	"basin/internal/usererr"
+	"basin/internal/wal"
+)
+
+// Reach is how far the log in a repository leads from a backup on.
+type Reach struct {
+	Timeline wal.Timeline // that the log is followed to
+	End      wal.LSN      // behind the log that is there without a gap
+	Last     string       // name of the last file of the log
+	Segments []string     // names of the segments, in order
+	// Resumes is the name of the first file behind the gap, if there is one.
+	Resumes string
+}
+
+// History returns where a timeline comes from, as the repository knows it.
+func (c *Cluster) History(ctx context.Context, t wal.Timeline) (wal.History, error) {
+	if t == 1 {
+		return nil, nil
+	}
+	content, err := c.Log(ctx, wal.HistoryName(t))
+	if err != nil {
+		return nil, err
+	}
+	return wal.ParseHistory(t, content)
+}
+
+// NewestTimeline returns the newest timeline that comes from where a backup is.
+func (c *Cluster) NewestTimeline(ctx context.Context, from Commit) (wal.Timeline, error) {
+	timelines, err := c.Timelines(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for _, t := range slices.Backward(timelines) {
+		if t <= from.Stop.Timeline {
+			break
+		}
+		history, err := c.History(ctx, t)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // its log alone leads nowhere
+		}
+		if err != nil {
+			return 0, err
+		}
+		if end, ok := history.End(from.Stop.Timeline); ok && end >= from.Stop.LSN {
+			return t, nil
+		}
+	}
+	return from.Stop.Timeline, nil
+}
+
+// branch is a timeline from a segment on.
+type branch struct {
+	timeline wal.Timeline
+	first    uint64 // number of the segment that it begins in
+}
+
+// branches returns the timelines that lead to t, the newest first.
+func branches(t wal.Timeline, history wal.History, segmentSize int64) []branch {
+	all := []branch{{timeline: t}}
+	for i := len(history) - 1; i >= 0; i-- {
+		all[len(all)-1].first = wal.SegmentAt(wal.Position{LSN: history[i].End}, segmentSize).Number
+		all = append(all, branch{timeline: history[i].Timeline})
+	}
+	return all
+}
+
+// Reach follows the log from a backup's start to the end of a timeline. It is an error if that is
+// not on the backup's line, or if the log does not lead to where the backup ends.
+func (c *Cluster) Reach(ctx context.Context, from Commit, t wal.Timeline) (Reach, error) {
+	history, err := c.History(ctx, t)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Reach{}, fmt.Errorf("timeline %d is not in the repository: %w", t, err)
+	}
+	if err != nil {
+		return Reach{}, err
+	}
+	if end, ok := history.End(from.Stop.Timeline); t != from.Stop.Timeline && (!ok || end < from.Stop.LSN) {
+		return Reach{}, usererr.Hinted("Choose a backup that ended before the timelines parted.",
+			"timeline %d does not come from where backup %s is, %v on timeline %d", t, from.ID, from.Stop.LSN, from.Stop.Timeline)
+	}
+	size := from.SegmentSize
+	if !wal.ValidSegmentSize(size) {
+		return Reach{}, fmt.Errorf("backup %s: segments of %d bytes", from.ID, size)
+	}
+	line := branches(t, history, size)
+	first := wal.SegmentAt(from.Start, size)
+	there := make(map[wal.Segment]bool)
+	var numbers []uint64
+	for _, b := range line {
+		start := wal.Segment{Timeline: b.timeline, Number: max(first.Number, b.first)}
+		for name, err := range c.LogNames(ctx, b.timeline, start.Name(size)) {
+			if err != nil {
+				return Reach{}, err
+			}
+			if !IsSegment(name) {
+				continue
+			}
+			segment, err := wal.ParseSegment(name, size)
+			if err != nil {
+				return Reach{}, err
+			}
+			there[segment] = true
+			numbers = append(numbers, segment.Number)
+		}
+	}
+	reach := Reach{Timeline: t}
+	number := first.Number
+	for ; ; number++ {
+		found := segmentOf(line, number, there)
+		if found == nil {
+			break
+		}
+		reach.Last = found.Name(size)
+		reach.Segments = append(reach.Segments, reach.Last)
+	}
+	reach.End = wal.Segment{Number: number}.Start(size)
+	slices.Sort(numbers)
+	if i, _ := slices.BinarySearch(numbers, number); i < len(numbers) {
+		if found := segmentOf(line, numbers[i], there); found != nil {
+			reach.Resumes = found.Name(size)
+		}
+	} else if err := c.reachPartial(ctx, line, number, size, &reach); err != nil {
+		return reach, err
+	}
+	if reach.End < from.Stop.LSN {
+		return reach, usererr.Hinted("Choose an older or newer backup; basin list shows them. If the missing log is elsewhere, push it: basin wal push FILE.",
+			"log that backup %s needs is missing: it is there up to %v, and the backup ends at %v", from.ID, reach.End, from.Stop.LSN)
+	}
+	return reach, nil
+}
+
+// segmentOf returns which segment of a number is read in recovery: that of the newest timeline
+// that is there.
+//
+// Source: XLogFileReadAnyTLI in src/backend/access/transam/xlogrecovery.c, PostgreSQL 18.
+func segmentOf(line []branch, number uint64, there map[wal.Segment]bool) *wal.Segment {
+	for _, b := range line {
+		s := wal.Segment{Timeline: b.timeline, Number: number}
+		if b.first <= number && there[s] {
+			return &s
+		}
+	}
+	return nil
+}
+
+// reachPartial goes on into a segment of which a part is there.
+func (c *Cluster) reachPartial(ctx context.Context, line []branch, number uint64, size int64, reach *Reach) error {
+	for _, b := range line {
+		if b.first > number {
+			continue
+		}
+		segment := wal.Segment{Timeline: b.timeline, Number: number}
+		name, err := c.LongestPartial(ctx, segment.Name(size))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		reach.Last = name
+		if _, digits, ok := strings.Cut(name, ".partial."); ok {
+			var end int64
+			if _, err := fmt.Sscanf(digits, "%X", &end); err != nil {
+				return fmt.Errorf("%q: %w", name, err)
+			}
+			reach.End = segment.Start(size) + wal.LSN(end)
+		}
+		return nil
+	}
+	return nil
+}
+
+// files returns the names of the files of the log, the newest first.
+func (r *Reach) files() []string {
+	all := slices.Clone(r.Segments)
+	if n := len(all); r.Last != "" && (n == 0 || all[n-1] != r.Last) {
+		all = append(all, r.Last)
+	}
+	slices.Reverse(all)
+	return all
+}
+
+// Facts yields what is known of the files of the log, the newest first.
+func (c *Cluster) Facts(ctx context.Context, r Reach) iter.Seq2[LogFacts, error] {
+	return func(yield func(LogFacts, error) bool) {
+		for _, name := range r.files() {
+			facts, err := c.LogFacts(ctx, name)
+			if !yield(facts, err) || err != nil {
+				return
+			}
+		}
+	}
+}

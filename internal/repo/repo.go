@@ -1,0 +1,370 @@
+// Package repo knows the repository: backups of clusters and their log as objects of a store,
+// as FORMAT.md says.
+//
+// Every backup is a full one, although of what did not change since another one nothing is
+// stored again: its index says of each block in which pack it is. A backup exists when its
+// commit does, which is written last, and any can be removed without touching another.
+//
+// It does not know where backups come from or go to: it is a backup.Sink and a backup.Source.
+// It opens no connection and, but for temporary files, no file.
+package repo
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"basin/internal/object"
+	"basin/internal/seal"
+	"basin/internal/usererr"
+)
+
+// Format is the version of the format that is written.
+const Format = 1
+
+// infoName is the object that says what a repository is.
+const infoName = "repository.json"
+
+// maxInfo is how many bytes repository.json has at most.
+const maxInfo = 64 << 10
+
+// ID names an object or a repository. It is drawn by lot.
+type ID [16]byte
+
+// NewID draws an identifier by lot.
+func NewID() (id ID) {
+	_, _ = rand.Read(id[:]) // never fails
+	return id
+}
+
+// String returns the 32 hexadecimal digits of the identifier.
+func (id ID) String() string { return hex.EncodeToString(id[:]) }
+
+func (id ID) compare(other ID) int { return bytes.Compare(id[:], other[:]) }
+
+// MarshalText returns the identifier's digits.
+func (id ID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// UnmarshalText is the inverse of MarshalText.
+func (id *ID) UnmarshalText(text []byte) error {
+	if len(text) != hex.EncodedLen(len(id)) {
+		return fmt.Errorf("%q is no identifier", text)
+	}
+	_, err := hex.Decode(id[:], text)
+	return err
+}
+
+// Kinds of sealed objects.
+const (
+	kindCommit seal.Kind = iota + 1
+	kindPart
+	kindPack
+	kindLog
+	kindFact
+	kindLease
+)
+
+// Info is what repository.json says.
+type Info struct {
+	Format    int       `json:"format"`
+	ID        ID        `json:"id"`
+	Created   time.Time `json:"created"`
+	Encrypted bool      `json:"encrypted"`
+	PublicKey []byte    `json:"publicKey,omitempty"`
+	Secret    []byte    `json:"secret,omitempty"`
+}
+
+// InitOptions say what repository is made.
+type InitOptions struct {
+	// PublicKey is what data keys are sealed to; the zero value makes a repository that is
+	// not encrypted.
+	PublicKey *seal.PublicKey
+	Keys      [][]byte  // the private key, wrapped for each who may read; none if it is kept elsewhere
+	Now       time.Time // zero is now
+}
+
+// Init makes a repository in a store, which it tries first. One that is there already is an error
+// that wraps fs.ErrExist. The wrapped keys are there before the repository is.
+func Init(ctx context.Context, store object.Store, o InitOptions) (Info, error) {
+	if o.Now.IsZero() {
+		o.Now = time.Now()
+	}
+	info := Info{Format: Format, ID: NewID(), Created: o.Now.UTC().Truncate(time.Second)}
+	if o.PublicKey != nil {
+		info.Encrypted, info.PublicKey = true, o.PublicKey.Bytes()
+	} else {
+		secret := seal.NewSecret()
+		info.Secret = secret[:]
+	}
+	if _, err := store.Get(ctx, infoName, 0, -1); err == nil {
+		return info, fmt.Errorf("a repository is there already: %w", fs.ErrExist)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return info, err
+	}
+	for existing, err := range store.List(ctx, "", "") {
+		if err != nil {
+			return info, err
+		}
+		if !strings.HasPrefix(existing.Name, "probe/") {
+			return info, usererr.Hinted("Name a place that is empty.", "the place is not empty: there is %q", existing.Name)
+		}
+	}
+	if err := probe(ctx, store); err != nil {
+		return info, err
+	}
+	content, err := json.MarshalIndent(info, "", "  ")
+	if err != nil {
+		return info, err
+	}
+	var made []ID
+	for _, wrapped := range o.Keys {
+		id, err := addKey(ctx, store, wrapped)
+		if err != nil {
+			return info, err
+		}
+		made = append(made, id)
+	}
+	if err = store.Create(ctx, infoName, append(content, '\n')); errors.Is(err, fs.ErrExist) {
+		for _, id := range made { // another was faster, and has keys of its own
+			err = errors.Join(err, store.Delete(ctx, keyName(id)))
+		}
+	}
+	return info, err
+}
+
+// probe sees that a store refuses to create an object twice, one after the other and at once.
+func probe(ctx context.Context, store object.Store) (err error) {
+	name := "probe/" + NewID().String()
+	unfit := usererr.Hinted("Use a store with conditional writes, such as a local disk, or S3 with If-None-Match.",
+		"the store lets an object be overwritten, and is not safe for backups")
+	made := make(chan error, 8)
+	for i := range cap(made) {
+		go func() { made <- store.Create(ctx, name, []byte(strconv.Itoa(i))) }()
+	}
+	winners := 0
+	for range cap(made) {
+		switch one := <-made; {
+		case one == nil:
+			winners++
+		case !errors.Is(one, fs.ErrExist):
+			err = errors.Join(err, one)
+		}
+	}
+	defer func() { err = errors.Join(err, store.Delete(ctx, name)) }()
+	if err != nil {
+		return err
+	}
+	if winners != 1 || !errors.Is(store.Create(ctx, name, nil), fs.ErrExist) {
+		return unfit
+	}
+	return nil
+}
+
+// Options of a repository that is opened. The zero value reads and writes one that is not encrypted,
+// and writes to one that is.
+type Options struct {
+	PrivateKey *seal.PrivateKey // reads what is encrypted
+	TempDir    string           // for what is too much for memory; empty is the system's
+	Cache      int64            // bytes of index that are kept in memory; zero is 32 MiB
+}
+
+// Repository is a repository that was opened. It may be used from several goroutines.
+type Repository struct {
+	store object.Store
+	o     Options
+	info  Info
+
+	mu    sync.Mutex
+	write *seal.Key // what new objects are sealed with; nil until the first
+	read  map[seal.KeyID]seal.Key
+}
+
+// Open opens a repository.
+func Open(ctx context.Context, store object.Store, o Options) (*Repository, error) {
+	content, err := store.Get(ctx, infoName, 0, -1)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, usererr.Hinted("Is the name right? basin init makes a repository.", "there is no repository: %w", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	r := &Repository{store: store, o: o, read: make(map[seal.KeyID]seal.Key)}
+	if err := r.parse(content); err != nil {
+		return nil, fmt.Errorf("%s: %w", infoName, err)
+	}
+	return r, nil
+}
+
+// parse reads repository.json.
+func (r *Repository) parse(content []byte) error {
+	var head struct {
+		Format int `json:"format"`
+	}
+	if len(content) > maxInfo {
+		return errors.New("it is too long")
+	}
+	if err := json.Unmarshal(content, &head); err != nil {
+		return err
+	}
+	if head.Format != Format {
+		return usererr.Hinted("Use a newer basin.", "the repository is of format %d, and this program knows format %d", head.Format, Format)
+	}
+	if err := json.Unmarshal(content, &r.info); err != nil {
+		return err
+	}
+	if !r.info.Encrypted {
+		if len(r.info.Secret) != len(seal.Secret{}) {
+			return errors.New("its secret is not one")
+		}
+		r.write = &seal.Key{Secret: seal.Secret(r.info.Secret)}
+		r.read[seal.KeyID{}] = *r.write
+		return nil
+	}
+	public, err := seal.ParsePublicKey(r.info.PublicKey)
+	if err != nil {
+		return err
+	}
+	if k := r.o.PrivateKey; k != nil && string(k.Public().Bytes()) != string(public.Bytes()) {
+		return usererr.Hinted("Each repository has a key of its own.", "the key is not that of this repository")
+	}
+	return nil
+}
+
+// Info returns what the repository is.
+func (r *Repository) Info() Info { return r.info }
+
+// tempDir returns where temporary files go.
+func (r *Repository) tempDir() string { return cmp.Or(r.o.TempDir, os.TempDir()) }
+
+// CanRead says whether what is in the repository can be read.
+func (r *Repository) CanRead() bool { return !r.info.Encrypted || r.o.PrivateKey != nil }
+
+// dataKeyName returns the name of a data key.
+func dataKeyName(id seal.KeyID) string { return "keys/data/" + id.String() }
+
+// writeKey returns what new objects are sealed with.
+func (r *Repository) writeKey(ctx context.Context) (seal.Key, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.write != nil {
+		return *r.write, nil
+	}
+	public, err := seal.ParsePublicKey(r.info.PublicKey)
+	if err != nil {
+		return seal.Key{}, err
+	}
+	key, sealed, err := public.NewDataKey()
+	if err != nil {
+		return key, err
+	}
+	if err := r.store.Create(ctx, dataKeyName(key.ID), sealed); err != nil {
+		return key, fmt.Errorf("keep a new data key: %w", err)
+	}
+	r.write = &key
+	r.read[key.ID] = key
+	return key, nil
+}
+
+// errNoKey is what cannot be read for want of a key.
+var errNoKey = usererr.Hinted("basin key unlock makes the key usable on this host.", "the repository is encrypted, and its private key is not here")
+
+// readKey returns the key of an identifier.
+func (r *Repository) readKey(ctx context.Context, id seal.KeyID) (seal.Key, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if key, ok := r.read[id]; ok {
+		return key, nil
+	}
+	switch {
+	case !r.info.Encrypted || id == seal.KeyID{}:
+		return seal.Key{}, fmt.Errorf("it is encrypted otherwise than the repository: %w", seal.ErrDamaged)
+	case r.o.PrivateKey == nil:
+		return seal.Key{}, errNoKey
+	}
+	sealed, err := r.store.Get(ctx, dataKeyName(id), 0, -1)
+	if errors.Is(err, fs.ErrNotExist) { // not to be taken for the absence of what is read
+		err = seal.ErrDamaged
+	}
+	if err != nil {
+		return seal.Key{}, fmt.Errorf("data key %v: %w", id, err)
+	}
+	key, err := r.o.PrivateKey.OpenDataKey(id, sealed)
+	if err != nil {
+		return key, fmt.Errorf("data key %v: %w", id, err)
+	}
+	r.read[id] = key
+	return key, nil
+}
+
+// put makes an object of one frame.
+func (r *Repository) put(ctx context.Context, kind seal.Kind, name string, content []byte) (size int64, err error) {
+	key, err := r.writeKey(ctx)
+	if err != nil {
+		return 0, err
+	}
+	box, err := seal.NewBox(kind, name, key)
+	if err != nil {
+		return 0, err
+	}
+	packer, err := smallPacker()
+	if err != nil {
+		return 0, err
+	}
+	data := box.Seal(append([]byte(nil), box.Head()...), packer.Pack(nil, content), seal.HeadSize)
+	return int64(len(data)), r.store.Create(ctx, name, data)
+}
+
+// smallPacker packs what is not of packs.
+var smallPacker = sync.OnceValues(func() (*seal.Packer, error) { return seal.NewPacker(3) })
+
+// get reads an object of one frame, whose content has at most so many bytes.
+func (r *Repository) get(ctx context.Context, kind seal.Kind, name string, most int) ([]byte, error) {
+	data, err := r.store.Get(ctx, name, 0, -1)
+	if err != nil {
+		return nil, err
+	}
+	box, err := r.open(ctx, kind, name, data)
+	if err != nil {
+		return nil, err
+	}
+	content, err := box.Open(nil, data[seal.HeadSize:], seal.HeadSize, most)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return content, nil
+}
+
+// open opens an object that begins with head.
+func (r *Repository) open(ctx context.Context, kind seal.Kind, name string, head []byte) (*seal.Box, error) {
+	box, err := seal.OpenBox(kind, name, head, func(id seal.KeyID) (seal.Key, error) { return r.readKey(ctx, id) })
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return box, nil
+}
+
+// checksum returns the CRC-32C of bytes.
+func checksum(p []byte) uint32 { return crc32.Checksum(p, castagnoli) }
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// String returns what to type for a repository's public key.
+func (i Info) String() string {
+	if !i.Encrypted {
+		return "not encrypted"
+	}
+	return "encrypted to " + base64.StdEncoding.EncodeToString(i.PublicKey[:min(8, len(i.PublicKey))]) + "…"
+}

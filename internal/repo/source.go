@@ -1,0 +1,457 @@
+package repo
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"slices"
+	"sync"
+
+	"basin/internal/backup"
+	"basin/internal/localfs"
+	"basin/internal/manifest"
+	"basin/internal/pgdata"
+	"basin/internal/seal"
+	"basin/internal/wal"
+)
+
+// SourceOptions say how a backup is read. The zero value is useful.
+type SourceOptions struct {
+	Progress *backup.Progress // counts bytes of files; may be nil
+}
+
+// Source reads a backup from a repository. It is a backup.Source, whose files may be read side by
+// side. What is read is compared with what was read when the backup was made.
+type Source struct {
+	cluster *Cluster
+	o       SourceOptions
+	commit  Commit
+	index   *index
+	frames  *frames
+	digests *seal.Digester
+
+	places []uint32 // tablespaces that are to come, by OID
+	next   func() (group, error, bool)
+	stop   func()
+	last   []key // files that come last
+	ended  bool
+}
+
+// NewSource returns a source that has done nothing yet.
+func (c *Cluster) NewSource(commit Commit, o SourceOptions) *Source {
+	return &Source{cluster: c, o: o, commit: commit, index: c.index(&commit), frames: newFrames(c)}
+}
+
+// Begin tells what the backup is.
+func (s *Source) Begin(ctx context.Context) (backup.Start, error) {
+	start := backup.Start{
+		Position: s.commit.Start, ServerVersion: s.commit.ServerVersion, SegmentSize: s.commit.SegmentSize,
+		Tablespaces: slices.Clone(s.commit.Tablespaces), Size: s.commit.Size,
+	}
+	key, err := s.cluster.repo.readKey(ctx, s.commit.DigestKey)
+	if err != nil {
+		return start, err
+	}
+	if s.digests, err = seal.NewDigester(key); err != nil {
+		return start, err
+	}
+	for _, t := range s.commit.Tablespaces {
+		s.places = append(s.places, t.OID)
+	}
+	s.places = append(s.places, 0)
+	if p := s.o.Progress; p != nil {
+		p.Total.Store(s.commit.Size)
+		p.Count.Store(int32(len(s.places)))
+	}
+	return start, nil
+}
+
+// isLate says whether a file comes behind all others: a server starts from none of what comes
+// before.
+func isLate(k key) bool {
+	return k.tablespace == 0 && (k.path == pgdata.LabelPath || k.path == pgdata.TablespaceMapPath || k.path == pgdata.ControlPath)
+}
+
+// Next returns the next member.
+func (s *Source) Next(ctx context.Context) (backup.Member, io.Reader, error) {
+	for s.next != nil || len(s.places) > 0 {
+		if s.next == nil {
+			s.next, s.stop = iter.Pull2(s.index.all(ctx, key{tablespace: s.places[0]}))
+		}
+		g, err, ok := s.next()
+		if err != nil {
+			return backup.Member{}, nil, err
+		}
+		if !ok || g.key.tablespace != s.places[0] {
+			s.stop()
+			s.next, s.stop = nil, nil
+			s.places = s.places[1:]
+			if p := s.o.Progress; p != nil {
+				p.Tablespace.Add(1)
+			}
+			continue
+		}
+		if isLate(g.key) {
+			s.last = append(s.last, g.key)
+			continue
+		}
+		return s.member(ctx, g.key, g.member)
+	}
+	if len(s.last) > 0 {
+		slices.SortFunc(s.last, func(a, b key) int {
+			return cmp.Or(cmp.Compare(lateness(a), lateness(b)), a.compare(b))
+		})
+		k := s.last[0]
+		s.last = s.last[1:]
+		m, err := s.index.member(ctx, k)
+		if err == nil && m == nil {
+			err = fmt.Errorf("file %v: %w", k, errPart)
+		}
+		if err != nil {
+			return backup.Member{}, nil, err
+		}
+		return s.member(ctx, k, m)
+	}
+	if s.ended {
+		return backup.Member{}, nil, io.EOF
+	}
+	s.ended = true
+	return s.manifest(ctx)
+}
+
+// lateness orders what comes last: the control file does.
+func lateness(k key) int {
+	if k.path == pgdata.ControlPath {
+		return 1
+	}
+	return 0
+}
+
+// member returns a member of the backup.
+func (s *Source) member(ctx context.Context, k key, m *member) (backup.Member, io.Reader, error) {
+	out := backup.Member{
+		Tablespace: k.tablespace, Path: k.path, Kind: m.kind, Size: m.size, Mode: m.mode,
+		UID: m.uid, GID: m.gid, ModTime: m.modTime, Target: m.target,
+	}
+	if m.kind != backup.File {
+		return out, nil, nil
+	}
+	out.Apart = !isLate(k)
+	return out, &fileReader{source: s, ctx: ctx, key: k, member: m}, nil
+}
+
+// manifest makes a backup manifest, if there is one of that version.
+func (s *Source) manifest(ctx context.Context) (backup.Member, io.Reader, error) {
+	if s.commit.ServerVersion < 130000 || len(s.commit.Ranges) == 0 {
+		return backup.Member{}, nil, io.EOF
+	}
+	file, err := localfs.TempFile(s.cluster.repo.tempDir())
+	if err != nil {
+		return backup.Member{}, nil, err
+	}
+	w := manifest.NewWriterVersion1(file)
+	if s.commit.ServerVersion >= 170000 {
+		w = manifest.NewWriter(file, s.cluster.name.SystemID)
+	}
+	for g, err := range s.index.all(ctx, key{}) {
+		if err == nil && g.member.kind == backup.File && !isUnlisted(g.key) {
+			err = w.Add(manifest.File{
+				Path: backup.ManifestPath(g.key.tablespace, g.key.path), Size: g.member.size,
+				Algorithm: manifest.CRC32C, Checksum: crcBytes(g.member.crc),
+			}, g.member.modTime)
+		}
+		if err != nil {
+			return backup.Member{}, nil, errors.Join(err, file.Close())
+		}
+	}
+	if err := w.Finish(s.commit.Ranges); err != nil {
+		return backup.Member{}, nil, errors.Join(err, file.Close())
+	}
+	if _, err := file.Seek(0, io.SeekStart); err != nil {
+		return backup.Member{}, nil, errors.Join(err, file.Close())
+	}
+	return backup.Member{Path: manifest.Name, Kind: backup.Manifest, Size: -1, Mode: localfs.FileModeOwner, ModTime: s.commit.Ended}, &closing{file}, nil
+}
+
+// End returns where the backup ends.
+func (s *Source) End(context.Context) (wal.Position, error) { return s.commit.Stop, nil }
+
+// Close lets go of what is held.
+func (s *Source) Close() error {
+	if s.stop != nil {
+		s.stop()
+	}
+	return nil
+}
+
+// closing closes what it reads at its end.
+type closing struct{ io.ReadCloser }
+
+func (c *closing) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	if err != nil {
+		_ = c.Close() // it was only read
+	}
+	return n, err
+}
+
+// windowSize is how much of a file is read at once, in bytes.
+const windowSize = 1 << 20
+
+// fileReader reads a file of a backup.
+type fileReader struct {
+	source *Source
+	ctx    context.Context
+	key    key
+	member *member
+	blocks *fileBlocks
+	at     int64 // block that comes next
+	crc    uint32
+	buffer []byte
+	rest   []byte
+	err    error
+}
+
+// Read reads what follows.
+func (r *fileReader) Read(p []byte) (int, error) {
+	for len(r.rest) == 0 {
+		if r.err != nil {
+			return 0, r.err
+		}
+		if r.err = r.fill(); r.err != nil && r.err != io.EOF {
+			r.err = fmt.Errorf("file %v: %w", r.key, r.err)
+		}
+	}
+	n := copy(p, r.rest)
+	r.rest = r.rest[n:]
+	return n, nil
+}
+
+// Close lets go of the file.
+func (r *fileReader) Close() error {
+	r.rest, r.err = nil, errors.New("the file is closed")
+	return nil
+}
+
+// fill reads some of the blocks that follow.
+func (r *fileReader) fill() error {
+	if r.blocks == nil {
+		var err error
+		if r.blocks, err = r.source.index.file(r.ctx, r.key, r.member.size); err != nil {
+			return err
+		}
+	}
+	left := r.member.size - r.at*BlockSize
+	if left <= 0 {
+		if r.crc != r.member.crc {
+			return fmt.Errorf("its checksum is %08x, and was %08x: %w", r.crc, r.member.crc, seal.ErrDamaged)
+		}
+		return io.EOF
+	}
+	var window []extent
+	size := int64(0)
+	for size < windowSize && size < left {
+		x, err := r.blocks.next(r.ctx)
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		window = append(window, x)
+		size += int64(len(x.blocks)) * BlockSize
+	}
+	contents, err := r.source.frames.get(r.ctx, window)
+	if err != nil {
+		return err
+	}
+	r.buffer = r.buffer[:0]
+	for i, x := range window {
+		if r.buffer, err = r.appendExtent(r.buffer, x, contents[i]); err != nil {
+			return err
+		}
+	}
+	r.crc = checksumOn(r.crc, r.buffer)
+	r.rest = r.buffer
+	if p := r.source.o.Progress; p != nil {
+		p.Done.Add(int64(len(r.buffer)))
+	}
+	return nil
+}
+
+// appendExtent appends the blocks of an extent, after they were compared with what they were.
+func (r *fileReader) appendExtent(to []byte, x extent, content []byte) ([]byte, error) {
+	for i, k := range x.blocks {
+		size := min(BlockSize, r.member.size-r.at*BlockSize)
+		if x.first+int64(i) != r.at {
+			return to, fmt.Errorf("block %d: %w", r.at, errPart)
+		}
+		if x.isZeros() {
+			to = append(to, zeroPage[:size]...)
+			r.at++
+			continue
+		}
+		from := int64(x.at.within) + int64(i)*BlockSize
+		if from+size > int64(len(content)) {
+			return to, fmt.Errorf("block %d: %w", r.at, errPart)
+		}
+		b := content[from : from+size]
+		if r.source.digests.Sum(b) != k.digest || checksum(b) != k.crc {
+			return to, fmt.Errorf("block %d, in pack %v: %w", r.at, x.at.pack, seal.ErrDamaged)
+		}
+		to = append(to, b...)
+		r.at++
+	}
+	return to, nil
+}
+
+const (
+	// framesKept is how many frames are kept in memory, as those of small files are used by many.
+	framesKept = 64
+	// readGap is how many bytes are read for nothing rather than with another request.
+	readGap = 64 << 10
+	// boxesKept is of how many packs the head is kept.
+	boxesKept = 4096
+)
+
+// frames gets the contents of frames. It may be used from several goroutines.
+type frames struct {
+	cluster *Cluster
+
+	mu    sync.Mutex
+	kept  map[frameKey][]byte
+	order []frameKey
+	boxes map[PackID]*seal.Box
+}
+
+// frameKey names a frame.
+type frameKey struct {
+	pack PackID
+	at   int64
+}
+
+func newFrames(c *Cluster) *frames {
+	return &frames{cluster: c, kept: make(map[frameKey][]byte), boxes: make(map[PackID]*seal.Box)}
+}
+
+// get returns the contents of the frames that extents are in, nil for those of zeros.
+func (f *frames) get(ctx context.Context, extents []extent) ([][]byte, error) {
+	contents := make([][]byte, len(extents))
+	wanted := make(map[frameKey]uint32)
+	f.mu.Lock()
+	for i, x := range extents {
+		if x.isZeros() {
+			continue
+		}
+		k := frameKey{x.at.pack, x.at.frame}
+		if kept, ok := f.kept[k]; ok {
+			contents[i] = kept
+		} else {
+			wanted[k] = x.at.length
+		}
+	}
+	f.mu.Unlock()
+	got, err := f.fetch(ctx, wanted)
+	if err != nil {
+		return nil, err
+	}
+	for i, x := range extents {
+		if !x.isZeros() && contents[i] == nil {
+			contents[i] = got[frameKey{x.at.pack, x.at.frame}]
+		}
+	}
+	return contents, nil
+}
+
+// fetch gets frames of so many bytes from the store, those that lie side by side at once.
+func (f *frames) fetch(ctx context.Context, wanted map[frameKey]uint32) (map[frameKey][]byte, error) {
+	keys := make([]frameKey, 0, len(wanted))
+	for k := range wanted {
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, func(a, b frameKey) int {
+		return cmp.Or(slices.Compare(a.pack[:], b.pack[:]), cmp.Compare(a.at, b.at))
+	})
+	got := make(map[frameKey][]byte, len(keys))
+	for len(keys) > 0 {
+		n := 1
+		end := keys[0].at + int64(wanted[keys[0]])
+		for n < len(keys) && keys[n].pack == keys[0].pack && keys[n].at-end <= readGap {
+			end = keys[n].at + int64(wanted[keys[n]])
+			n++
+		}
+		if err := f.fetchRun(ctx, keys[:n], end, wanted, got); err != nil {
+			return nil, err
+		}
+		keys = keys[n:]
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for k, content := range got {
+		if _, ok := f.kept[k]; !ok {
+			f.kept[k] = content
+			f.order = append(f.order, k)
+		}
+	}
+	for len(f.order) > framesKept {
+		delete(f.kept, f.order[0])
+		f.order = f.order[1:]
+	}
+	return got, nil
+}
+
+// fetchRun gets frames of one pack, which lie between the first and end.
+func (f *frames) fetchRun(ctx context.Context, keys []frameKey, end int64, wanted map[frameKey]uint32, got map[frameKey][]byte) error {
+	id, begin := keys[0].pack, keys[0].at
+	name := f.cluster.packName(id)
+	box, err := f.box(ctx, id, name)
+	if err != nil {
+		return err
+	}
+	if end-begin > 2*packSize || begin < seal.HeadSize {
+		return errPart
+	}
+	data, err := f.cluster.repo.store.Get(ctx, name, begin, end-begin)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if int64(len(data)) != end-begin {
+		return fmt.Errorf("%s: it is too short: %w", name, seal.ErrDamaged)
+	}
+	for _, k := range keys {
+		from := k.at - begin
+		content, err := box.Open(nil, data[from:from+int64(wanted[k]):from+int64(wanted[k])], k.at, frameSize+BlockSize)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		got[k] = content
+	}
+	return nil
+}
+
+// box returns what opens the frames of a pack.
+func (f *frames) box(ctx context.Context, id PackID, name string) (*seal.Box, error) {
+	f.mu.Lock()
+	box, ok := f.boxes[id]
+	f.mu.Unlock()
+	if ok {
+		return box, nil
+	}
+	head, err := f.cluster.repo.store.Get(ctx, name, 0, seal.HeadSize)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if box, err = f.cluster.repo.open(ctx, kindPack, name, head); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.boxes) >= boxesKept {
+		clear(f.boxes)
+	}
+	f.boxes[id] = box
+	return box, nil
+}
