@@ -1,17 +1,16 @@
 #!/usr/bin/env bash
-# Backs up a cluster that is being written to, starts the copy, and shows that
-# both hold the same.
+# Keeps backups and the log of a cluster that is being written to in a repository, has a
+# table dropped by accident, and restores the cluster to the second before.
 #
 #	build/demo.sh BASIN
 #
 # BASIN is the program. The cluster is a throwaway one of the newest PostgreSQL from
 # 13 to 18 on this machine, or, where there is none, of the PostgreSQL 18 that
-# build/postgres.sh fetches. It takes about half a minute and 600 MB below TMPDIR.
+# build/postgres.sh fetches. It takes about a minute and 900 MB below TMPDIR.
 # shellcheck source-path=SCRIPTDIR source=cluster.sh
 . "$(dirname -- "$(realpath -- "$0")")/cluster.sh"
 
 readonly first=5432 second=5433 # ports; sockets in a folder of our own
-readonly rate=32                # MB/s, so that there is time to watch
 readonly column='%-54s %22s %9s\n'
 
 # complete says whether a folder has what the demonstration cannot do without.
@@ -73,7 +72,8 @@ megabytes() {
 }
 
 create() {
-	make_cluster "$work/first" 'fsync = off' 'max_wal_size = 2GB' 'checkpoint_timeout = 1h'
+	make_cluster "$work/first" 'fsync = off' 'max_wal_size = 2GB' 'checkpoint_timeout = 1h' 'archive_mode = on' \
+		"archive_command = '$work/basin wal push --repository=$work/repository %p'"
 	start "$work/first" $first
 	"${as[@]}" mkdir "$work/space"
 	sql $first "CREATE TABLESPACE apart LOCATION '$work/space'"
@@ -101,36 +101,85 @@ history() {
 	sql "$1" 'SELECT count(*) FROM pgbench_history'
 }
 
+# run shows a command of basin and what it says.
+run() {
+	printf '%s$ basin%s%s\n' "$dim" "$(printf ' %q' "$@")" "$plain"
+	"${as[@]}" "$work/basin" "$@"
+}
+
 back_up() {
-	local command=(basebackup -h "$work" -p "$first" -U postgres -D "$work/second"
-		-T "$work/space=$work/space-of-second" -c fast -X stream -r "${rate}M" -P -v)
-	doing="the backup; what it said is above" began=$(now)
-	printf '%s$ basin %s%s\n' "$dim" "$(sed -E 's/ -(D|T|c)/ \\\n      -\1/g' <<<"${command[*]}")" "$plain"
-	"${as[@]}" "$work/basin" "${command[@]}"
+	doing="a backup; what it said is above"
+	run backup --repository="$work/repository" -h "$work" -p "$first" -U postgres -c fast
 	doing=''
-	tell "copied, the log written meanwhile included" "$(megabytes "$work/second" "$work/space-of-second")" "$began"
+}
+
+# change writes enough that a backup differs from the one before.
+change() {
+	sql $first "UPDATE articles SET title = 'About ' || title WHERE id % 500 = 0"
+	sql $first "INSERT INTO readings SELECT i, now(), 1 FROM generate_series(1, 5000) i"
+	detail="$(history $first) transactions by now"
+}
+
+# remember notes what is in the tables that nobody writes to.
+remember() {
+	local table
+	for table in customers articles readings; do
+		sql $first "$(digest "$table")" >"$work/$table"
+	done
+	before=$(history $first)
+	sleep 1
+	moment=$(sql $first "SELECT clock_timestamp()")
+	sleep 1
+	detail="$(cut -d '|' -f 1 "$work/customers") rows in customers"
+}
+
+accident() {
+	sql $first 'DROP TABLE customers'
+	segment=$(sql $first 'SELECT pg_walfile_name(pg_current_wal_insert_lsn())')
+	sql $first 'SELECT pg_switch_wal()'
+	detail="at $(sql $first "SELECT to_char(clock_timestamp(), 'HH24:MI:SS')")"
+}
+
+# archived waits until the log of the accident is in the repository.
+archived() {
+	until [[ ! $(sql $first 'SELECT last_archived_wal FROM pg_stat_archiver') < $segment ]]; do
+		sleep 0.1
+	done
+	detail="$(megabytes "$work/repository") in the repository"
+}
+
+bring_back() {
+	doing="the restore; what it said is above"
+	run restore --repository="$work/repository" -D "$work/second" -T "$work/space=$work/space-of-second" \
+		--target-time="$moment" --target-action=promote
+	doing=''
 }
 
 verify() {
-	"${as[@]}" "$bin/pg_verifybackup" "$work/second"
+	"${as[@]}" "$bin/pg_verifybackup" --no-parse-wal "$work/second"
 	detail="$(grep -c '"Path"\|"Encoded-Path"' "$work/second/backup_manifest") files"
 }
 
 restore() {
 	start "$work/second" $second
-	[ "$(sql $second 'SELECT pg_is_in_recovery()')" = f ]
+	until [ "$(sql $second 'SELECT pg_is_in_recovery()')" = f ]; do sleep 0.1; done
 	[ "$(sql $second "SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname = 'apart'")" = "$work/space-of-second" ]
-	detail="consistent"
+	detail="to $moment"
 }
 
-# compare TABLE compares rows in any order: their number, and the sum of a hash of each.
+# digest TABLE prints a query for the number of its rows, and the sum of a hash of each, in any order.
+digest() {
+	printf "SELECT to_char(count(*), 'FM999,999,999'), sum(hashtextextended(t::text, 0)::numeric) FROM %s t" "$1"
+}
+
+# compare TABLE compares rows with what was there before the accident.
 compare() {
-	local query="SELECT to_char(count(*), 'FM999,999,999'), sum(hashtextextended(t::text, 0)::numeric) FROM $1 t" a b
-	a=$(sql $first "$query")
-	b=$(sql $second "$query")
-	detail="${a%|*} rows"
-	echo "in the cluster (rows|sum of hashes): $a; in its copy: $b"
-	[ "$a" = "$b" ]
+	local had got
+	had=$(cat "$work/$1")
+	got=$(sql $second "$(digest "$1")")
+	detail="${had%|*} rows"
+	echo "before the accident (rows|sum of hashes): $had; restored: $got"
+	[ "$had" = "$got" ]
 }
 
 # balance checks what every transaction of pgbench keeps true, and every half of one breaks.
@@ -140,7 +189,7 @@ balance() {
 		(SELECT sum(abalance) FROM pgbench_accounts), (SELECT sum(tbalance) FROM pgbench_tellers),
 		(SELECT sum(bbalance) FROM pgbench_branches), (SELECT coalesce(sum(delta), 0) FROM pgbench_history)")
 	copied=$(history $second) after=$(history $first)
-	echo "accounts|tellers|branches|history: $sums; transactions before the backup $before, in the copy $copied, now $after"
+	echo "accounts|tellers|branches|history: $sums; transactions before the accident $before, in the copy $copied, now $after"
 	[ "$(tr '|' '\n' <<<"$sums" | sort -u | wc -l)" = 1 ]
 	((before <= copied && copied <= after))
 	detail="$copied transactions"
@@ -151,7 +200,7 @@ amcheck() {
 }
 
 main() {
-	local base=${TMPDIR:-/tmp} began table version
+	local base=${TMPDIR:-/tmp} table version before='' after='' copied='' moment='' segment=''
 	[ $# = 1 ] || die "usage: build/demo.sh BASIN"
 	[ -x "$1" ] || die "$1: not a program; make builds it"
 	if [ "$(id -u)" = 0 ]; then base=/tmp; fi # which nobody may enter
@@ -161,18 +210,31 @@ main() {
 	cp -- "$1" "$work/basin"
 	doing="$1 --version"
 	version=$("$work/basin" --version 2>"$log")
-	printf '%s%s%s backs up a cluster at work\n' "$bold" "$version" "$plain"
+	printf '%s%s%s keeps a cluster at work\n' "$bold" "$version" "$plain"
+
+	chapter "The repository"
+	"${as[@]}" mkdir "$work/repository"
+	doing="basin init"
+	run init "$work/repository"
 
 	chapter "The cluster"
-	step "made, with page checksums and a second tablespace" create
+	step "made, with a second tablespace; archives its log" create
 	step "filled: text, jsonb, time series, seven indexes" fill
 	step "pgbench writes to it from now on" write_on
-	before=$(history $first)
 
-	chapter "The backup, of at most $rate MB/s to make it last"
+	chapter "Backups"
 	back_up
+	step "some rows change" change
+	back_up
+	run list --repository="$work/repository"
+	step "what is in the tables is noted" remember
 
-	chapter "The copy"
+	chapter "The accident"
+	step "DROP TABLE customers" accident
+	step "the log of it is archived" archived
+
+	chapter "The restore, to the second before"
+	bring_back
 	if [ -x "$bin/pg_verifybackup" ]; then
 		step "pg_verifybackup: every file is what the server sent" verify
 	else
@@ -180,7 +242,7 @@ main() {
 	fi
 	step "started beside the first, log replayed" restore
 	for table in customers articles readings; do
-		step "$table: the same rows in both" compare "$table"
+		step "$table: the same rows as before" compare "$table"
 	done
 	step "pgbench: accounts, tellers, branches, history agree" balance
 	if [ -x "$bin/pg_amcheck" ]; then
@@ -188,8 +250,8 @@ main() {
 	else
 		printf '%s\n' "- pg_amcheck is not on this machine: the indexes are not checked"
 	fi
-	printf '\n%sThe copy is the cluster%s as it was at the end of the backup: %s transactions were committed\nbefore the backup began, %s are in the copy, %s are in the first by now.\n' \
-		"$bold" "$plain" "$before" "$copied" "$after"
+	printf '\n%sThe table is back%s, and the copy is the cluster as it was at %s:\n%s transactions are in it, and %s in the first by now.\n' \
+		"$bold" "$plain" "$moment" "$copied" "$after"
 	doing=''
 }
 

@@ -95,6 +95,61 @@ func commands() []command {
 		help:    helpServe,
 		run:     serve,
 		own:     []os.Signal{syscall.SIGHUP},
+	}, {
+		name:    "init",
+		summary: "make a repository, which keeps backups and log of clusters",
+		help:    helpInit,
+		run:     initRepository,
+	}, {
+		name:    "key",
+		summary: "say who can read an encrypted repository",
+		help:    helpKey,
+		run:     key,
+	}, {
+		name:    "list",
+		summary: "list the backups of a repository",
+		help:    helpList,
+		run:     list,
+	}, {
+		name:    "show",
+		summary: "tell all about one backup of a repository",
+		help:    helpShow,
+		run:     show,
+	}, {
+		name:    "backup",
+		summary: "take a backup into a repository",
+		help:    helpBackup,
+		run:     backupIntoRepository,
+	}, {
+		name:    "restore",
+		summary: "restore a cluster from a repository, to any moment",
+		help:    helpRestore,
+		run:     restoreCluster,
+	}, {
+		name:    "wal",
+		summary: "keep files of the log in a repository, and get them from it",
+		help:    helpWAL,
+		run:     walCommand,
+	}, {
+		name:    "forget",
+		summary: "remove backups from a repository, by rules",
+		help:    helpForget,
+		run:     forget,
+	}, {
+		name:    "pin",
+		summary: "keep a backup, whatever the rules say",
+		help:    helpPin,
+		run:     pin,
+	}, {
+		name:    "prune",
+		summary: "free what no backup in a repository needs",
+		help:    helpPrune,
+		run:     prune,
+	}, {
+		name:    "verify",
+		summary: "read back what is in a repository",
+		help:    helpVerify,
+		run:     verifyRepository,
 	}}
 }
 
@@ -237,21 +292,31 @@ func unknownCommand(name, unknown string) error {
 	if strings.HasPrefix(unknown, "-") {
 		return usererr.Hinted(hint, "the first argument must be a command, not \"%s\"", unknown)
 	}
-	nearest, least := "", len(unknown)/2+1
+	var names []string
+	own := make(map[string]string) // of a command, by each of its names
 	for _, c := range commands() {
 		for _, n := range []string{c.name, c.program} {
-			if n == "" {
-				continue
-			}
-			if d := editDistance(unknown, n); d < least {
-				nearest, least = c.name, d
+			if n != "" {
+				names, own[n] = append(names, n), c.name
 			}
 		}
 	}
+	nearest := own[nearestName(unknown, names)]
 	if nearest != "" {
 		hint = fmt.Sprintf("Did you mean \"%s %s\"?", name, nearest)
 	}
 	return usererr.Hinted(hint, "unknown command \"%s\"", unknown)
+}
+
+// nearestName returns the name most like an unknown one, or nothing if none is like it.
+func nearestName(unknown string, names []string) string {
+	nearest, least := "", len(unknown)/2+1
+	for _, n := range names {
+		if d := editDistance(unknown, n); d < least {
+			nearest, least = n, d
+		}
+	}
+	return nearest
 }
 
 // editDistance counts the bytes to insert, delete or replace to turn a into b.
@@ -278,7 +343,7 @@ func editDistance(a, b string) int {
 // helpBasin prints what basin is and its commands.
 func helpBasin(w io.Writer, name string) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s takes base backups of PostgreSQL servers, receives what they write,\nand verifies and combines backups.\n\n", name)
+	fmt.Fprintf(&b, "%s keeps backups and log of PostgreSQL clusters in repositories, and restores them\nto any moment; it takes base backups, receives the log, and verifies and combines\nbackups.\n\n", name)
 	fmt.Fprintf(&b, "Usage:\n  %s COMMAND [OPTION]...\n\nCommands:\n", name)
 	for _, c := range commands() {
 		fmt.Fprintf(&b, "  %-14s %s", c.name, c.summary)
@@ -293,6 +358,10 @@ Options:
   -?, --help     show this help, then exit
 
 Examples:
+  %[1]s init /srv/backup
+  %[1]s backup --repository /srv/backup -d "host=db1 user=backup"
+  %[1]s restore --repository /srv/backup -D /srv/restored --target-time "2026-11-26 14:30"
+                 backups that take only what changed, in a repository, and any moment back
   %[1]s basebackup -D /backup/monday -P
                  a copy of the server at PGHOST that can be started as it is
   %[1]s basebackup -h db1 -Ft -Z zstd -D /backup/monday

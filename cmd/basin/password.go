@@ -12,12 +12,14 @@ import (
 	"golang.org/x/term"
 )
 
-// promptPassword asks for a password on the terminal that the program was
-// started from. Where there is none the password is a line of standard input,
-// as scripts give it.
+// promptPassword asks for a password.
+func promptPassword(ctx context.Context) (string, error) { return promptSecret(ctx, "Password: ") }
+
+// promptSecret asks for what is not to be seen, on the terminal that the program was
+// started from. Where there is none it is a line of standard input, as scripts give it.
 //
 // Source: simple_prompt in src/common/sprompt.c, PostgreSQL 18.
-func promptPassword(ctx context.Context) (string, error) {
+func promptSecret(ctx context.Context, prompt string) (string, error) {
 	in, out := os.Stdin, os.Stderr
 	if tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0); err == nil {
 		defer tty.Close()
@@ -30,7 +32,7 @@ func promptPassword(ctx context.Context) (string, error) {
 		}
 		defer show()
 	}
-	if _, err := fmt.Fprint(out, "Password: "); err != nil {
+	if _, err := fmt.Fprint(out, prompt); err != nil {
 		return "", err
 	}
 	defer fmt.Fprintln(out)

@@ -1,0 +1,219 @@
+package main
+
+import (
+	"fmt"
+	"io"
+)
+
+// helpBackup prints the options of basin backup.
+func helpBackup(w io.Writer, called string) error {
+	_, err := fmt.Fprintf(w, `%[1]s takes a backup of a running cluster into a repository.
+
+Usage:
+  %[1]s [OPTION]...
+
+Each backup restores by itself, and any can be removed without the others; of what did not
+change since the newest one nothing is stored again. The log that the backup needs is stored
+with it. A backup is there once the command has said so, and not before.
+
+Options:
+  -D, --pgdata=DIRECTORY     read the cluster's data directory, on this host; else the server
+                             sends the files
+  -l, --label=LABEL          what the backup is called in lists
+      --full                 store everything again
+  -c, --checkpoint=fast|spread
+                             have the server write what is dirty at once, or take its time
+                             (default: spread)
+  -r, --max-rate=RATE        transfer no more a second (in kB/s, or use suffix "k" or "M")
+  -j, --jobs=N               how much is compressed at once (default: one for each processor)
+      --no-slot              keep the log on the server by no temporary replication slot
+      --no-verify-checksums  do not verify the checksums of pages
+      --json                 print the backup as JSON
+  -P, --progress             show progress information
+  -v, --verbose              say what is done
+  -V, --version              output version information, then exit
+  -?, --help                 show this help, then exit
+
+%[2]s
+Connection:
+  -d, --dbname=CONNSTR       connection string
+  -h, --host=HOSTNAME        database server host or socket directory
+  -p, --port=PORT            database server port number
+  -U, --username=NAME        connect as specified database user
+  -w, --no-password          never prompt for password
+  -W, --password             force password prompt (should happen automatically)
+
+The role needs REPLICATION, and with --pgdata the right to call pg_backup_start and
+pg_backup_stop. A backup of pages whose checksums are wrong is kept, marked as damaged, and
+ends with status 1.
+
+Example:
+  %[1]s --repository=/srv/backup -d "host=db1 user=backup" -c fast -P
+`, called, helpRepositoryOptions)
+	return err
+}
+
+// helpRestore prints the options of basin restore.
+func helpRestore(w io.Writer, called string) error {
+	_, err := fmt.Fprintf(w, `%[1]s restores a cluster from a repository.
+
+Usage:
+  %[1]s -D DIRECTORY [OPTION]...
+
+The newest backup from which the target can be reached is chosen, and the log between both is
+proved to be there before anything is written. Then the data directory is made, with what has
+the server recover up to the target when it is started; that gets the log from the repository.
+
+Options:
+  -D, --pgdata=DIRECTORY     where to; it must be absent or empty
+  -T, --tablespace-mapping=OLDDIR=NEWDIR
+                             relocate tablespace in OLDDIR to NEWDIR
+  -b, --backup=ID            this backup, and no other
+  -n, --dry-run              print the plan and do nothing
+      --standby              a standby, which goes on with the log for as long as it comes
+      --keep-archive-mode    the restored cluster archives as the source does; else archive_mode
+                             is off, so that it does not mix its log with the source's
+  -j, --jobs=N               files that are made side by side (default: one for each processor)
+  -N, --no-sync              do not wait for changes to be written safely to disk
+  -P, --progress             show progress information
+  -V, --version              output version information, then exit
+  -?, --help                 show this help, then exit
+
+Target (default: the end of the log that is there without a gap):
+      --target-time=TIME     such as "2026-11-26 14:30:00+01"; without a zone it is this host's
+      --target-lsn=LSN       a position in the log
+      --target-xid=XID       a transaction
+      --target-name=NAME     a restore point
+      --target-immediate     the end of the backup
+      --target-exclusive     stop right before the target
+      --target-timeline=N    follow the log to this timeline (default: the newest that comes
+                             from the backup)
+      --target-action=pause|promote|shutdown
+                             what the server does there (default: pause; at the end of the log:
+                             promote)
+
+%[2]s
+Example: the table was dropped at 14:31.
+  %[1]s --repository=/srv/backup -D /srv/restored --target-time="2026-11-26 14:30:59"
+`, called, helpRepositoryOptions)
+	return err
+}
+
+// helpWAL prints the options of basin wal.
+func helpWAL(w io.Writer, called string) error {
+	_, err := fmt.Fprintf(w, `%[1]s keeps files of the log in a repository, and gets them from it.
+
+Usage:
+  %[1]s push [OPTION]... PATH
+  %[1]s get [OPTION]... NAME PATH
+
+push ends with status 0 once the file is in the repository for good. The same file again is
+no error; another one of the same name is, and nothing is overwritten.
+
+get ends with status 1 only if the repository has no such file, which PostgreSQL takes for
+the end of the log; with %[3]d, which stops recovery, if that is not known, or the file is
+damaged.
+
+Options:
+  -D, --pgdata=DIRECTORY     data directory of the cluster that the log is of (default: where
+                             the command is run, as archive_command is)
+  -V, --version              output version information, then exit
+  -?, --help                 show this help, then exit
+
+%[2]s
+Examples, in postgresql.conf:
+  archive_command = '%[1]s push --repository=/srv/backup %%p'
+  restore_command = '%[1]s get --repository=/srv/backup %%f %%p'
+`, called, helpRepositoryOptions, exitUnknown)
+	return err
+}
+
+// helpForget prints the options of basin forget.
+func helpForget(w io.Writer, called string) error {
+	_, err := fmt.Fprintf(w, `%[1]s removes backups from a repository: those named, or all that no rule keeps.
+
+Usage:
+  %[1]s [OPTION]... BACKUP...
+  %[1]s [OPTION]... --keep-...
+
+Any backup can be removed without another. What it alone needed stays until basin prune. The
+last good backup, one that is pinned, and one that another is being made on are never removed.
+
+Rules (what any of them keeps is kept; days, weeks and months are those of UTC):
+      --keep-last=N          so many of the newest
+      --keep-daily=N         the last of a day, of so many days that have one
+      --keep-weekly=N        the last of a week, likewise
+      --keep-monthly=N       the last of a month, likewise
+      --keep-within=AGE      all that are not older, such as 36h, 14d or 4w
+
+Options:
+  -n, --dry-run              say what would be done, and why, and do nothing
+  -V, --version              output version information, then exit
+  -?, --help                 show this help, then exit
+
+%[2]s
+Example:
+  %[1]s --repository=/srv/backup --keep-daily=7 --keep-weekly=5 --keep-monthly=12 -n
+`, called, helpRepositoryOptions)
+	return err
+}
+
+// helpPrune prints the options of basin prune.
+func helpPrune(w io.Writer, called string) error {
+	_, err := fmt.Fprintf(w, `%[1]s frees what no backup in a repository needs, and log before the oldest.
+
+Usage:
+  %[1]s [OPTION]...
+
+It may run beside backups, on any host. If anything cannot be read that says what is needed,
+nothing is removed.
+
+Options:
+      --keep-log=AGE         keep log that came within this time, whatever needs it
+  -n, --dry-run              say what would be removed, and do nothing
+  -V, --version              output version information, then exit
+  -?, --help                 show this help, then exit
+
+%[2]s`, called, helpRepositoryOptions)
+	return err
+}
+
+// helpVerify prints the options of basin verify.
+func helpVerify(w io.Writer, called string) error {
+	_, err := fmt.Fprintf(w, `%[1]s reads back what is in a repository.
+
+Usage:
+  %[1]s [OPTION]... [BACKUP]...
+
+All is compared with what was read from the cluster when it was backed up.
+
+Without a backup all are verified, and the log. Each damage is named, with the backups and files
+that need it; then the status is 1.
+
+Options:
+      --sample=SHARE         read only such a part, as 5%%, of packs and log: what was not read
+                             for the longest time. That all is there is seen in any case
+  -V, --version              output version information, then exit
+  -?, --help                 show this help, then exit
+
+%[2]s`, called, helpRepositoryOptions)
+	return err
+}
+
+// helpPin prints the options of basin pin.
+func helpPin(w io.Writer, called string) error {
+	_, err := fmt.Fprintf(w, `%[1]s has a backup be kept, whatever the rules of basin forget say.
+
+Usage:
+  %[1]s [OPTION]... BACKUP
+
+Options:
+      --until=TIME           until then; without it for ever
+      --note=TEXT            why, for the others
+      --remove               it need not be kept any more
+  -V, --version              output version information, then exit
+  -?, --help                 show this help, then exit
+
+%[2]s`, called, helpRepositoryOptions)
+	return err
+}

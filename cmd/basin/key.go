@@ -1,0 +1,210 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"basin/internal/getopt"
+	"basin/internal/repo"
+	"basin/internal/seal"
+	"basin/internal/usererr"
+)
+
+// keyOptions is what the command line of key asks for.
+type keyOptions struct {
+	repositoryOptions
+	recipientOptions
+	Identities []string // files
+	Operands   []string
+}
+
+// key does what its first argument says with the keys of a repository.
+func key(ctx context.Context, c call) error {
+	actions := map[string]func(context.Context, call, keyOptions) error{
+		"add": addKey, "list": listKeys, "remove": removeKey, "unlock": unlockKey,
+	}
+	names := []string{"add", "list", "remove", "unlock"}
+	if len(c.argv) < 2 {
+		return c.usage("what is to be done with the keys: %s?", strings.Join(names, ", "))
+	}
+	name := c.argv[1]
+	do, ok := actions[name]
+	if !ok {
+		hint := c.usageHint()
+		if nearest := nearestName(name, names); nearest != "" {
+			hint = fmt.Sprintf("Did you mean \"%s %s\"?", c.called, nearest)
+		}
+		return usererr.Hinted(hint, "the first argument must be one of %s, not \"%s\"", strings.Join(names, ", "), name)
+	}
+	if len(c.argv) > 2 && (c.argv[2] == "--help" || c.argv[2] == "-?") {
+		return helpKey(c.stdout, c.called)
+	}
+	c.argv = append([]string{c.argv[0]}, c.argv[2:]...)
+	o, err := parseKey(c, name)
+	if err != nil {
+		return err
+	}
+	return do(ctx, c, o)
+}
+
+// parseKey reads the command line of what is done with keys.
+func parseKey(c call, name string) (o keyOptions, err error) {
+	o.Say = c.report.info
+	table := append(o.repositoryOptions.options(), c.logFormat())
+	if name == "add" {
+		table = append(table, o.recipientOptions.options()...)
+	}
+	if name == "add" || name == "unlock" {
+		table = append(table, getopt.Option{Long: "identity", Whole: true, Value: func(value string) error {
+			o.Identities = append(o.Identities, value)
+			return nil
+		}})
+	}
+	if o.Operands, err = c.parse(table); err != nil {
+		return o, err
+	}
+	most := 0
+	if name == "remove" {
+		most = 1
+	}
+	switch {
+	case len(o.Operands) > most:
+		return o, c.usage("too many command-line arguments (first is \"%s\")", o.Operands[most])
+	case len(o.Operands) < most:
+		return o, c.usage("no key is named")
+	}
+	return o, nil
+}
+
+// openLocked opens the repository without its private key, and returns also the file that has or will have it.
+func (o keyOptions) openLocked(ctx context.Context) (r *repo.Repository, keyFile string, err error) {
+	p, err := o.place()
+	if err != nil {
+		return nil, "", err
+	}
+	keyFile, p.KeyFile = p.KeyFile, ""
+	r, err = p.open(ctx)
+	return r, keyFile, err
+}
+
+// addKey wraps the private key for others.
+func addKey(ctx context.Context, c call, o keyOptions) error {
+	r, keyFile, err := o.openLocked(ctx)
+	if err != nil {
+		return err
+	}
+	var private seal.PrivateKey
+	if keyFile != "" && len(o.Identities) == 0 {
+		if _, err := openRepository(ctx, o.repositoryOptions); err != nil { // which sees that it is the right one
+			return err
+		}
+		private, err = readKeyFile(keyFile)
+	} else {
+		private, err = unwrap(ctx, r, o.Identities)
+	}
+	if err != nil {
+		return err
+	}
+	recipients, wrapped, err := o.wrap(ctx, private, "BASIN_NEW_PASSPHRASE_FILE")
+	if err != nil {
+		return err
+	}
+	for i, one := range wrapped {
+		id, err := r.AddKey(ctx, one)
+		if err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintf(c.stdout, "Added key %v for %s.\n", id, recipients[i].Name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// listKeys lists whom the private key is wrapped for.
+func listKeys(ctx context.Context, c call, o keyOptions) error {
+	r, _, err := o.openLocked(ctx)
+	if err != nil {
+		return err
+	}
+	keys, err := r.Keys(ctx)
+	if err != nil {
+		return err
+	}
+	var problems []error
+	table := tabwriter.NewWriter(c.stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "ID\tADDED (UTC)\tFOR")
+	for _, k := range keys {
+		whom, err := seal.WrappedFor(k.Content)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("key %v: %w", k.ID, err))
+			whom = "damaged"
+		}
+		added := "-"
+		if !k.Created.IsZero() {
+			added = k.Created.UTC().Format(time.DateTime)
+		}
+		fmt.Fprintf(table, "%v\t%s\t%s\n", k.ID, added, printable(whom, false))
+	}
+	return errors.Join(append(problems, table.Flush())...)
+}
+
+// removeKey removes a wrapped key, which is named by what is enough of its beginning.
+func removeKey(ctx context.Context, c call, o keyOptions) error {
+	r, _, err := o.openLocked(ctx)
+	if err != nil {
+		return err
+	}
+	keys, err := r.Keys(ctx)
+	if err != nil {
+		return err
+	}
+	var matching []repo.ID
+	name := o.Operands[0]
+	for _, k := range keys {
+		if name != "" && strings.HasPrefix(k.ID.String(), name) {
+			matching = append(matching, k.ID)
+		}
+	}
+	if len(matching) != 1 {
+		return usererr.Hinted("basin key list shows them.", "%d keys begin with \"%s\"", len(matching), name)
+	}
+	if err := r.RemoveKey(ctx, matching[0]); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(c.stdout, "Removed key %v. Who has unlocked the private key with it, or has a copy of the\n"+
+		"repository with it, can read all the same, also what is yet to come.\n", matching[0])
+	return err
+}
+
+// unlockKey writes the private key into a file.
+func unlockKey(ctx context.Context, c call, o keyOptions) error {
+	r, keyFile, err := o.openLocked(ctx)
+	if err != nil {
+		return err
+	}
+	if keyFile == "" {
+		return c.usage("where is the private key to go? Name a file with --key-file")
+	}
+	if _, err := os.Lstat(keyFile); err == nil { // before a passphrase is asked for
+		return usererr.Hinted("If it is the key, nothing is to be done. Else name another file.", "file \"%s\" is there already", keyFile)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	private, err := unwrap(ctx, r, o.Identities)
+	if err != nil {
+		return err
+	}
+	if err := writeKeyFile(keyFile, r.Info().ID, private); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(c.stdout, "Wrote the private key to %s, which only its owner can read.\n"+
+		"--key-file, BASIN_KEY_FILE or key_file in basin.toml names it to other commands.\n", keyFile)
+	return err
+}

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"basin/internal/localfs"
+	"basin/internal/object"
+	"basin/internal/object/disk"
+	"basin/internal/object/s3"
+	"basin/internal/usererr"
+)
+
+// s3Scheme begins the location of a repository in a bucket.
+const s3Scheme = "s3://"
+
+// isFolder says whether the repository is in a folder.
+func (p place) isFolder() bool { return !strings.Contains(p.Location, "://") }
+
+// store returns where the objects of the repository are.
+func (p place) store(ctx context.Context) (object.Store, error) {
+	if rest, ok := strings.CutPrefix(p.Location, s3Scheme); ok {
+		return p.bucket(ctx, rest)
+	}
+	if scheme, _, ok := strings.Cut(p.Location, "://"); ok {
+		return nil, usererr.Hinted("A location is a path, or s3://BUCKET/PREFIX.", "a repository cannot be at %s://", scheme)
+	}
+	s, err := disk.Open(p.Location, disk.Options{})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, usererr.Hinted("Is the name right, and the file system mounted? basin init makes a repository.", "%w", err)
+	}
+	if err != nil {
+		return nil, err // and no store that is a nil *disk.Store
+	}
+	return s, nil
+}
+
+// bucket returns a bucket of S3, which is asked again when it does not answer. where is BUCKET/PREFIX.
+func (p place) bucket(ctx context.Context, where string) (object.Store, error) {
+	name, prefix, _ := strings.Cut(where, "/")
+	s, err := s3.Open(ctx, s3.Options{
+		Bucket: name, Prefix: prefix,
+		Region: p.S3Region, Endpoint: p.S3Endpoint, PathStyle: p.S3PathStyle, CAFile: p.S3CAFile,
+		StorageClass: p.S3StorageClass, Encryption: p.S3Encryption, KeyID: p.S3KMSKey,
+		ChecksumWhenRequired: p.S3FewerChecksums,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", p.Location, err)
+	}
+	return object.Retry(s, object.RetryOptions{Tell: func(err error, wait time.Duration) {
+		if p.say != nil {
+			p.say("%v; it is tried again in %v", err, wait.Round(time.Millisecond))
+		}
+	}}), nil
+}
+
+// newStore returns where the objects of a repository are that is made. A folder that is not there is made, and
+// those above it.
+func (p place) newStore(ctx context.Context) (object.Store, error) {
+	if p.isFolder() {
+		if err := makeFolder(p.Location); err != nil {
+			return nil, err
+		}
+	}
+	return p.store(ctx)
+}
+
+// makeFolder makes a folder, and those above it, durably. One that is there is no error.
+func makeFolder(path string) error {
+	err := os.Mkdir(path, 0o700)
+	switch parent := filepath.Dir(path); {
+	case errors.Is(err, fs.ErrExist):
+		return nil
+	case errors.Is(err, fs.ErrNotExist) && parent != path:
+		if err := makeFolder(parent); err != nil {
+			return err
+		}
+		return makeFolder(path)
+	case err != nil:
+		return err
+	default:
+		return syncFolder(parent)
+	}
+}
+
+// syncFolder makes the names in a folder durable.
+func syncFolder(path string) error {
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return err
+	}
+	defer root.Close() // it was only read
+	return localfs.SyncRoot(root, path)
+}
