@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -91,6 +92,9 @@ func backupIntoRepository(ctx context.Context, c call) error {
 	if len(operands) > 0 {
 		return c.usage("too many command-line arguments (first is \"%s\")", operands[0])
 	}
+	if err := o.configure(); err != nil {
+		return err
+	}
 	b := &repositoryBackup{report: c.report, o: o}
 	defer b.close()
 	commit, err := b.run(ctx)
@@ -102,6 +106,19 @@ func backupIntoRepository(ctx context.Context, c call) error {
 		err = printed
 	}
 	return err
+}
+
+// configure takes what the command line does not say of the cluster from the configuration.
+func (o *backupOptions) configure() error {
+	p, err := o.place()
+	if err != nil {
+		return err
+	}
+	if o.ConnectionString == "" && o.Host == "" && o.Port == "" && o.User == "" {
+		o.ConnectionString = p.Connection
+		o.DataDirectory = cmp.Or(o.DataDirectory, p.DataDirectory)
+	}
+	return nil
 }
 
 // repositoryBackup is one backup on its way.

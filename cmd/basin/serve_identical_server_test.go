@@ -12,6 +12,7 @@ import (
 
 	"basin/internal/pgdata"
 	"basin/internal/pgtest"
+	"basin/internal/wal"
 )
 
 // TestServeManyStandbys has ten standbys of one basin serve at once, one of which is served by
@@ -81,13 +82,11 @@ func dump(t *testing.T, s *pgtest.Server) []byte {
 // checkpointOf returns where the last checkpoint of a server that is stopped is.
 func checkpointOf(t *testing.T, s *pgtest.Server) string {
 	t.Helper()
-	out, err := pgtest.Command(t, s.Major, "pg_controldata", s.DataDir).Output()
+	control, err := os.ReadFile(filepath.Join(s.DataDir, filepath.FromSlash(pgdata.ControlPath)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rest, _ := strings.Cut(string(out), "Latest checkpoint location:")
-	line, _, _ := strings.Cut(rest, "\n")
-	return strings.TrimSpace(line)
+	return wal.LSN(binary.LittleEndian.Uint64(control[32:])).String() // checkPoint in ControlFileData
 }
 
 // samePages fails the test unless two data directories have the same relations, page for page
