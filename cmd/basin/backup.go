@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"time"
 
@@ -95,6 +96,7 @@ func backupIntoRepository(ctx context.Context, c call) error {
 	if err := o.configure(); err != nil {
 		return err
 	}
+	debug.SetMemoryLimit(backupMemory)
 	b := &repositoryBackup{report: c.report, o: o}
 	defer b.close()
 	commit, err := b.run(ctx)
@@ -107,6 +109,10 @@ func backupIntoRepository(ctx context.Context, c call) error {
 	}
 	return err
 }
+
+// backupMemory is how much memory a backup takes, about, in bytes: what is not needed is collected
+// before it is more. Less than that is in use, whatever the size of the cluster.
+const backupMemory = 240 << 20
 
 // configure takes what the command line does not say of the cluster from the configuration.
 func (o *backupOptions) configure() error {

@@ -158,6 +158,9 @@ func (p *packer) add(f *frame) error {
 		p.data = append((*p.buffers.Get().(*[]byte))[:0], p.box.Head()...)
 	}
 	at := int64(len(p.data))
+	if room := len(f.packed) + seal.Overhead; len(p.data)+room > cap(p.data) { // it has one size, or is small
+		p.data = append(make([]byte, 0, max(packSize, len(p.data)+room)+footerRoom), p.data...)
+	}
 	p.data = p.box.Seal(p.data, f.packed, at)
 	for _, piece := range f.pieces {
 		x := extent{first: piece.first, blocks: piece.blocks, at: location{
@@ -198,6 +201,9 @@ func (p *packer) cut() error {
 	})
 	return nil
 }
+
+// footerRoom is about how much a trailer takes, in bytes.
+const footerRoom = 1 << 20
 
 // footerSize is that of what follows a trailer, in bytes.
 const footerSize = 8
