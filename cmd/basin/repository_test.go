@@ -267,7 +267,7 @@ func TestLatestIsNotDamaged(t *testing.T) {
 	if err := sink.Put(t.Context(), member, content); err != nil {
 		t.Fatal(err)
 	}
-	if err := sink.Salvage(t.Context()); err != nil {
+	if err := sink.Salvage(t.Context(), wal.Position{LSN: 0x2000000, Timeline: 1}); err != nil {
 		t.Fatal(err)
 	}
 	if k, err := findBackup(t.Context(), c, "latest"); err != nil || k.ID != ids[2] {

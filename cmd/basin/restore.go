@@ -281,8 +281,12 @@ func (r *restoreRun) proveEnd(ctx context.Context, p *restorePlan) error {
 		}
 		break
 	}
-	if last < p.commit.Stop.LSN {
-		return nil // nothing happened since the backup
+	if last < p.commit.Stop.LSN { // nothing happened since the backup
+		if p.target.kind == "time" {
+			p.why = "no transaction has ended after " + stamp(p.target.time)
+			p.target = recoveryTarget{kind: "immediate", timeline: p.target.timeline, action: p.target.action}
+		}
+		return nil
 	}
 	if p.target.kind == "time" {
 		p.why = "no transaction has ended after " + stamp(p.target.time)
@@ -334,7 +338,7 @@ func (p *restorePlan) print(c call, r *restoreRun) error {
 	}
 	fmt.Fprintf(&b, "  target    %s\n", r.o.Target)
 	if p.why != "" {
-		fmt.Fprintf(&b, "            %s: recovers to %v, all that is there\n", p.why, p.target.lsn)
+		fmt.Fprintf(&b, "            %s: recovers to %v, which is all that is there\n", p.why, p.target)
 	}
 	for _, t := range p.commit.Tablespaces {
 		fmt.Fprintf(&b, "  tablespace %d into \"%s\"\n", t.OID, r.mapped(t.Location))

@@ -136,8 +136,8 @@ func (s *targetSink) Commit(ctx context.Context, end wal.Position) error {
 }
 
 // Salvage keeps a backup that has wrong pages, without the manifest's name.
-func (s *targetSink) Salvage(ctx context.Context) error {
-	err := s.Sink.Salvage(ctx)
+func (s *targetSink) Salvage(ctx context.Context, end wal.Position) error {
+	err := s.Sink.Salvage(ctx, end)
 	s.kept = err == nil
 	return err
 }

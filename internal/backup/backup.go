@@ -51,7 +51,7 @@ type Sink interface {
 // it a backup: for a source that ends with ErrPageChecksums. What a dying disk
 // gave may be the last there is of it.
 type Salvager interface {
-	Salvage(ctx context.Context) error
+	Salvage(ctx context.Context, end wal.Position) error
 }
 
 // ErrPageChecksums is what a source ends with when all members came, but the

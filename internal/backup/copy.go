@@ -78,7 +78,7 @@ func Copy(ctx context.Context, dst Sink, src Source, o Options) error {
 		return dst.Commit(ctx, end)
 	}
 	if s, ok := dst.(Salvager); ok {
-		if err := s.Salvage(ctx); err != nil {
+		if err := s.Salvage(ctx, end); err != nil {
 			return errors.Join(damaged, err)
 		}
 	}

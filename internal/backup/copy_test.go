@@ -195,7 +195,7 @@ type salvager struct {
 	times *int
 }
 
-func (s salvager) Salvage(context.Context) error {
+func (s salvager) Salvage(context.Context, wal.Position) error {
 	*s.times++
 	return nil
 }

@@ -108,7 +108,13 @@ func (r *retry) Create(ctx context.Context, name string, data []byte) error {
 			if err != nil && !IsAnswer(err) {
 				isUncertain = true
 			}
-			if !isUncertain || !errors.Is(err, fs.ErrExist) {
+			switch {
+			case !isUncertain || err == nil:
+				return err
+			case !errors.Is(err, fs.ErrExist):
+				if IsAnswer(err) { // which it is not: the object may be there, or come late
+					err = fmt.Errorf("after an attempt without an answer: %v", err)
+				}
 				return err
 			}
 			taken = err

@@ -289,7 +289,7 @@ func (c *Cluster) putLevel(ctx context.Context, newID func() ID, each func(yield
 	return level, nil
 }
 
-// CheckIndex sees that the index of a backup can be read, and that the packs are there that it refers to.
+// CheckIndex sees that the index of a backup can be read, and that the packs are there that it needs.
 func (c *Cluster) CheckIndex(ctx context.Context, commit Commit) error {
 	if _, err := c.repo.readKey(ctx, commit.DigestKey); err != nil {
 		return err
@@ -305,20 +305,10 @@ func (c *Cluster) CheckIndex(ctx context.Context, commit Commit) error {
 			there[id] = true
 		}
 	}
-	for _, levels := range [][]Level{commit.Members, commit.Blocks} {
-		for _, level := range levels {
-			for _, ref := range level {
-				p, err := c.parts.part(ctx, ref)
-				if err != nil {
-					return fmt.Errorf("part %v: %w", ref.ID, err)
-				}
-				for _, pack := range p.packs {
-					if !there[pack] {
-						return fmt.Errorf("%s: %w", c.packName(pack), fs.ErrNotExist)
-					}
-				}
-			}
+	return c.eachExtent(ctx, &commit, func(_ key, x extent) error {
+		if !there[x.at.pack] {
+			return fmt.Errorf("%s: %w", c.packName(x.at.pack), fs.ErrNotExist)
 		}
-	}
-	return nil
+		return nil
+	})
 }

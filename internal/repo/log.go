@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -23,8 +24,20 @@ import (
 	"basin/internal/wal"
 )
 
-// logFrame is how many bytes of a file of the log a frame has.
-const logFrame = 1 << 20
+const (
+	// logFrame is how many bytes of a file of the log a frame has.
+	logFrame = 1 << 20
+	// logHead is how many bytes are before the first frame: the head, and a digest.
+	logHead = seal.HeadSize + sha256.Size
+)
+
+// logDigest returns what is told of a file of the log to those who have no key: by it they know
+// one that they pushed before, and nothing else.
+func (r *Repository) logDigest(name string, sum []byte) []byte {
+	mac := hmac.New(sha256.New, slices.Concat([]byte("basin log"), r.info.ID[:], r.info.PublicKey, r.info.Secret))
+	_, _ = mac.Write(slices.Concat([]byte(name), []byte{0}, sum)) // never fails
+	return mac.Sum(nil)
+}
 
 // LogFacts are what is known of a file of the log without reading it.
 type LogFacts struct {
@@ -68,7 +81,7 @@ func PartialName(segment string, end int64) string {
 // OtherLogError is a file of the log that is there with another content.
 type OtherLogError struct {
 	Name          string
-	Have, Refused []byte // SHA-256 of what is there, and of what was to be pushed
+	Have, Refused []byte // digests of what is there, and of what was to be pushed
 }
 
 func (e *OtherLogError) Error() string {
@@ -107,7 +120,7 @@ func (c *Cluster) PushLog(ctx context.Context, name string, content []byte, segm
 		return err
 	}
 	packed := packAll(packer, content)
-	data := slices.Clone(box.Head())
+	data := slices.Concat(box.Head(), c.repo.logDigest(name, sum[:]))
 	for _, p := range packed {
 		begun := len(data)
 		data = box.Seal(data, p, int64(begun))
@@ -121,12 +134,29 @@ func (c *Cluster) PushLog(ctx context.Context, name string, content []byte, segm
 	if !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	have, known := c.LogFacts(ctx, name)
-	if known != nil {
-		return fmt.Errorf("%s is in the repository already, and cannot be compared: %w", name, known)
+	return c.compareLog(ctx, name, at, content, sum[:])
+}
+
+// compareLog compares a file of the log that is there with one that was to be pushed.
+func (c *Cluster) compareLog(ctx context.Context, name, at string, content, sum []byte) error {
+	if c.repo.CanRead() {
+		have, err := c.Log(ctx, name)
+		if err != nil {
+			return fmt.Errorf("%s is in the repository already, and cannot be compared: %w", name, err)
+		}
+		if !bytes.Equal(have, content) {
+			other := sha256.Sum256(have)
+			return &OtherLogError{name, other[:], sum}
+		}
+		return nil
 	}
-	if !bytes.Equal(have.SHA256, sum[:]) {
-		return &OtherLogError{name, have.SHA256, sum[:]}
+	head, err := c.repo.store.Get(ctx, at, 0, logHead)
+	if err != nil {
+		return fmt.Errorf("%s is in the repository already, and cannot be compared: %w", name, err)
+	}
+	digest := c.repo.logDigest(name, sum)
+	if !bytes.Equal(head[seal.HeadSize:], digest) {
+		return &OtherLogError{name, head[seal.HeadSize:], digest}
 	}
 	return nil
 }
@@ -213,9 +243,10 @@ func (c *Cluster) Log(ctx context.Context, name string) ([]byte, error) {
 	}
 	content := make([]byte, facts.Size)
 	group, _ := errgroup.WithContext(ctx)
-	at := int64(seal.HeadSize)
+	at := int64(logHead)
 	for i, length := range facts.Frames {
-		if length < 0 || at+length > int64(len(data)) {
+		if length < 0 || length > int64(len(data))-at {
+			_ = group.Wait()
 			return nil, damaged
 		}
 		frame, begun := data[at:at+length:at+length], at
@@ -251,7 +282,7 @@ func (c *Cluster) readLog(ctx context.Context, name string) (data []byte, box *s
 	if data, err = c.repo.store.Get(ctx, at, 0, -1); err != nil {
 		return nil, nil, facts, err
 	}
-	if len(data) < seal.HeadSize+footerSize {
+	if len(data) < logHead+footerSize {
 		return nil, nil, facts, fmt.Errorf("%s: %w", at, seal.ErrDamaged)
 	}
 	if box, err = c.repo.open(ctx, kindLog, at, data); err != nil {
@@ -264,7 +295,7 @@ func (c *Cluster) readLog(ctx context.Context, name string) (data []byte, box *s
 	if err := json.Unmarshal(content, &facts); err != nil {
 		return nil, nil, facts, fmt.Errorf("%s: %w", at, err)
 	}
-	if facts.Name != name {
+	if facts.Name != name || !bytes.Equal(data[seal.HeadSize:logHead], c.repo.logDigest(name, facts.SHA256)) {
 		return nil, nil, facts, fmt.Errorf("%s: %w", at, seal.ErrDamaged)
 	}
 	return data, box, facts, nil

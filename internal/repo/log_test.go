@@ -101,3 +101,31 @@ func TestLogIsWhatItsNameSays(t *testing.T) {
 		}
 	}
 }
+
+// TestWritersKnowWhatTheyPushed pushes a file twice from hosts without the private key.
+func TestWritersKnowWhatTheyPushed(t *testing.T) {
+	c := newCluster(t, true)
+	content := forgedLog(5, rand.New(rand.NewPCG(1, 2)))
+	other := bytes.Clone(content)
+	other[len(other)-1]++
+	const name = "000000010000000000000005"
+	for i := range 2 {
+		r, err := Open(t.Context(), c.repo.store, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		writer, err := r.Cluster("main", 42)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := writer.PushLog(t.Context(), name, content, 0); err != nil {
+			t.Errorf("push %d: %v", i, err)
+		}
+		if err := writer.PushLog(t.Context(), name, other, 0); !errors.As(err, new(*OtherLogError)) {
+			t.Errorf("another content: %v", err)
+		}
+	}
+	if got, err := c.Log(t.Context(), name); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("%d bytes, error %v", len(got), err)
+	}
+}

@@ -13,8 +13,7 @@ import (
 )
 
 const (
-	// frameSize is how many bytes of blocks a frame has at most, but for one that a block would
-	// make larger.
+	// frameSize is how many bytes of blocks a frame has at most.
 	frameSize = 16 * BlockSize
 	// packSize is how large a pack is at most, in bytes.
 	packSize = 32 << 20
@@ -143,7 +142,7 @@ func (p *packer) add(f *frame) error {
 		p.free.Put(f)
 		return nil
 	}
-	if p.box != nil && len(p.data)+len(f.packed)+seal.Overhead > p.most {
+	if p.box != nil && (len(p.data)+len(f.packed)+seal.Overhead > p.most || p.content.size() > footerRoom) {
 		if err := p.cut(); err != nil {
 			return err
 		}
@@ -202,7 +201,8 @@ func (p *packer) cut() error {
 	return nil
 }
 
-// footerRoom is about how much a trailer takes, in bytes.
+// footerRoom is about how much a trailer takes at most, in bytes: blocks that compress to nothing
+// have digests all the same.
 const footerRoom = 1 << 20
 
 // footerSize is that of what follows a trailer, in bytes.

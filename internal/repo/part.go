@@ -200,6 +200,9 @@ func appendBytes(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
+// maxFile is how many bytes a file of a backup has at most.
+const maxFile = 1 << 60
+
 // errPart is a part whose content is not what FORMAT.md says, although it is what was written.
 var errPart = errors.New("a part of an index is not as it should be")
 
@@ -262,7 +265,7 @@ func (p *part) group(i int) (group, error) {
 		m.modTime = time.Unix(r.varint(), int64(r.uvarint()))
 		m.crc = r.uint32()
 		m.target = string(r.bytes())
-		if m.size < 0 {
+		if m.size < 0 || m.size > maxFile {
 			return g, errPart
 		}
 	}
@@ -364,5 +367,5 @@ func (r *reader) key() key {
 	return k
 }
 
-// id returns a text for messages.
+// String returns the path for messages.
 func (k key) String() string { return fmt.Sprintf("%q", backup.ManifestPath(k.tablespace, k.path)) }

@@ -116,11 +116,12 @@ func (c *Cluster) Reach(ctx context.Context, from Commit, t wal.Timeline) (Reach
 	}
 	reach := Reach{Timeline: t}
 	number := first.Number
-	for ; ; number++ {
-		found := segmentOf(line, number, there)
+	for rest := line; ; number++ {
+		found := segmentOf(rest, number, there)
 		if found == nil {
 			break
 		}
+		rest = upTo(line, found.Timeline) // recovery never goes back to an older one
 		reach.Last = found.Name(size)
 		reach.Segments = append(reach.Segments, reach.Last)
 	}
@@ -152,6 +153,12 @@ func segmentOf(line []branch, number uint64, there map[wal.Segment]bool) *wal.Se
 		}
 	}
 	return nil
+}
+
+// upTo returns the timelines of a line that are not older than one of them.
+func upTo(line []branch, t wal.Timeline) []branch {
+	i := slices.IndexFunc(line, func(b branch) bool { return b.timeline == t })
+	return line[:i+1]
 }
 
 // reachPartial goes on into a segment of which a part is there.

@@ -129,7 +129,7 @@ func groupMemory(g group) int {
 	return n
 }
 
-// sorted sorts what is in memory.
+// sort sorts what is in memory.
 func (r *runs) sort() {
 	slices.SortStableFunc(r.groups, compareGroups)
 }

@@ -117,7 +117,7 @@ func (s *Sink) Begin(ctx context.Context, start backup.Start) error {
 	if s.lease, err = s.cluster.takeLease(ctx, s.commit.ID, s.commit.Parent, s.o.Now); err != nil {
 		return err
 	}
-	working, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	working, cancel := context.WithCancel(ctx) // that of the whole copy
 	s.cancel = cancel
 	if s.packer, err = newPacker(working, s.cluster, key, s.o.Level, s.o.Workers); err != nil {
 		return err
@@ -377,9 +377,9 @@ func (s *Sink) Commit(ctx context.Context, end wal.Position) error {
 }
 
 // Salvage makes the backup be there, marked as damaged.
-func (s *Sink) Salvage(ctx context.Context) error {
+func (s *Sink) Salvage(ctx context.Context, end wal.Position) error {
 	s.commit.Damaged = true
-	return s.Commit(ctx, wal.Position{})
+	return s.Commit(ctx, end)
 }
 
 // Written returns the backup, once it is there.

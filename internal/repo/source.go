@@ -264,6 +264,9 @@ func (r *fileReader) fill() error {
 		window = append(window, x)
 		size += int64(len(x.blocks)) * BlockSize
 	}
+	if len(window) == 0 {
+		return errPart
+	}
 	contents, err := r.source.frames.get(r.ctx, window)
 	if err != nil {
 		return err
@@ -380,6 +383,9 @@ func (f *frames) fetch(ctx context.Context, wanted map[frameKey]uint32) (map[fra
 		n := 1
 		end := keys[0].at + int64(wanted[keys[0]])
 		for n < len(keys) && keys[n].pack == keys[0].pack && keys[n].at-end <= readGap {
+			if keys[n].at < end { // frames do not overlap
+				return nil, fmt.Errorf("%s: %w", f.cluster.packName(keys[n].pack), errPart)
+			}
 			end = keys[n].at + int64(wanted[keys[n]])
 			n++
 		}
@@ -411,7 +417,7 @@ func (f *frames) fetchRun(ctx context.Context, keys []frameKey, end int64, wante
 	if err != nil {
 		return err
 	}
-	if end-begin > 2*packSize || begin < seal.HeadSize {
+	if end < begin || end-begin > 2*packSize || begin < seal.HeadSize {
 		return errPart
 	}
 	data, err := f.cluster.repo.store.Get(ctx, name, begin, end-begin)

@@ -270,9 +270,9 @@ func (a *archives) Commit(ctx context.Context, end wal.Position) error {
 
 // Salvage ends the archives of a backup that has wrong pages. Where it ends is for the
 // caller to send, and what is wrong.
-func (a *archives) Salvage(ctx context.Context) error {
+func (a *archives) Salvage(ctx context.Context, end wal.Position) error {
 	if s, ok := a.target.(backup.Salvager); ok {
-		if err := s.Salvage(ctx); err != nil {
+		if err := s.Salvage(ctx, end); err != nil {
 			return err
 		}
 	}

@@ -270,7 +270,7 @@ func (s *Sink) commit(ctx context.Context) error {
 }
 
 // Salvage is Commit without the last step: the manifest does not get its name.
-func (s *Sink) Salvage(ctx context.Context) error {
+func (s *Sink) Salvage(ctx context.Context, _ wal.Position) error {
 	s.manifest = false
 	return s.Commit(ctx, wal.Position{})
 }
