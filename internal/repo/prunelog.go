@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"basin/internal/object"
 	"basin/internal/wal"
 )
 
@@ -25,8 +26,9 @@ type PruneLogReport struct {
 
 // PruneLog removes the log before the start of the oldest backup, on all timelines: what is behind it can be
 // replayed on a backup, whichever timelines come between. Backups of damaged pages count. Histories
-// are kept. Nothing is removed if there is no backup, or one is being made that has no parent, since it is
-// not known where that begins.
+// are kept. Nothing is removed if there is no backup, or one is being made, since it is not known where that
+// begins: on a standby it may be before all others. The log is listed before leases are read, so that
+// nothing is removed that came under a lease that is not known.
 func (c *Cluster) PruneLog(ctx context.Context, o PruneLogOptions) (PruneLogReport, error) {
 	var report PruneLogReport
 	if !c.repo.CanRead() {
@@ -39,6 +41,10 @@ func (c *Cluster) PruneLog(ctx context.Context, o PruneLogOptions) (PruneLogRepo
 	if err != nil {
 		return report, err
 	}
+	files, err := c.logFiles(ctx)
+	if err != nil {
+		return report, err
+	}
 	living, err := c.settleLeases(ctx, PruneOptions{Now: o.Now, DryRun: o.DryRun}, new(PruneReport))
 	if err != nil {
 		return report, err
@@ -47,23 +53,11 @@ func (c *Cluster) PruneLog(ctx context.Context, o PruneLogOptions) (PruneLogRepo
 	if err != nil {
 		return report, err
 	}
-	for _, l := range living {
-		report.Waits = report.Waits || l.lease.Parent == ""
-	}
+	report.Waits = len(living) > 0
 	first, size, ok := firstSegment(commits)
 	var gone []string
-	for info, err := range c.repo.store.List(ctx, c.below("wal/"), "") {
-		if err != nil {
-			return report, err
-		}
-		name := info.Name[strings.LastIndexByte(info.Name, '/')+1:]
-		switch {
-		case historyName.MatchString(name):
-			continue
-		case !segmentName.MatchString(name):
-			return report, errForeign(info.Name)
-		}
-		segment, err := wal.ParseSegment(name[:24], size)
+	for _, info := range files {
+		segment, err := wal.ParseSegment(info.Name[strings.LastIndexByte(info.Name, '/')+1:][:24], size)
 		if !ok || report.Waits || err != nil || segment.Number >= first || o.Within > 0 && info.Time.After(o.Now.Add(-o.Within)) {
 			report.Kept++
 			continue
@@ -76,6 +70,25 @@ func (c *Cluster) PruneLog(ctx context.Context, o PruneLogOptions) (PruneLogRepo
 		return report, nil
 	}
 	return report, c.remove(ctx, gone)
+}
+
+// logFiles returns the files of the log, but for histories.
+func (c *Cluster) logFiles(ctx context.Context) ([]object.Info, error) {
+	var files []object.Info
+	for info, err := range c.repo.store.List(ctx, c.below("wal/"), "") {
+		if err != nil {
+			return nil, err
+		}
+		name := info.Name[strings.LastIndexByte(info.Name, '/')+1:]
+		switch {
+		case historyName.MatchString(name):
+		case segmentName.MatchString(name):
+			files = append(files, info)
+		default:
+			return nil, errForeign(info.Name)
+		}
+	}
+	return files, nil
 }
 
 // firstSegment returns the number of the first segment that any backup needs, and the size of a segment.
