@@ -2,6 +2,7 @@ package repo
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,8 +15,10 @@ import (
 	"time"
 
 	"basin/internal/backup"
+	"basin/internal/manifest"
 	"basin/internal/object"
 	"basin/internal/seal"
+	"basin/internal/wal"
 )
 
 // readTree reads the files of a backup.
@@ -244,6 +247,55 @@ func TestLogGap(t *testing.T) {
 	d, ok := damages[name]
 	if !ok || len(damages) != 1 || !slices.Equal(d.Backups, []string{commit.ID}) || !errors.Is(d.Err, fs.ErrNotExist) {
 		t.Errorf("damages %v", damages)
+	}
+}
+
+// TestLogPart has a part of a segment be there that a backup needs: it is damage if the backup ends behind it, or in a place
+// that is not known.
+func TestLogPart(t *testing.T) {
+	const segment = "000000010000000000000001"
+	for _, test := range []struct {
+		reason string
+		names  []string
+		stop   wal.LSN // where the backup ends; zero is not known, as of an older one that is damaged
+		ok     bool
+	}{
+		{"it ends in the middle", []string{PartialName(segment, 0x2000)}, 0x1002001, false},
+		{"it leads there", []string{PartialName(segment, 0x2000)}, 0x1002000, true},
+		{"the longest does", []string{PartialName(segment, 0x2000), PartialName(segment, 0x4000)}, 0x1004000, true},
+		{"the longest does not", []string{PartialName(segment, 0x2000), PartialName(segment, 0x4000)}, 0x1005000, false},
+		{"it is not known how long it is", []string{segment + ".partial"}, 0x1002000, false},
+		{"it is not the last", []string{PartialName(segment, 0x2000), PartialName("000000010000000000000002", 0x2000)}, 0x2000100, false},
+		{"it is not known where the backup ends", []string{PartialName(segment, 0x2000)}, 0, true},
+	} {
+		t.Run(test.reason, func(t *testing.T) {
+			c := newCluster(t, false)
+			commit := *take(t, c, tree{{path: "a"}: []byte("a")}, rng(1), SinkOptions{})
+			end := cmp.Or(test.stop, 0x1002001)
+			commit.ID = "other"
+			commit.Stop, commit.Ranges = wal.Position{LSN: test.stop, Timeline: 1}, []manifest.Range{{Timeline: 1, Start: 0x1000028, End: end}}
+			if err := c.putCommit(t.Context(), &commit); err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range test.names {
+				at, err := c.logName(name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := c.repo.store.Create(t.Context(), at, []byte(name)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			damages, _ := verify(t, c, VerifyOptions{Backups: []string{commit.ID}})
+			if (len(damages) == 0) != test.ok {
+				t.Errorf("damages %v", damages)
+			}
+			for name, d := range damages {
+				if !strings.HasPrefix(name, c.below("wal/")) || d.Err == nil || !slices.Equal(d.Backups, []string{commit.ID}) {
+					t.Errorf("damage %+v", d)
+				}
+			}
+		})
 	}
 }
 

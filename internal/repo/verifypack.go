@@ -235,7 +235,7 @@ func (v *verifier) remember(ctx context.Context) error {
 
 // log reads the log, and sees that there is what backups need of it.
 func (v *verifier) log(ctx context.Context) error {
-	have := make(map[string]bool) // segments, and the longest parts of some
+	have := make(map[string]bool) // segments, and whether they are whole
 	for info, err := range v.store.List(ctx, v.cluster.below("wal/"), "") {
 		if err != nil {
 			return err
@@ -245,7 +245,7 @@ func (v *verifier) log(ctx context.Context) error {
 			return errForeign(info.Name)
 		}
 		if segment, _, isPart := strings.Cut(name, ".partial"); isPart || IsSegment(name) {
-			have[segment] = true
+			have[segment] = have[segment] || !isPart
 		}
 		if len(v.o.Backups) > 0 || !v.isSampled(name) {
 			continue
@@ -307,10 +307,13 @@ func (c *Commit) segments() func(yield func(string) bool) {
 	}
 }
 
-// gaps sees that the log that a backup needs is there: in the repository, or in the backup.
+// gaps sees that the log that a backup needs is there: in the repository, or in the backup. If a part of a segment
+// is, it is to lead to where the backup ends.
 func (v *verifier) gaps(ctx context.Context, commit *Commit, have map[string]bool) error {
+	part, isMissing := "", false
 	for name := range commit.segments() {
-		if have[name] {
+		isWhole, isThere := have[name]
+		if isWhole {
 			if len(v.o.Backups) > 0 {
 				if err := v.logFile(ctx, name); err != nil {
 					return err
@@ -322,10 +325,26 @@ func (v *verifier) gaps(ctx context.Context, commit *Commit, have map[string]boo
 		if failed := v.store.failed(); failed != nil {
 			return failed
 		}
-		if m == nil && err == nil {
+		switch {
+		case m != nil || err != nil: // a part that cannot be read is told of
+		case isThere:
+			part = name
+		default:
+			isMissing = true
 			at, _ := v.cluster.logName(name) // which is one
 			v.damage(at, fmt.Errorf("%s: %w", at, fs.ErrNotExist), commit.ID, "")
 		}
+	}
+	if part == "" || isMissing || commit.Stop.LSN == 0 {
+		return nil
+	}
+	_, err := v.cluster.Reach(ctx, *commit, commit.Stop.Timeline)
+	if failed := v.store.failed(); failed != nil {
+		return failed
+	}
+	if err != nil {
+		at, _ := v.cluster.logName(part) // which is one
+		v.damage(at, err, commit.ID, "")
 	}
 	return nil
 }
