@@ -242,17 +242,56 @@ func (r *restoreRun) planFrom(ctx context.Context, commit repo.Commit) (*restore
 	if t.kind == "lsn" && t.lsn > reach.End {
 		return nil, usererr.Hinted("A target up to there can be reached.", "the log is there up to %v on timeline %d, and the target is %v", reach.End, timeline, t.lsn)
 	}
+	if err := r.checkTablespaces(ctx, commit, reach); err != nil {
+		return nil, err
+	}
 	plan := &restorePlan{commit: commit, reach: reach, target: t}
 	if r.o.Standby {
 		return plan, nil
 	}
 	switch t.kind {
-	case "", "time":
+	case "", "time", "immediate":
 		return plan, r.proveEnd(ctx, plan)
 	case "name":
 		return plan, r.proveName(ctx, plan)
 	}
 	return plan, nil
+}
+
+// checkTablespaces refuses to have recovery make a tablespace where there is something: it would
+// write into it, be it the source's own.
+func (r *restoreRun) checkTablespaces(ctx context.Context, commit repo.Commit, reach repo.Reach) error {
+	for facts, err := range r.cluster.Facts(ctx, reach) {
+		if err != nil {
+			return err
+		}
+		if facts.Summary == nil {
+			continue
+		}
+		for _, t := range facts.Summary.Tablespaces {
+			if t.LSN < commit.Start.LSN || t.Path == "" || r.o.Target.isBefore(t.LSN, facts.Summary.Transactions) {
+				continue
+			}
+			if _, err := os.Lstat(t.Path); err == nil {
+				return usererr.Hinted("Restore on another host, or move that directory away if nobody needs it.",
+					"tablespace %d was made after backup %s, at %v, in \"%s\", which is there on this host: recovery would write into it", t.OID, commit.ID, t.LSN, t.Path)
+			}
+		}
+	}
+	return nil
+}
+
+// isBefore says whether recovery does not come to a position, in a segment with such transactions.
+func (t recoveryTarget) isBefore(at wal.LSN, transactions wal.Transactions) bool {
+	switch t.kind {
+	case "lsn":
+		return t.lsn < at
+	case "time":
+		return transactions.Count > 0 && transactions.Earliest.After(t.time)
+	case "immediate":
+		return true
+	}
+	return false
 }
 
 // proveEnd makes a target of the end of the log, so that recovery fails if it does not come to it. A time
@@ -281,11 +320,17 @@ func (r *restoreRun) proveEnd(ctx context.Context, p *restorePlan) error {
 		}
 		break
 	}
-	if last < p.commit.Stop.LSN { // nothing happened since the backup
-		if p.target.kind == "time" {
+	if last < p.commit.Stop.LSN { // nothing happened since the backup, and PostgreSQL would not come to any target
+		switch p.target.kind {
+		case "time":
 			p.why = "no transaction has ended after " + stamp(p.target.time)
-			p.target = recoveryTarget{kind: "immediate", timeline: p.target.timeline, action: p.target.action}
+		case "immediate":
+			p.why = "nothing was written since the backup"
 		}
+		p.target = recoveryTarget{timeline: p.target.timeline}
+		return nil
+	}
+	if p.target.kind == "immediate" {
 		return nil
 	}
 	if p.target.kind == "time" {

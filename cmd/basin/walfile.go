@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"basin/internal/getopt"
@@ -40,6 +41,9 @@ func walCommand(ctx context.Context, c call) error {
 	var o walOptions
 	o.Say = c.report.info
 	operands, err := c.parse(walTable(&o))
+	if err != nil && slices.Contains(c.argv, "get") {
+		return exitStatus{err, exitUnknown}
+	}
 	if err != nil {
 		return err
 	}
@@ -61,7 +65,7 @@ func walCommand(ctx context.Context, c call) error {
 		}
 		return nil
 	case what == "get":
-		return c.usage("wal get takes a name and a path, as restore_command's %%f and %%p")
+		return exitStatus{c.usage("wal get takes a name and a path, as restore_command's %%f and %%p"), exitUnknown}
 	default:
 		return c.usage("unknown command \"wal %s\"", what)
 	}

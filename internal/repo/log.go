@@ -227,8 +227,70 @@ func (c *Cluster) checkLog(name string, content []byte, size int64) error {
 
 // LogFacts returns what is known of a file of the log. One that is not there is fs.ErrNotExist.
 func (c *Cluster) LogFacts(ctx context.Context, name string) (LogFacts, error) {
-	_, _, facts, err := c.readLog(ctx, name)
-	return facts, err
+	at, err := c.logName(name)
+	if err != nil {
+		return LogFacts{}, err
+	}
+	size := int64(-1)
+	for info, err := range c.repo.store.List(ctx, at, "") {
+		if err != nil {
+			return LogFacts{}, err
+		}
+		if info.Name == at {
+			size = info.Size
+		}
+		break // it is the first, if it is there
+	}
+	switch {
+	case size < 0:
+		return LogFacts{}, fmt.Errorf("%s: %w", at, fs.ErrNotExist)
+	case size < logHead+footerSize:
+		return LogFacts{}, fmt.Errorf("%s: %w", at, seal.ErrDamaged)
+	}
+	head, err := c.repo.store.Get(ctx, at, 0, logHead)
+	if err != nil {
+		return LogFacts{}, err
+	}
+	box, err := c.repo.open(ctx, kindLog, at, head)
+	if err != nil {
+		return LogFacts{}, err
+	}
+	tail, err := c.logTail(ctx, at, size, tailSize)
+	if err != nil {
+		return LogFacts{}, err
+	}
+	length, err := trailerLength(tail[len(tail)-footerSize:])
+	if err == nil && length > int64(len(tail)-footerSize) {
+		tail, err = c.logTail(ctx, at, size, length+footerSize)
+	}
+	if err != nil {
+		return LogFacts{}, fmt.Errorf("%s: %w", at, err)
+	}
+	return c.openFacts(name, at, box, head, tail, size)
+}
+
+// tailSize is how much is read of the end of a file of the log for what is known of it, in bytes.
+const tailSize = 16 << 10
+
+// logTail reads the last bytes of an object, at most so many.
+func (c *Cluster) logTail(ctx context.Context, at string, size, most int64) ([]byte, error) {
+	n := min(size-logHead, most)
+	return c.repo.store.Get(ctx, at, size-n, n)
+}
+
+// openFacts reads the trailer of a file of the log.
+func (c *Cluster) openFacts(name, at string, box *seal.Box, head, tail []byte, size int64) (facts LogFacts, err error) {
+	content, err := openTrailer(box, tail, size)
+	if err != nil {
+		return facts, fmt.Errorf("%s: %w", at, err)
+	}
+	if err := json.Unmarshal(content, &facts); err != nil {
+		return facts, fmt.Errorf("%s: %w", at, err)
+	}
+	if facts.Name != name || !bytes.Equal(head[seal.HeadSize:logHead], c.repo.logDigest(name, facts.SHA256)) {
+		return facts, fmt.Errorf("%s: %w", at, seal.ErrDamaged)
+	}
+	return facts, nil
 }
 
 // Log returns the content of a file of the log. One that is not there is fs.ErrNotExist.
@@ -288,15 +350,8 @@ func (c *Cluster) readLog(ctx context.Context, name string) (data []byte, box *s
 	if box, err = c.repo.open(ctx, kindLog, at, data); err != nil {
 		return nil, nil, facts, err
 	}
-	content, err := openTrailer(box, data, int64(len(data)))
-	if err != nil {
-		return nil, nil, facts, fmt.Errorf("%s: %w", at, err)
-	}
-	if err := json.Unmarshal(content, &facts); err != nil {
-		return nil, nil, facts, fmt.Errorf("%s: %w", at, err)
-	}
-	if facts.Name != name || !bytes.Equal(data[seal.HeadSize:logHead], c.repo.logDigest(name, facts.SHA256)) {
-		return nil, nil, facts, fmt.Errorf("%s: %w", at, seal.ErrDamaged)
+	if facts, err = c.openFacts(name, at, box, data, data, int64(len(data))); err != nil {
+		return nil, nil, facts, err
 	}
 	return data, box, facts, nil
 }

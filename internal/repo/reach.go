@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
+	"math"
 	"slices"
 	"strings"
 
@@ -62,15 +63,18 @@ func (c *Cluster) NewestTimeline(ctx context.Context, from Commit) (wal.Timeline
 // branch is a timeline from a segment on.
 type branch struct {
 	timeline wal.Timeline
-	first    uint64 // number of the segment that it begins in
+	first    uint64  // number of the segment that it begins in
+	last     uint64  // that it is left in
+	end      wal.LSN // where it is left
 }
 
 // branches returns the timelines that lead to t, the newest first.
 func branches(t wal.Timeline, history wal.History, segmentSize int64) []branch {
-	all := []branch{{timeline: t}}
+	all := []branch{{timeline: t, last: math.MaxUint64, end: math.MaxUint64}}
 	for i := len(history) - 1; i >= 0; i-- {
-		all[len(all)-1].first = wal.SegmentAt(wal.Position{LSN: history[i].End}, segmentSize).Number
-		all = append(all, branch{timeline: history[i].Timeline})
+		fork := wal.SegmentAt(wal.Position{LSN: history[i].End}, segmentSize).Number
+		all[len(all)-1].first = fork
+		all = append(all, branch{timeline: history[i].Timeline, last: fork, end: history[i].End})
 	}
 	return all
 }
@@ -115,23 +119,29 @@ func (c *Cluster) Reach(ctx context.Context, from Commit, t wal.Timeline) (Reach
 		}
 	}
 	reach := Reach{Timeline: t}
-	number := first.Number
-	for rest := line; ; number++ {
+	number, end, rest := first.Number, wal.LSN(math.MaxUint64), line
+	for ; ; number++ {
 		found := segmentOf(rest, number, there)
 		if found == nil {
 			break
 		}
-		rest = upTo(line, found.Timeline) // recovery never goes back to an older one
+		rest = upTo(line, found.Timeline)             // recovery never goes back to an older one
+		if b := rest[len(rest)-1]; number == b.last { // of which only the first part counts
+			end = b.end
+		} else {
+			end = math.MaxUint64
+		}
 		reach.Last = found.Name(size)
 		reach.Segments = append(reach.Segments, reach.Last)
 	}
-	reach.End = wal.Segment{Number: number}.Start(size)
+	reach.End = min(wal.Segment{Number: number}.Start(size), end)
 	slices.Sort(numbers)
-	if i, _ := slices.BinarySearch(numbers, number); i < len(numbers) {
-		if found := segmentOf(line, numbers[i], there); found != nil {
+	for i, _ := slices.BinarySearch(numbers, number); i < len(numbers) && reach.Resumes == ""; i++ {
+		if found := segmentOf(rest, numbers[i], there); found != nil {
 			reach.Resumes = found.Name(size)
 		}
-	} else if err := c.reachPartial(ctx, line, number, size, &reach); err != nil {
+	}
+	if err := c.reachPartial(ctx, rest, number, size, &reach); err != nil {
 		return reach, err
 	}
 	if reach.End < from.Stop.LSN {
@@ -148,7 +158,7 @@ func (c *Cluster) Reach(ctx context.Context, from Commit, t wal.Timeline) (Reach
 func segmentOf(line []branch, number uint64, there map[wal.Segment]bool) *wal.Segment {
 	for _, b := range line {
 		s := wal.Segment{Timeline: b.timeline, Number: number}
-		if b.first <= number && there[s] {
+		if b.first <= number && number <= b.last && there[s] {
 			return &s
 		}
 	}
@@ -164,7 +174,7 @@ func upTo(line []branch, t wal.Timeline) []branch {
 // reachPartial goes on into a segment of which a part is there.
 func (c *Cluster) reachPartial(ctx context.Context, line []branch, number uint64, size int64, reach *Reach) error {
 	for _, b := range line {
-		if b.first > number {
+		if b.first > number || number > b.last {
 			continue
 		}
 		segment := wal.Segment{Timeline: b.timeline, Number: number}
@@ -181,7 +191,7 @@ func (c *Cluster) reachPartial(ctx context.Context, line []branch, number uint64
 			if _, err := fmt.Sscanf(digits, "%X", &end); err != nil {
 				return fmt.Errorf("%q: %w", name, err)
 			}
-			reach.End = segment.Start(size) + wal.LSN(end)
+			reach.End = min(segment.Start(size)+wal.LSN(end), b.end)
 		}
 		return nil
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"testing"
 
@@ -94,4 +95,64 @@ type damagedSource struct{ *treeSource }
 func (s *damagedSource) End(ctx context.Context) (wal.Position, error) {
 	end, _ := s.treeSource.End(ctx)
 	return end, backup.ErrPageChecksums
+}
+
+// TestReach follows the log over timelines and gaps.
+func TestReach(t *testing.T) {
+	const size = 4 << 20
+	at := func(number, offset uint64) wal.LSN { return wal.LSN(number*size + offset) }
+	for _, test := range []struct {
+		reason   string
+		files    []string // such as 1/6: segment 6 of timeline 1; 1/6+4096 is a part of it
+		timeline wal.Timeline
+		end      wal.LSN // zero: the log does not lead to the backup's end
+		resumes  string
+	}{
+		{"one timeline", []string{"1/5", "1/6", "1/7"}, 1, at(8, 0), ""},
+		{"a gap", []string{"1/5", "1/7"}, 1, at(6, 0), "000000010000000000000007"},
+		{"a gap within the backup", []string{"1/6"}, 1, 0, ""},
+		{"a part at the end", []string{"1/5", "1/6+65536"}, 1, at(6, 65536), ""},
+		{"a part before a gap", []string{"1/5", "1/6+65536", "1/8"}, 1, at(6, 65536), "000000010000000000000008"},
+		{"a part of the backup's own", []string{"1/5+65536", "1/7"}, 1, at(5, 65536), "000000010000000000000007"},
+		{"a promotion", []string{"1/5", "1/6", "2/6", "2/7"}, 2, at(8, 0), ""},
+		{"what the old timeline has behind it", []string{"1/5", "1/6", "1/7", "1/8", "2/6"}, 2, at(7, 0), ""},
+		{"a hole in the new one, not in the old one", []string{"1/5", "1/6", "1/7", "2/6", "2/8"}, 2, at(7, 0), "000000020000000000000008"},
+		{"nothing of the new one", []string{"1/5", "1/6", "1/7"}, 2, at(6, 8192), ""},
+		{"the old one, although there is a new one", []string{"1/5", "1/6", "1/7", "2/6"}, 1, at(8, 0), ""},
+	} {
+		t.Run(test.reason, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, false)
+			push := func(name string, content []byte) {
+				if err := c.PushLog(t.Context(), name, content, size); err != nil {
+					t.Fatal(err)
+				}
+			}
+			push("00000002.history", []byte("1\t"+at(6, 8192).String()+"\tno recovery target specified\n"))
+			for _, file := range test.files {
+				var timeline wal.Timeline
+				var number, part uint64
+				if n, _ := fmt.Sscanf(file, "%d/%d+%d", &timeline, &number, &part); n < 2 {
+					t.Fatal(file)
+				}
+				name := wal.Segment{Timeline: timeline, Number: number}.Name(size)
+				content := forgedLog(number, rng(number))
+				if part > 0 {
+					name, content = PartialName(name, int64(part)), content[:part]
+				}
+				push(name, content)
+			}
+			from := Commit{
+				ID: "backup", SegmentSize: size,
+				Start: wal.Position{LSN: at(5, 40), Timeline: 1}, Stop: wal.Position{LSN: at(5, 400), Timeline: 1},
+			}
+			reach, err := c.Reach(t.Context(), from, test.timeline)
+			if (err != nil) != (test.end == 0) {
+				t.Fatal(err)
+			}
+			if err == nil && (reach.End != test.end || reach.Resumes != test.resumes) {
+				t.Errorf("up to %v, and then %q; want %v, %q", reach.End, reach.Resumes, test.end, test.resumes)
+			}
+		})
+	}
 }
