@@ -25,6 +25,58 @@ func TestPackFails(t *testing.T) {
 	}
 }
 
+// TestDamagedHints has facts of packs be damaged, or be none: backups and prune go on, and heed the others.
+func TestDamagedHints(t *testing.T) {
+	for _, kind := range []string{factThin, factDamaged} {
+		for _, encrypted := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, encrypted %v", kind, encrypted), func(t *testing.T) {
+				c := newCluster(t, encrypted)
+				tr := tree{{path: "a"}: []byte("a"), {path: "global/pg_control"}: []byte("b")}
+				parent := take(t, c, tr, rng(1), SinkOptions{})
+				hint := PackID{1}
+				for _, content := range []string{"no fact", ""} {
+					name := c.below("facts/" + kind + "/" + ID{}.String())
+					if content == "" {
+						name = c.below("facts/" + kind + "/" + ID{1}.String())
+					}
+					if err := c.repo.store.Create(t.Context(), name, []byte(content)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for _, fact := range []any{"text", packsFact{Packs: []PackID{hint}}} {
+					if _, err := c.putFact(t.Context(), kind, fact); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if avoided, err := c.avoided(t.Context()); err != nil || len(avoided) != 1 || !avoided[hint] {
+					t.Errorf("avoided %v, %v", avoided, err)
+				}
+				next := take(t, c, tr, rng(1), SinkOptions{Parent: parent})
+				compare(t, c, next.ID, tr)
+				prune(t, c, PruneOptions{})
+				store := &cut{Store: memory(c)}
+				other := reopen(t, c, store)
+				for k := 1; ; k++ {
+					store.count, store.at = 0, k
+					_, err := other.avoided(t.Context())
+					if store.count < k {
+						break
+					}
+					if !errors.Is(err, errCut) {
+						t.Errorf("operation %d failed: %v", k, err)
+					}
+				}
+				store.at = 0
+				stopped, stop := context.WithCancel(t.Context())
+				stop()
+				if _, err := other.avoided(stopped); !errors.Is(err, context.Canceled) {
+					t.Errorf("cancelled: %v", err)
+				}
+			})
+		}
+	}
+}
+
 // lost is a store of which it is not known whether it makes some objects. It makes them later.
 type lost struct {
 	object.Store

@@ -40,18 +40,20 @@ type fact struct {
 }
 
 // facts yields the facts of a kind, in no order that means anything. One that is removed
-// meanwhile is left out.
+// meanwhile is left out. Behind one that cannot be read the others follow.
 func (c *Cluster) facts(ctx context.Context, kind string) iter.Seq2[fact, error] {
 	return func(yield func(fact, error) bool) {
 		for info, err := range c.repo.store.List(ctx, c.below("facts/"+kind+"/"), "") {
-			f := fact{name: info.Name}
-			if err == nil {
-				f.content, err = c.repo.get(ctx, kindFact, info.Name, maxFact)
+			if err != nil {
+				yield(fact{}, err)
+				return
 			}
+			f := fact{name: info.Name}
+			f.content, err = c.repo.get(ctx, kindFact, info.Name, maxFact)
 			if errors.Is(err, fs.ErrNotExist) {
 				continue
 			}
-			if !yield(f, err) || err != nil {
+			if !yield(f, err) {
 				return
 			}
 		}

@@ -3,6 +3,7 @@ package repo
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -33,16 +34,20 @@ type packsFact struct {
 	Packs []PackID `json:"packs"`
 }
 
-// packsOf returns the packs that facts of a kind name, and the names of those facts.
+// packsOf returns the packs that facts of a kind name, and the names of those facts. A fact
+// that is damaged is left out: it only says what would better be stored anew, and verify tells of it.
 func (c *Cluster) packsOf(ctx context.Context, kind string) (packs map[PackID]bool, names []string, err error) {
 	packs = make(map[PackID]bool)
 	for f, err := range c.facts(ctx, kind) {
+		if errors.Is(err, seal.ErrDamaged) {
+			continue
+		}
 		if err != nil {
 			return nil, nil, fmt.Errorf("facts of %s packs: %w", kind, err)
 		}
 		var fact packsFact
-		if err := f.read(&fact); err != nil {
-			return nil, nil, err
+		if f.read(&fact) != nil {
+			continue
 		}
 		for _, id := range fact.Packs {
 			packs[id] = true
