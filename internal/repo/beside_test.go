@@ -112,6 +112,75 @@ func TestPruneBesideForget(t *testing.T) {
 	}
 }
 
+// TestForgetBesideForget has the two last backups be forgotten at the same time: one stops before an operation, the other comes as far
+// as before another, perhaps somebody prunes, and both go on. One backup is left at least, and all of what is left.
+func TestForgetBesideForget(t *testing.T) {
+	c := newCluster(t, false)
+	states := make(map[string]tree)
+	var ids []string
+	for i := range 2 {
+		tr := tree{{path: "a"}: fmt.Append(nil, i), {path: "global/pg_control"}: []byte("b")}
+		ids = append(ids, take(t, c, tr, rng(1), SinkOptions{}).ID)
+		states[ids[i]] = tr
+	}
+	refused := 0
+	for _, prunes := range []bool{false, true} {
+		for first, over := 1, false; !over; first++ {
+			for second, ended := 1, false; !ended; second++ {
+				store := memory(c)
+				one, other := &cut{Store: store}, &cut{Store: store}
+				forget := func(s *cut, id string, before func(number int)) error {
+					host := reopen(t, c, s)
+					s.count, s.before = 0, before
+					return host.Forget(t.Context(), id, time.Now())
+				}
+				stopped, goOn, failed := make(chan bool, 1), make(chan bool), make(chan error, 1)
+				begun := false
+				err := forget(one, ids[0], func(n int) {
+					if n != first {
+						return
+					}
+					begun = true
+					go func() {
+						failed <- forget(other, ids[1], func(n int) {
+							if n == second {
+								stopped <- true
+								<-goOn
+							}
+						})
+						stopped <- false
+					}()
+					ended = !<-stopped
+					if prunes {
+						_, _ = reopen(t, c, store).Prune(t.Context(), PruneOptions{}) // which may have to wait
+					}
+				})
+				close(goOn)
+				if !begun {
+					over, ended = true, true
+					break
+				}
+				if otherErr := <-failed; err != nil || otherErr != nil {
+					refused++
+				}
+				commits, err := reopen(t, c, store).Backups(t.Context())
+				if err != nil || len(commits) == 0 {
+					t.Fatalf("operations %d and %d: %d backups are left, %v", first, second, len(commits), err)
+				}
+				for _, commit := range commits {
+					compare(t, reopen(t, c, store), commit.ID, states[commit.ID])
+				}
+				if left := objects(t, reopen(t, c, store), "leases/"); len(left) > 0 || t.Failed() {
+					t.Fatalf("operations %d and %d: leases %v are left", first, second, left)
+				}
+			}
+		}
+	}
+	if refused == 0 {
+		t.Error("none was refused")
+	}
+}
+
 // TestPruneLog keeps the log that backups need.
 func TestPruneLog(t *testing.T) {
 	names := []string{

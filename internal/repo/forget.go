@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"slices"
 	"time"
 
 	"basin/internal/usererr"
@@ -128,7 +130,8 @@ func (p Pin) reason() string {
 }
 
 // Forget removes a backup; what it alone needs stays until Prune. It refuses to remove one that is pinned, that
-// another relies on which is being made, and the last that is not damaged.
+// another relies on which is being made, and the last that is not damaged and whose index can be read, also if others
+// are removed at the same time.
 func (c *Cluster) Forget(ctx context.Context, id string, now time.Time) error {
 	commit, err := c.Backup(ctx, id)
 	if err != nil {
@@ -151,21 +154,51 @@ func (c *Cluster) Forget(ctx context.Context, id string, now time.Time) error {
 				id, l.lease.Backup, l.lease.Host, l.lease.Until.Format(time.RFC3339))
 		}
 	}
-	if !commit.Damaged {
-		if err := c.hasOther(ctx, id); err != nil {
-			return err
-		}
+	if commit.Damaged {
+		return c.repo.store.Delete(ctx, c.commitName(id))
 	}
-	return c.repo.store.Delete(ctx, c.commitName(id))
+	return c.forgetGood(ctx, id, now)
 }
 
-// hasOther sees that there is a backup that is not damaged beside one.
+// forgetGood removes a backup that is not damaged, if there is another. Somebody may remove that at the same time: who finds
+// none any more puts back what it removed. Until that is known a lease keeps prune from removing anything.
+func (c *Cluster) forgetGood(ctx context.Context, id string, now time.Time) error {
+	name := c.commitName(id)
+	data, err := c.repo.store.Get(ctx, name, 0, -1)
+	if err != nil {
+		return fmt.Errorf("backup %s: %w", id, err)
+	}
+	if err := c.hasOther(ctx, id); err != nil {
+		return err
+	}
+	lease, err := c.takeLease(ctx, newBackupID(now), id, func() time.Time { return now })
+	if err != nil {
+		return err
+	}
+	err = c.repo.store.Delete(ctx, name)
+	if missing := c.hasOther(ctx, id); missing != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
+		defer cancel()
+		err = errors.Join(err, missing)
+		if back := c.repo.store.Create(ctx, name, data); back != nil && !errors.Is(back, fs.ErrExist) {
+			return errors.Join(err, fmt.Errorf("put backup %s back: %w", id, back)) // what it needs stays until the lease is over
+		}
+	}
+	return errors.Join(err, lease.end())
+}
+
+// hasOther sees that there is a backup beside one that is not damaged, and of which the index and the packs are there.
 func (c *Cluster) hasOther(ctx context.Context, id string) error {
 	commits, problems := c.Backups(ctx)
-	for _, other := range commits {
-		if other.ID != id && !other.Damaged {
+	for _, other := range slices.Backward(commits) {
+		if other.ID == id || other.Damaged {
+			continue
+		}
+		err := c.CheckIndex(ctx, other)
+		if err == nil {
 			return nil
 		}
+		problems = errors.Join(problems, fmt.Errorf("backup %s: %w", other.ID, err))
 	}
 	return errors.Join(usererr.Hinted("Take another backup first.", "backup %s is the last that can be restored", id), problems)
 }

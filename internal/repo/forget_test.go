@@ -114,3 +114,19 @@ func TestPins(t *testing.T) {
 		}
 	}
 }
+
+// TestForgetLastReadable has the index of the other backup not be readable: the one that is left is kept.
+func TestForgetLastReadable(t *testing.T) {
+	c := newCluster(t, true)
+	kept := tree{{path: "a"}: []byte("a"), {path: "global/pg_control"}: []byte("c")}
+	one := take(t, c, kept, rng(1), SinkOptions{})
+	other := take(t, c, tree{{path: "a"}: []byte("b")}, rng(1), SinkOptions{})
+	c = reopen(t, c, with(t, memory(c), c.partName(other.Blocks[0][0].ID), []byte("no part")))
+	if err := c.Forget(t.Context(), one.ID, time.Now()); err == nil || !strings.Contains(err.Error(), other.ID) {
+		t.Errorf("the last backup that can be read was forgotten: %v", err)
+	}
+	if err := c.Forget(t.Context(), other.ID, time.Now()); err != nil {
+		t.Error(err)
+	}
+	compare(t, c, one.ID, kept)
+}
