@@ -108,19 +108,22 @@ func forget(ctx context.Context, c call) error {
 		return err
 	}
 	forgotten := 0
+	var refused []error // of which none keeps the others
 	for _, v := range verdicts {
 		if v.Keep {
 			continue
 		}
 		if err := cluster.Forget(ctx, v.Commit.ID, now); err != nil {
-			return err
+			refused = append(refused, err)
+			continue
 		}
 		forgotten++
 	}
 	if forgotten > 0 {
-		_, err = fmt.Fprintf(c.stdout, "%s forgotten; basin prune frees what they alone needed\n", counted(forgotten, "backup"))
+		_, err := fmt.Fprintf(c.stdout, "%s forgotten; basin prune frees what they alone needed\n", counted(forgotten, "backup"))
+		refused = append(refused, err)
 	}
-	return err
+	return errors.Join(refused...)
 }
 
 // printVerdicts tells what is kept and what is not, and why.

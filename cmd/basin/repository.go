@@ -330,7 +330,7 @@ func (o repositoryOptions) words(name repo.ClusterName) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !strings.Contains(p.Location, "://") {
+	if p.isFolder() {
 		if p.Location, err = filepath.Abs(p.Location); err != nil {
 			return nil, err
 		}

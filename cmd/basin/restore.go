@@ -320,6 +320,10 @@ func (r *restoreRun) proveEnd(ctx context.Context, p *restorePlan) error {
 		}
 		break
 	}
+	if p.target.kind == "time" && p.reach.Resumes != "" { // what is missing may have what was wanted
+		return usererr.Hinted("If the missing log is elsewhere, push it: basin wal push FILE. A target before the gap can be reached.",
+			"log is missing behind %v, where no transaction has ended yet after %s; it goes on at %s", p.reach.End, stamp(p.target.time), p.reach.Resumes)
+	}
 	if last < p.commit.Stop.LSN { // nothing happened since the backup, and PostgreSQL would not come to any target
 		switch p.target.kind {
 		case "time":
@@ -359,18 +363,21 @@ func (r *restoreRun) proveName(ctx context.Context, p *restorePlan) error {
 			}
 		}
 	}
-	switch len(places) {
-	case 0:
+	switch {
+	case len(places) == 0 && p.reach.Resumes != "":
+		return usererr.Hinted("If the missing log is elsewhere, push it: basin wal push FILE.",
+			"there is no restore point \"%s\" between backup %s and %v, where log is missing; it goes on at %s", p.target.name, p.commit.ID, p.reach.End, p.reach.Resumes)
+	case len(places) == 0:
 		return usererr.Hinted("Is the name right? Recovery can only stop at one behind the end of a backup.",
 			"there is no restore point \"%s\" behind backup %s, which ends at %v", p.target.name, p.commit.ID, p.commit.Stop.LSN)
-	case 1:
+	case len(places) == 1:
 		return nil
 	}
 	return usererr.Hinted("Choose one with --target-lsn.", "there are several restore points \"%s\", the newest first: %s", p.target.name, strings.Join(places, ", "))
 }
 
-// stamp returns a time for messages, in UTC.
-func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
+// stamp returns a time for messages, in UTC, to the microsecond as PostgreSQL has it.
+func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05.999999 UTC") }
 
 // print tells the plan.
 func (p *restorePlan) print(c call, r *restoreRun) error {
@@ -400,7 +407,7 @@ func (t recoveryTarget) String() string {
 	}
 	switch t.kind {
 	case "time":
-		return stamp(t.time) + " (" + t.time.Format("2006-01-02 15:04:05-07:00") + ")" + how
+		return stamp(t.time) + " (" + t.time.Format("2006-01-02 15:04:05.999999-07:00") + ")" + how
 	case "lsn":
 		return t.lsn.String() + how
 	case "xid":
@@ -544,17 +551,9 @@ func (r *restoreRun) restoreCommand() (string, error) {
 	}
 	words = append(words, options...)
 	for i, w := range words {
-		words[i] = strings.ReplaceAll(shellQuote(w), "%", "%%")
+		words[i] = strings.ReplaceAll(shellWord(w), "%", "%%")
 	}
 	return strings.Join(words, " ") + ` %f "%p"`, nil
-}
-
-// shellQuote returns a word as a shell takes it.
-func shellQuote(word string) string {
-	if word != "" && strings.Trim(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:=") == "" {
-		return word
-	}
-	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }
 
 // next tells what to do now.
@@ -563,7 +562,7 @@ func (r *restoreRun) next(c call, p *restorePlan) error {
 	if err != nil {
 		dir = r.o.Directory
 	}
-	_, err = fmt.Fprintf(c.stdout, "Restored. Start it with\n  pg_ctl start -D %s\n", shellQuote(dir))
+	_, err = fmt.Fprintf(c.stdout, "Restored. Start it with\n  pg_ctl start -D %s\n", shellWord(dir))
 	if err == nil && p.target.kind != "" && (p.target.action == "" || p.target.action == "pause") {
 		_, err = fmt.Fprint(c.stdout, "At the target it pauses, and can be read. If that is what was wanted,\n  SELECT pg_wal_replay_resume();\nends recovery; if not, restore again to another target.\n")
 	}

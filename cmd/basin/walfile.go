@@ -38,6 +38,9 @@ func walTable(o *walOptions) []getopt.Option {
 
 // walCommand is basin wal.
 func walCommand(ctx context.Context, c call) error {
+	if slices.Contains(c.argv[1:], "--help") {
+		return helpWAL(c.stdout, c.called)
+	}
 	var o walOptions
 	o.Say = c.report.info
 	operands, err := c.parse(walTable(&o))
