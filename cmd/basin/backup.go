@@ -184,7 +184,11 @@ func (b *repositoryBackup) run(ctx context.Context) (*repo.Commit, error) {
 		err = usererr.Hinted("The server's log names the files; the backup is kept, marked as damaged, and counts as none. Look at the server's disks.",
 			"the server has pages with wrong checksums")
 	}
-	return sink.Written(), err
+	written := sink.Written()
+	if err == nil && b.repository.CanRead() {
+		_, err = b.cluster.Reach(ctx, *written, written.Stop.Timeline)
+	}
+	return written, err
 }
 
 // connect reaches the server and learns which cluster it is.

@@ -102,6 +102,9 @@ func (c *Cluster) PushLog(ctx context.Context, name string, content []byte, segm
 	if err := c.checkLog(name, content, segmentSize); err != nil {
 		return err
 	}
+	if err := c.checkParts(ctx, name, content); err != nil {
+		return err
+	}
 	key, err := c.repo.writeKey(ctx)
 	if err != nil {
 		return err
@@ -135,6 +138,39 @@ func (c *Cluster) PushLog(ctx context.Context, name string, content []byte, segm
 		return err
 	}
 	return c.compareLog(ctx, name, at, content, sum[:])
+}
+
+// checkParts sees that a segment begins with what was received of it before, and the other way
+// round: else two clusters write one log. Who cannot read does not see it.
+func (c *Cluster) checkParts(ctx context.Context, name string, content []byte) error {
+	segment, _, isPart := strings.Cut(name, ".partial.")
+	if !c.repo.CanRead() || !IsSegment(segment) {
+		return nil
+	}
+	other := segment
+	if !isPart {
+		longest, err := c.LongestPartial(ctx, segment)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && !strings.Contains(longest, ".partial.") {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		other = longest
+	}
+	have, err := c.Log(ctx, other)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, seal.ErrDamaged) {
+		return nil // what cannot be read is for verify to tell
+	}
+	if err != nil {
+		return err
+	}
+	n := min(len(have), len(content))
+	if bytes.Equal(have[:n], content[:n]) {
+		return nil
+	}
+	was, is := sha256.Sum256(have[:n]), sha256.Sum256(content[:n])
+	return &OtherLogError{other, was[:], is[:]}
 }
 
 // compareLog compares a file of the log that is there with one that was to be pushed.

@@ -129,3 +129,37 @@ func TestWritersKnowWhatTheyPushed(t *testing.T) {
 		t.Errorf("%d bytes, error %v", len(got), err)
 	}
 }
+
+// TestTwoClustersDoNotWriteOneLog is about a copy of a cluster that goes on beside the original.
+func TestTwoClustersDoNotWriteOneLog(t *testing.T) {
+	const name, size = "000000010000000000000005", 4 << 20
+	content := forgedLog(5, rand.New(rand.NewPCG(1, 2)))
+	other := bytes.Clone(content)
+	other[100000]++
+	part := PartialName(name, 200000)
+	for _, test := range []struct {
+		reason        string
+		first, second string
+		content       []byte // of the second
+		ok            bool
+	}{
+		{"the segment of a part", part, name, content, true},
+		{"the segment of another one's part", part, name, other, false},
+		{"a part of the segment", name, part, content[:200000], true},
+		{"a part of another one's segment", name, part, other[:200000], false},
+		{"a part before they differ", name, PartialName(name, 65536), other[:65536], true},
+	} {
+		c := newCluster(t, false)
+		first := content
+		if test.first == part {
+			first = content[:200000]
+		}
+		if err := c.PushLog(t.Context(), test.first, first, size); err != nil {
+			t.Fatal(err)
+		}
+		err := c.PushLog(t.Context(), test.second, test.content, size)
+		if (err == nil) != test.ok || !test.ok && !errors.As(err, new(*OtherLogError)) {
+			t.Errorf("%s: %v", test.reason, err)
+		}
+	}
+}
