@@ -208,7 +208,8 @@ type fileReader struct {
 	key    key
 	member *member
 	blocks *fileBlocks
-	at     int64 // block that comes next
+	held   extent // that comes next, of which the beginning was read
+	at     int64  // block that comes next
 	crc    uint32
 	buffer []byte
 	rest   []byte
@@ -254,12 +255,20 @@ func (r *fileReader) fill() error {
 	var window []extent
 	size := int64(0)
 	for size < windowSize && size < left {
-		x, err := r.blocks.next(r.ctx)
-		if err == io.EOF {
-			break
+		x := r.held
+		if r.held = (extent{}); len(x.blocks) == 0 {
+			var err error
+			x, err = r.blocks.next(r.ctx)
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				return err
+			}
 		}
-		if err != nil {
-			return err
+		if room := (windowSize - size + BlockSize - 1) / BlockSize; int64(len(x.blocks)) > room { // of zeros
+			r.held = x.cut(x.first+room, x.end())
+			x = x.cut(x.first, x.first+room)
 		}
 		window = append(window, x)
 		size += int64(len(x.blocks)) * BlockSize

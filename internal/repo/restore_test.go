@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"testing"
 
@@ -154,5 +155,30 @@ func TestReach(t *testing.T) {
 				t.Errorf("up to %v, and then %q; want %v, %q", reach.End, reach.Resumes, test.end, test.resumes)
 			}
 		})
+	}
+}
+
+// TestSparseFileNeedsLittleMemory reads a file of nothing but zeros, of which there are many in one extent.
+func TestSparseFileNeedsLittleMemory(t *testing.T) {
+	c := newCluster(t, false)
+	const size = 40 << 20
+	sparse := key{path: "base/sparse"}
+	what := tree{key{path: "global/pg_control"}: []byte("control"), sparse: make([]byte, size)}
+	commit := take(t, c, what, rng(1), SinkOptions{})
+	src := c.NewSource(*commit, SourceOptions{})
+	if _, err := src.Begin(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	m, err := src.index.member(t.Context(), sparse)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &fileReader{source: src, ctx: t.Context(), key: sparse, member: m}
+	n, err := io.Copy(io.Discard, r)
+	if err != nil || n != size {
+		t.Errorf("%d bytes, error %v", n, err)
+	}
+	if cap(r.buffer) > 4*windowSize {
+		t.Errorf("the buffer has %d bytes", cap(r.buffer))
 	}
 }
