@@ -16,7 +16,6 @@ import (
 	"basin/internal/client"
 	"basin/internal/cluster"
 	"basin/internal/connect"
-	"basin/internal/conninfo"
 	"basin/internal/getopt"
 	"basin/internal/live"
 	"basin/internal/protocol"
@@ -260,29 +259,17 @@ func (b *repositoryBackup) source(ctx context.Context) (backup.Source, error) {
 	if b.o.DataDirectory == "" {
 		return client.NewBaseBackup(b.conn, client.BaseBackupOptions{Command: command, Segment: b.segment, Progress: &b.counts}), nil
 	}
-	request := b.o.connectionRequest(b.report.name)
-	request.Ordinary = true
-	params, err := request.Params()
-	if err != nil {
+	var err error
+	if b.local, err = openLocal(ctx, b.o.connectionRequest(b.report.name), b.session, b.o.DataDirectory); err != nil {
 		return nil, err
 	}
-	if password := b.session.Params.Value("password"); password != "" { // that was perhaps asked for
-		if err := params.Set("password", password); err != nil {
-			return nil, err
-		}
-	}
-	c, err := cluster.Open(ctx, cluster.Options{Params: params, System: conninfo.ThisSystem(), DataDir: b.o.DataDirectory})
-	if err != nil {
-		return nil, err
-	}
-	b.local = &localCluster{Cluster: c}
 	o, err := cluster.BackupOptions(command)
 	if err != nil {
 		return nil, err
 	}
 	o.Progress = &b.counts
 	o.Notice = func(n live.Notice) { b.report.notice(connect.NoticeText(n.Severity, n.Message, n.Detail, n.Hint)) }
-	source, err := c.Source(ctx, o)
+	source, err := b.local.Source(ctx, o)
 	if err != nil || b.o.MaxRate == 0 {
 		return source, err
 	}

@@ -26,24 +26,31 @@ func (l *localCluster) close() {
 	}
 }
 
-// localSource returns a backup that is made of the server's data directory.
-func (b *baseBackupRun) localSource(ctx context.Context, command protocol.BaseBackup) (backup.Source, error) {
-	request := b.request
+// openLocal connects to the cluster of a data directory, as a session that there is was made.
+func openLocal(ctx context.Context, request conninfo.Request, session *connect.Session, dir string) (*localCluster, error) {
 	request.Ordinary = true
 	params, err := request.Params()
 	if err != nil {
 		return nil, err
 	}
-	if password := b.session.Params.Value("password"); password != "" { // that was perhaps asked for
+	if password := session.Params.Value("password"); password != "" { // that was perhaps asked for
 		if err := params.Set("password", password); err != nil {
 			return nil, err
 		}
 	}
-	c, err := cluster.Open(ctx, cluster.Options{Params: params, System: conninfo.ThisSystem(), DataDir: b.o.SourceDirectory})
+	c, err := cluster.Open(ctx, cluster.Options{Params: params, System: conninfo.ThisSystem(), DataDir: dir})
 	if err != nil {
 		return nil, err
 	}
-	b.local = &localCluster{Cluster: c}
+	return &localCluster{Cluster: c}, nil
+}
+
+// localSource returns a backup that is made of the server's data directory.
+func (b *baseBackupRun) localSource(ctx context.Context, command protocol.BaseBackup) (backup.Source, error) {
+	var err error
+	if b.local, err = openLocal(ctx, b.request, b.session, b.o.SourceDirectory); err != nil {
+		return nil, err
+	}
 	o, err := cluster.BackupOptions(command)
 	if err != nil {
 		return nil, err
@@ -61,7 +68,7 @@ func (b *baseBackupRun) localSource(ctx context.Context, command protocol.BaseBa
 		}
 		o.Parent = b.local.parent
 	}
-	source, err := c.Source(ctx, o)
+	source, err := b.local.Source(ctx, o)
 	if err != nil || command.MaxRate == 0 {
 		return source, err
 	}

@@ -166,7 +166,7 @@ func TestRetryListSlowReader(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(time.Hour)
+			<-time.After(time.Hour) // of fake time
 			count++
 		}
 		if count != 3 || len(failing.Calls()) != 1 {

@@ -79,12 +79,12 @@ func Start(t *testing.T, args ...string) *Server {
 		BaseEndpoint: &s.Endpoint, Region: Region, UsePathStyle: true,
 		Credentials: credentials.NewStaticCredentialsProvider(AccessKey, SecretKey, ""),
 	})
-	for deadline := time.Now().Add(30 * time.Second); !accepts(address); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); !accepts(address); {
 		select {
 		case err := <-ended:
 			ended <- err
 			t.Fatalf("versitygw ended: %v", err)
-		default:
+		case <-time.After(5 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
 			t.Fatal("versitygw does not answer after 30 s")
