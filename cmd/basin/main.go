@@ -150,6 +150,16 @@ func commands() []command {
 		summary: "read back what is in a repository",
 		help:    helpVerify,
 		run:     verifyRepository,
+	}, {
+		name:    "man",
+		summary: "write the manual pages of all commands",
+		help:    helpMan,
+		run:     writeManual,
+	}, {
+		name:    "completion",
+		summary: "print a script by which a shell completes commands and options",
+		help:    helpCompletion,
+		run:     completion,
 	}}
 }
 

@@ -17,7 +17,8 @@ const helpRepositoryOptions = `Options that say which repository (not to be abbr
       --s3-region=REGION      region of the bucket
       --s3-path-style         the bucket is in the path of URLs and not in the host's name
       --s3-ca-file=FILE       certificates that the S3 server's is to be signed by
-      --s3-storage-class=NAME storage class of what is written
+      --s3-storage-class=NAME
+                              storage class of what is written
       --s3-encryption=HOW     encryption at the S3 server, AES256 or aws:kms
       --s3-kms-key=ID         key for aws:kms
       --s3-fewer-checksums    for S3 servers that do not know the newer checksums

@@ -27,6 +27,7 @@ var floors = [][]string{
 		"internal/getopt",
 		"internal/hba",
 		"internal/lookup",
+		"internal/manual",
 		"internal/usererr",
 		"internal/wal",
 	},
