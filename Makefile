@@ -50,6 +50,7 @@ bench: basin ## time and memory beside the stock programs; writes docs/benchmark
 	build/bench-verify.sh ./basin
 	build/bench-combine.sh ./basin
 	build/bench-serve.sh ./basin
+	build/bench-repository.sh ./basin
 
 million: basin ## memory of verifying and combining a backup of a million files; takes two minutes
 	build/million.sh ./basin

@@ -7,6 +7,9 @@
 //	bench million FOLDER                                                makes a backup of so many files
 //	bench log -memory MIB CASES < SAMPLES                               prints tables of receivers
 //	bench lag -primary CONNSTR -standby CONNSTR [-for T]                prints how far a standby is behind
+//	bench delay -by T ADDRESS TO                                        has a server answer later
+//	bench changed OLD NEW                                               counts pages that differ
+//	bench plot CASES < SAMPLES                                          prints a picture of ratios
 //	bench discard -d CONNSTR COMMAND...                                 is a client that drops all answers
 //
 // Of PostgreSQL it knows the log of pgbench and no more. It is a tool of the scripts beside
@@ -29,7 +32,7 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return errors.New("run, load, million, report, log, lag or discard?")
+		return errors.New("run, load, million, report, log, lag, delay, changed, plot or discard?")
 	}
 	switch args[0] {
 	case "run":
@@ -44,8 +47,14 @@ func run(ctx context.Context, args []string) error {
 		return runLogReport(args[1:])
 	case "lag":
 		return lag(ctx, args[1:])
+	case "delay":
+		return delay(ctx, args[1:])
+	case "changed":
+		return changed(args[1:])
+	case "plot":
+		return runPlot(args[1:])
 	case "discard":
 		return discard(ctx, args[1:])
 	}
-	return fmt.Errorf("%s: not known; run, load, million, report, log, lag or discard", args[0])
+	return fmt.Errorf("%s: not known; run, load, million, report, log, lag, delay, changed, plot or discard", args[0])
 }

@@ -43,23 +43,29 @@ func readCases(r io.Reader) ([]benchCase, error) {
 
 // runReport prints the report on samples from the standard input.
 func runReport(args []string) error {
-	if len(args) != 1 {
-		return fmt.Errorf("report: %d arguments, want the file of cases", len(args))
-	}
-	file, err := os.Open(args[0])
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	cases, err := readCases(file)
-	if err != nil {
-		return err
-	}
-	samples, err := readSamples(os.Stdin)
+	cases, samples, err := readInput(args)
 	if err != nil {
 		return err
 	}
 	return report(os.Stdout, cases, samples)
+}
+
+// readInput reads the cases of the file that is the only argument, and samples from the standard input.
+func readInput(args []string) ([]benchCase, []sample, error) {
+	if len(args) != 1 {
+		return nil, nil, fmt.Errorf("%d arguments, want the file of cases", len(args))
+	}
+	file, err := os.Open(args[0])
+	if err != nil {
+		return nil, nil, err
+	}
+	defer file.Close()
+	cases, err := readCases(file)
+	if err != nil {
+		return nil, nil, err
+	}
+	samples, err := readSamples(os.Stdin)
+	return cases, samples, err
 }
 
 // report writes the tables of what has samples, in Markdown.
