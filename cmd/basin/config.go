@@ -34,6 +34,7 @@ type configuration struct {
 type repositorySettings struct {
 	Location         string `toml:"location"`           // a path, or s3://BUCKET/PREFIX
 	KeyFile          string `toml:"key_file"`           // of the unlocked private key; empty for none
+	Fingerprint      string `toml:"fingerprint"`        // of the public key; empty takes any
 	S3Endpoint       string `toml:"s3_endpoint"`        // URL; empty is Amazon
 	S3Region         string `toml:"s3_region"`          // empty is that of Amazon's settings
 	S3PathStyle      bool   `toml:"s3_path_style"`      // the bucket is in the path, not in the host's name
@@ -63,6 +64,7 @@ type setting struct {
 func (s *repositorySettings) settings() []setting {
 	return []setting{
 		{name: "key-file", text: &s.KeyFile},
+		{name: "fingerprint", text: &s.Fingerprint},
 		{name: "s3-endpoint", text: &s.S3Endpoint},
 		{name: "s3-region", text: &s.S3Region},
 		{name: "s3-path-style", flag: &s.S3PathStyle},

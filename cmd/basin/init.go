@@ -98,9 +98,13 @@ Next: basin list --repository=%s
 	fmt.Fprintf(&b, `If all of them are lost, NO BACKUP CAN EVER BE READ AGAIN. Keep one away from this host;
 basin key add makes another.
 
-Writing needs no key. Next, where backups are read:
+Writing needs no key. Hosts that only write should be told the fingerprint of the public key, with
+--fingerprint or in their configuration, lest somebody puts another key in its place:
+  %s
+
+Next, where backups are read:
   basin key unlock --repository=%s --key-file=FILE
-`, shellWord(location))
+`, info.Fingerprint(), shellWord(location))
 	return b.String()
 }
 

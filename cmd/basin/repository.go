@@ -170,6 +170,10 @@ func (p place) open(ctx context.Context) (*repo.Repository, error) {
 	if err != nil {
 		return nil, fmt.Errorf("repository %s: %w", p.Location, err)
 	}
+	if is := r.Info().Fingerprint(); p.Fingerprint != "" && p.Fingerprint != is {
+		return nil, usererr.Hinted("Is it the right one? If so, somebody may have replaced it, to read what is written from now on. Nothing was written.",
+			"repository %s has the fingerprint \"%s\", and is to have \"%s\"", p.Location, is, p.Fingerprint)
+	}
 	if open.PrivateKey != nil && !r.Info().Encrypted {
 		return nil, usererr.Hinted("Is it the right one? One that should be encrypted may have been replaced. Else leave the key file away.",
 			"repository %s is not encrypted, although there is a key file", p.Location)

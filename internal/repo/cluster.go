@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"basin/internal/backup"
 	"basin/internal/manifest"
 	"basin/internal/seal"
@@ -137,7 +139,7 @@ func newBackupID(now time.Time) string {
 	return fmt.Sprintf("%s-%x", now.UTC().Format("20060102T150405Z"), id[:4])
 }
 
-// Backups returns the backups that are there, oldest first. Those that cannot be read are told in
+// Backups returns the backups that are there, that which began first being the first. Those that cannot be read are told in
 // the error, beside the others.
 func (c *Cluster) Backups(ctx context.Context) ([]Commit, error) {
 	prefix := c.below("backups/")
@@ -151,20 +153,35 @@ func (c *Cluster) Backups(ctx context.Context) ([]Commit, error) {
 		}
 	}
 	slices.Sort(ids)
+	read, problems := make([]*Commit, len(ids)), make([]error, len(ids))
+	var group errgroup.Group
+	group.SetLimit(commitsAtOnce)
+	for i, id := range ids {
+		group.Go(func() error {
+			commit, err := c.Backup(ctx, id)
+			switch {
+			case errors.Is(err, errTombstone):
+			case err != nil:
+				problems[i] = fmt.Errorf("backup %s: %w", id, err)
+			default:
+				read[i] = &commit
+			}
+			return nil
+		})
+	}
+	_ = group.Wait() // each has its own
 	var commits []Commit
-	var problems []error
-	for _, id := range ids {
-		commit, err := c.Backup(ctx, id)
-		switch {
-		case errors.Is(err, errTombstone):
-		case err != nil:
-			problems = append(problems, fmt.Errorf("backup %s: %w", id, err))
-		default:
-			commits = append(commits, commit)
+	for _, commit := range read {
+		if commit != nil {
+			commits = append(commits, *commit)
 		}
 	}
+	slices.SortStableFunc(commits, func(a, b Commit) int { return a.Began.Compare(b.Began) })
 	return commits, errors.Join(problems...)
 }
+
+// commitsAtOnce is how many commits are read at once.
+const commitsAtOnce = 8
 
 // errTombstone is a commit that says that there never will be such a backup.
 var errTombstone = errors.New("the backup was given up")

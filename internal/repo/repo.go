@@ -14,7 +14,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"encoding/base64"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -361,10 +361,13 @@ func checksum(p []byte) uint32 { return crc32.Checksum(p, castagnoli) }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// String returns what to type for a repository's public key.
-func (i Info) String() string {
+// Fingerprint returns 32 hexadecimal digits that only a repository with the same public key has;
+// without one it is empty. A host that only writes knows by it that nobody has put a key
+// of his own in the place of the repository's.
+func (i Info) Fingerprint() string {
 	if !i.Encrypted {
-		return "not encrypted"
+		return ""
 	}
-	return "encrypted to " + base64.StdEncoding.EncodeToString(i.PublicKey[:min(8, len(i.PublicKey))]) + "…"
+	sum := sha256.Sum256(i.PublicKey)
+	return hex.EncodeToString(sum[:16])
 }

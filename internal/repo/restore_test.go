@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"testing"
+	"time"
 
 	"basin/internal/backup"
 	"basin/internal/wal"
@@ -180,5 +182,27 @@ func TestSparseFileNeedsLittleMemory(t *testing.T) {
 	}
 	if cap(r.buffer) > 4*windowSize {
 		t.Errorf("the buffer has %d bytes", cap(r.buffer))
+	}
+}
+
+// TestBackupsOfOneSecond begins several within a second, whose names are drawn by lot.
+func TestBackupsOfOneSecond(t *testing.T) {
+	c, random := newCluster(t, false), rng(1)
+	now := time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
+	var want []string
+	for range 6 {
+		now = now.Add(50 * time.Millisecond)
+		want = append(want, take(t, c, tree{}, random, SinkOptions{Now: func() time.Time { return now }}).ID)
+	}
+	commits, err := c.Backups(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, commit := range commits {
+		got = append(got, commit.ID)
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("they are listed as %v, and began as %v", got, want)
 	}
 }
