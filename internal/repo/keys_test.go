@@ -64,7 +64,7 @@ func TestKeys(t *testing.T) {
 		want = append(want, text)
 	}
 	for range 3 {
-		r.write = nil // as another process
+		r.write, r.own = nil, ownKey{} // as another process
 		if _, err := r.writeKey(t.Context()); err != nil {
 			t.Fatal(err)
 		}

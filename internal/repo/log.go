@@ -27,9 +27,53 @@ import (
 const (
 	// logFrame is how many bytes of a file of the log a frame has.
 	logFrame = 1 << 20
-	// logHead is how many bytes are before the first frame: the head, and a digest.
+	// logHead is how many bytes the head and a digest have.
 	logHead = seal.HeadSize + sha256.Size
 )
+
+// logBegin returns how many bytes are before the first frame: if the repository is encrypted the data key is
+// there, sealed, so that a file of the log is one object, and the next one needs no key that was kept.
+func (r *Repository) logBegin() int64 {
+	if r.info.Encrypted {
+		return logHead + seal.SealedKeySize
+	}
+	return logHead
+}
+
+// newLogBox returns what seals a file of the log, and the data key as it is stored with it.
+func (r *Repository) newLogBox(at string) (box *seal.Box, sealed []byte, err error) {
+	var own ownKey
+	if r.info.Encrypted {
+		r.mu.Lock()
+		own, err = r.drawKey()
+		r.mu.Unlock()
+	} else {
+		own.key = *r.write
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	box, err = seal.NewBox(kindLog, at, own.key)
+	return box, own.sealed, err
+}
+
+// openLog opens a file of the log, which begins with head.
+func (r *Repository) openLog(ctx context.Context, at string, head []byte) (*seal.Box, error) {
+	box, err := seal.OpenBox(kindLog, at, head, func(id seal.KeyID) (seal.Key, error) {
+		if !r.info.Encrypted || r.o.PrivateKey == nil || id == (seal.KeyID{}) {
+			return r.readKey(ctx, id)
+		}
+		key, err := r.o.PrivateKey.OpenDataKey(id, head[logHead:r.logBegin()])
+		if err != nil {
+			return key, fmt.Errorf("its data key: %w", seal.ErrDamaged)
+		}
+		return key, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", at, err)
+	}
+	return box, nil
+}
 
 // logDigest returns what is told of a file of the log to those who have no key: by it they know
 // one that they pushed before, and nothing else.
@@ -105,11 +149,7 @@ func (c *Cluster) PushLog(ctx context.Context, name string, content []byte, segm
 	if err := c.checkParts(ctx, name, content); err != nil {
 		return err
 	}
-	key, err := c.repo.writeKey(ctx)
-	if err != nil {
-		return err
-	}
-	box, err := seal.NewBox(kindLog, at, key)
+	box, sealed, err := c.repo.newLogBox(at)
 	if err != nil {
 		return err
 	}
@@ -123,7 +163,7 @@ func (c *Cluster) PushLog(ctx context.Context, name string, content []byte, segm
 		return err
 	}
 	packed := packAll(packer, content)
-	data := slices.Concat(box.Head(), c.repo.logDigest(name, sum[:]))
+	data := slices.Concat(box.Head(), c.repo.logDigest(name, sum[:]), sealed)
 	for _, p := range packed {
 		begun := len(data)
 		data = box.Seal(data, p, int64(begun))
@@ -280,14 +320,14 @@ func (c *Cluster) LogFacts(ctx context.Context, name string) (LogFacts, error) {
 	switch {
 	case size < 0:
 		return LogFacts{}, fmt.Errorf("%s: %w", at, fs.ErrNotExist)
-	case size < logHead+footerSize:
+	case size < c.repo.logBegin()+footerSize:
 		return LogFacts{}, fmt.Errorf("%s: %w", at, seal.ErrDamaged)
 	}
-	head, err := c.repo.store.Get(ctx, at, 0, logHead)
+	head, err := c.repo.store.Get(ctx, at, 0, c.repo.logBegin())
 	if err != nil {
 		return LogFacts{}, err
 	}
-	box, err := c.repo.open(ctx, kindLog, at, head)
+	box, err := c.repo.openLog(ctx, at, head)
 	if err != nil {
 		return LogFacts{}, err
 	}
@@ -310,7 +350,7 @@ const tailSize = 16 << 10
 
 // logTail reads the last bytes of an object, at most so many.
 func (c *Cluster) logTail(ctx context.Context, at string, size, most int64) ([]byte, error) {
-	n := min(size-logHead, most)
+	n := min(size-c.repo.logBegin(), most)
 	return c.repo.store.Get(ctx, at, size-n, n)
 }
 
@@ -341,7 +381,7 @@ func (c *Cluster) Log(ctx context.Context, name string) ([]byte, error) {
 	}
 	content := make([]byte, facts.Size)
 	group, _ := errgroup.WithContext(ctx)
-	at := int64(logHead)
+	at := c.repo.logBegin()
 	for i, length := range facts.Frames {
 		if length < 0 || length > int64(len(data))-at {
 			_ = group.Wait()
@@ -380,10 +420,10 @@ func (c *Cluster) readLog(ctx context.Context, name string) (data []byte, box *s
 	if data, err = c.repo.store.Get(ctx, at, 0, -1); err != nil {
 		return nil, nil, facts, err
 	}
-	if len(data) < logHead+footerSize {
+	if int64(len(data)) < c.repo.logBegin()+footerSize {
 		return nil, nil, facts, fmt.Errorf("%s: %w", at, seal.ErrDamaged)
 	}
-	if box, err = c.repo.open(ctx, kindLog, at, data); err != nil {
+	if box, err = c.repo.openLog(ctx, at, data); err != nil {
 		return nil, nil, facts, err
 	}
 	if facts, err = c.openFacts(name, at, box, data, data, int64(len(data))); err != nil {

@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"basin/internal/object"
+	"basin/internal/seal"
 	"basin/internal/wal"
 )
 
@@ -162,4 +164,63 @@ func TestTwoClustersDoNotWriteOneLog(t *testing.T) {
 			t.Errorf("%s: %v", test.reason, err)
 		}
 	}
+}
+
+// TestLogLeavesNoKeys pushes from many processes into an encrypted repository: each file of the log is one object,
+// which has its key in it, and is written with one call.
+func TestLogLeavesNoKeys(t *testing.T) {
+	c := newCluster(t, true)
+	store := &object.Failing{Store: c.repo.store}
+	random := rand.New(rand.NewPCG(1, 2))
+	for number := range uint64(4) {
+		r, err := Open(t.Context(), store, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		writer, err := r.Cluster("main", 42)
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := wal.Segment{Timeline: 1, Number: number}.Name(4 << 20)
+		content := forgedLog(number, random)
+		if err := writer.PushLog(t.Context(), name, content, 0); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := c.Log(t.Context(), name); err != nil || !bytes.Equal(got, content) {
+			t.Errorf("%s comes back as %d bytes, error %v", name, len(got), err)
+		}
+		if _, err := c.LogFacts(t.Context(), name); err != nil {
+			t.Error(err)
+		}
+	}
+	if calls := store.Calls(); len(calls) != 8 { // what the repository is, and the object
+		t.Errorf("%d calls: %v", len(calls), calls)
+	}
+	for info, err := range c.repo.store.List(t.Context(), "keys/", "") {
+		t.Errorf("%s is left behind (%v)", info.Name, err)
+	}
+}
+
+// BenchmarkLogKeys measures what it takes to seal a data key, as each process does that pushes, and to open one.
+func BenchmarkLogKeys(b *testing.B) {
+	c := newCluster(b, true)
+	public := c.repo.o.PrivateKey.Public()
+	b.Run("seal", func(b *testing.B) {
+		for b.Loop() {
+			if _, _, err := public.NewDataKey(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	key, sealed, err := public.NewDataKey()
+	if err != nil || len(sealed) != seal.SealedKeySize {
+		b.Fatal(len(sealed), err)
+	}
+	b.Run("open", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := c.repo.o.PrivateKey.OpenDataKey(key.ID, sealed); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 }

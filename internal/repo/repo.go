@@ -189,6 +189,7 @@ type Repository struct {
 
 	mu    sync.Mutex
 	write *seal.Key // what new objects are sealed with; nil until the first
+	own   ownKey    // the same, if the repository is encrypted
 	read  map[seal.KeyID]seal.Key
 }
 
@@ -255,27 +256,46 @@ func (r *Repository) CanRead() bool { return !r.info.Encrypted || r.o.PrivateKey
 // dataKeyName returns the name of a data key.
 func dataKeyName(id seal.KeyID) string { return "keys/data/" + id.String() }
 
-// writeKey returns what new objects are sealed with.
+// ownKey is a data key that was drawn by lot here.
+type ownKey struct {
+	key    seal.Key
+	sealed []byte // to the repository's public key; nil as long as none is drawn
+}
+
+// drawKey returns the data key of this process, which need not be in the repository. It is called with mu held.
+func (r *Repository) drawKey() (ownKey, error) {
+	if r.own.sealed != nil {
+		return r.own, nil
+	}
+	public, err := seal.ParsePublicKey(r.info.PublicKey)
+	if err != nil {
+		return ownKey{}, err
+	}
+	key, sealed, err := public.NewDataKey()
+	if err != nil {
+		return ownKey{}, err
+	}
+	r.own = ownKey{key, sealed}
+	return r.own, nil
+}
+
+// writeKey returns what new objects are sealed with that do not have the key in them.
 func (r *Repository) writeKey(ctx context.Context) (seal.Key, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.write != nil {
 		return *r.write, nil
 	}
-	public, err := seal.ParsePublicKey(r.info.PublicKey)
+	own, err := r.drawKey()
 	if err != nil {
 		return seal.Key{}, err
 	}
-	key, sealed, err := public.NewDataKey()
-	if err != nil {
-		return key, err
+	if err := r.store.Create(ctx, dataKeyName(own.key.ID), own.sealed); err != nil {
+		return seal.Key{}, fmt.Errorf("keep a new data key: %w", err)
 	}
-	if err := r.store.Create(ctx, dataKeyName(key.ID), sealed); err != nil {
-		return key, fmt.Errorf("keep a new data key: %w", err)
-	}
-	r.write = &key
-	r.read[key.ID] = key
-	return key, nil
+	r.write = &own.key
+	r.read[own.key.ID] = own.key
+	return own.key, nil
 }
 
 // errNoKey is what cannot be read for want of a key.

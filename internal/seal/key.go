@@ -44,6 +44,9 @@ type Key struct {
 	Encrypts bool // else objects are authenticated alone
 }
 
+// SealedKeySize is how many bytes a sealed data key has: an encapsulated key, a secret and a tag.
+const SealedKeySize = 1120 + secretSize + tagSize
+
 // dataKeyInfo is said to HPKE of a data key, before its identifier.
 const dataKeyInfo = "basin data key"
 
