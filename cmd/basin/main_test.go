@@ -21,6 +21,7 @@ func TestMain(m *testing.M) {
 		"pg_receivewal":  main,
 		"pg_recvlogical": main,
 		"waiter":         waiter,
+		"broken":         broken,
 	})
 }
 

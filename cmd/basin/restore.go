@@ -553,7 +553,7 @@ func (r *restoreRun) restoreCommand() (string, error) {
 	for i, w := range words {
 		words[i] = strings.ReplaceAll(shellWord(w), "%", "%%")
 	}
-	return strings.Join(words, " ") + ` %f "%p"`, nil
+	return guarded(strings.Join(words, " ") + ` %f "%p"`), nil
 }
 
 // next tells what to do now.

@@ -7,8 +7,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
+	"syscall"
 
 	"basin/internal/getopt"
 	"basin/internal/localfs"
@@ -41,17 +43,17 @@ func walCommand(ctx context.Context, c call) error {
 	if slices.Contains(c.argv[1:], "--help") {
 		return helpWAL(c.stdout, c.called)
 	}
+	if err := abortIfBroken(); err != nil {
+		return exitStatus{err, exitUnknown}
+	}
 	var o walOptions
 	o.Say = c.report.info
 	operands, err := c.parse(walTable(&o))
-	if err != nil && slices.Contains(c.argv, "get") {
-		return exitStatus{err, exitUnknown}
-	}
 	if err != nil {
-		return err
+		return exitStatus{err, exitUnknown} // it may be a wal get that was mistyped
 	}
 	if len(operands) == 0 {
-		return c.usage("wal push or wal get is to be said")
+		return exitStatus{c.usage("wal push or wal get is to be said"), exitUnknown}
 	}
 	switch what, rest := operands[0], operands[1:]; {
 	case what == "push" && len(rest) == 1:
@@ -70,8 +72,26 @@ func walCommand(ctx context.Context, c call) error {
 	case what == "get":
 		return exitStatus{c.usage("wal get takes a name and a path, as restore_command's %%f and %%p"), exitUnknown}
 	default:
-		return c.usage("unknown command \"wal %s\"", what)
+		return exitStatus{c.usage("unknown command \"wal %s\"", what), exitUnknown}
 	}
+}
+
+// abortIfBroken lets the process end by SIGABRT if Go's runtime ends it, as where memory is short. It would
+// have status 2, which PostgreSQL takes for the absence of the file. No image of the memory is left behind: the private key
+// is in it.
+func abortIfBroken() error {
+	debug.SetTraceback("crash")
+	if err := syscall.Setrlimit(syscall.RLIMIT_CORE, new(syscall.Rlimit)); err != nil {
+		return fmt.Errorf("set the limit of core files to zero: %w", err)
+	}
+	return nil
+}
+
+// guarded returns a command of the shell that ends as another one does, but with exitUnknown for what PostgreSQL
+// would take for the absence of the file without being told so: where memory or processes are short, a program
+// ends with status 2 before it can do anything about that.
+func guarded(command string) string {
+	return command + fmt.Sprintf("; s=$?; [ $s -lt 2 ] || [ $s -gt 125 ] || s=%d; exit $s", exitUnknown)
 }
 
 // pushLog keeps a file of the log in the repository.
