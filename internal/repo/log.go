@@ -96,10 +96,10 @@ type LogFacts struct {
 	Problem string       `json:"problem,omitempty"`
 }
 
-// The kinds of names that an archive_command is called with, and the part of a segment that was
-// received of it by now: that has the position behind it, as an offset in the segment.
+// The kinds of names that an archive_command is called with, and parts of a segment that was being
+// received: those have where they end, or begin and end, as offsets in the segment.
 var (
-	segmentName = regexp.MustCompile(`^[0-9A-F]{24}(\.partial(\.[0-9A-F]{8})?|\.[0-9A-F]{8}\.backup)?$`)
+	segmentName = regexp.MustCompile(`^[0-9A-F]{24}(\.partial(\.[0-9A-F]{8})?|\.part\.[0-9A-F]{8}\.[0-9A-F]{8}|\.[0-9A-F]{8}\.backup)?$`)
 	historyName = regexp.MustCompile(`^[0-9A-F]{8}\.history$`)
 )
 
@@ -116,11 +116,6 @@ func (c *Cluster) logName(name string) (string, error) {
 
 // IsSegment says whether a name is that of a whole segment.
 func IsSegment(name string) bool { return len(name) == 24 && segmentName.MatchString(name) }
-
-// PartialName returns the name of the part of a segment that ends at an offset in it.
-func PartialName(segment string, end int64) string {
-	return fmt.Sprintf("%s.partial.%08X", segment, end)
-}
 
 // OtherLogError is a file of the log that is there with another content.
 type OtherLogError struct {
@@ -180,39 +175,6 @@ func (c *Cluster) PushLog(ctx context.Context, name string, content []byte, segm
 	return c.compareLog(ctx, name, at, content, sum[:])
 }
 
-// checkParts sees that a segment begins with what was received of it before, and the other way
-// round: else two clusters write one log. Who cannot read does not see it.
-func (c *Cluster) checkParts(ctx context.Context, name string, content []byte) error {
-	segment, _, isPart := strings.Cut(name, ".partial.")
-	if !c.repo.CanRead() || !IsSegment(segment) {
-		return nil
-	}
-	other := segment
-	if !isPart {
-		longest, err := c.LongestPartial(ctx, segment)
-		if errors.Is(err, fs.ErrNotExist) || err == nil && !strings.Contains(longest, ".partial.") {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		other = longest
-	}
-	have, err := c.Log(ctx, other)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, seal.ErrDamaged) {
-		return nil // what cannot be read is for verify to tell
-	}
-	if err != nil {
-		return err
-	}
-	n := min(len(have), len(content))
-	if bytes.Equal(have[:n], content[:n]) {
-		return nil
-	}
-	was, is := sha256.Sum256(have[:n]), sha256.Sum256(content[:n])
-	return &OtherLogError{other, was[:], is[:]}
-}
-
 // compareLog compares a file of the log that is there with one that was to be pushed.
 func (c *Cluster) compareLog(ctx context.Context, name, at string, content, sum []byte) error {
 	if c.repo.CanRead() {
@@ -250,6 +212,8 @@ func (c *Cluster) summarize(facts *LogFacts, content []byte, size int64) error {
 	read := wal.SummarizePart
 	if IsSegment(facts.Name) {
 		read = wal.Summarize
+	} else if p, ok := parseLogPart(facts.Name); ok && p.from > 0 {
+		return nil // it is read with what is before it
 	}
 	s, err := read(bytes.NewReader(content), segment, wal.PageRules{SystemID: c.name.SystemID, SegmentSize: size, Timeline: segment.Timeline})
 	if err != nil {
@@ -290,19 +254,35 @@ func (c *Cluster) checkLog(name string, content []byte, size int64) error {
 	if err != nil {
 		return err
 	}
-	checked := len(content)
-	if !IsSegment(name) {
+	checked, start := len(content), segment.Start(size)
+	p, isPart := parseLogPart(name)
+	switch {
+	case isPart && (p.to-p.from != int64(len(content)) || p.to <= p.from || p.to > size):
+		return fmt.Errorf("%s has %d bytes", name, len(content))
+	case isPart:
+		start += wal.LSN(p.from)
+	case !IsSegment(name):
 		checked = min(checked, BlockSize)
 	}
 	rules := wal.PageRules{SystemID: c.name.SystemID, SegmentSize: size, Timeline: segment.Timeline}
-	if err := wal.NewPageChecker(rules, segment.Start(size)).Check(content[:checked]); err != nil {
+	if err := wal.NewPageChecker(rules, start).Check(content[:checked]); err != nil {
 		return usererr.Hinted("Is this the log of another cluster, or was the file written to?", "%s: %w", name, err)
 	}
 	return nil
 }
 
-// LogFacts returns what is known of a file of the log. One that is not there is fs.ErrNotExist.
+// LogFacts returns what is known of a file of the log, or of what is there as Log says. One that is not there is
+// fs.ErrNotExist.
 func (c *Cluster) LogFacts(ctx context.Context, name string) (LogFacts, error) {
+	facts, err := c.fileFacts(ctx, name)
+	if p, ok := parseLogPart(name); ok && p.from == 0 && errors.Is(err, fs.ErrNotExist) {
+		return c.joinedFacts(ctx, p)
+	}
+	return facts, err
+}
+
+// fileFacts returns what is known of a file of the log without reading it.
+func (c *Cluster) fileFacts(ctx context.Context, name string) (LogFacts, error) {
 	at, err := c.logName(name)
 	if err != nil {
 		return LogFacts{}, err
@@ -369,8 +349,18 @@ func (c *Cluster) openFacts(name, at string, box *seal.Box, head, tail []byte, s
 	return facts, nil
 }
 
-// Log returns the content of a file of the log. One that is not there is fs.ErrNotExist.
+// Log returns the content of a file of the log. One that is not there is fs.ErrNotExist. The first part of a
+// segment, up to what LongestPartial says, is there if parts are that make it up.
 func (c *Cluster) Log(ctx context.Context, name string) ([]byte, error) {
+	content, err := c.logFile(ctx, name)
+	if p, ok := parseLogPart(name); ok && p.from == 0 && errors.Is(err, fs.ErrNotExist) {
+		return c.joined(ctx, p)
+	}
+	return content, err
+}
+
+// logFile returns the content of a file of the log.
+func (c *Cluster) logFile(ctx context.Context, name string) ([]byte, error) {
 	data, box, facts, err := c.readLog(ctx, name)
 	if err != nil {
 		return nil, err
@@ -472,26 +462,6 @@ func (c *Cluster) LogNames(ctx context.Context, t wal.Timeline, from string) ite
 			}
 		}
 	}
-}
-
-// LongestPartial returns the name of the longest part of a segment that is there. There is none
-// with fs.ErrNotExist.
-func (c *Cluster) LongestPartial(ctx context.Context, segment string) (string, error) {
-	at, err := c.logName(segment)
-	if err != nil {
-		return "", err
-	}
-	longest := ""
-	for info, err := range c.repo.store.List(ctx, at+".partial", "") {
-		if err != nil {
-			return "", err
-		}
-		longest = info.Name[strings.LastIndexByte(info.Name, '/')+1:] // the last is
-	}
-	if longest == "" {
-		return "", fs.ErrNotExist
-	}
-	return longest, nil
 }
 
 // Timelines returns the timelines that the log is there of, sorted.

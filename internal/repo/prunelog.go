@@ -28,7 +28,7 @@ type PruneLogReport struct {
 // replayed on a backup, whichever timelines come between. Backups of damaged pages count. Histories
 // are kept. Nothing is removed if there is no backup, or one is being made, since it is not known where that
 // begins: on a standby it may be before all others. The log is listed before leases are read, so that
-// nothing is removed that came under a lease that is not known.
+// nothing is removed that came under a lease that is not known. In any case parts of segments go that are in others.
 func (c *Cluster) PruneLog(ctx context.Context, o PruneLogOptions) (PruneLogReport, error) {
 	var report PruneLogReport
 	if !c.repo.CanRead() {
@@ -56,9 +56,11 @@ func (c *Cluster) PruneLog(ctx context.Context, o PruneLogOptions) (PruneLogRepo
 	report.Waits = len(living) > 0
 	first, size, ok := firstSegment(commits)
 	var gone []string
+	inOthers := superseded(files, o.Now)
 	for _, info := range files {
 		segment, err := wal.ParseSegment(info.Name[strings.LastIndexByte(info.Name, '/')+1:][:24], size)
-		if !ok || report.Waits || err != nil || segment.Number >= first || o.Within > 0 && info.Time.After(o.Now.Add(-o.Within)) {
+		isKept := !ok || report.Waits || err != nil || segment.Number >= first || o.Within > 0 && info.Time.After(o.Now.Add(-o.Within))
+		if isKept && !inOthers[info.Name] {
 			report.Kept++
 			continue
 		}

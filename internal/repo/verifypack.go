@@ -244,7 +244,7 @@ func (v *verifier) log(ctx context.Context) error {
 		if at, err := v.cluster.logName(name); err != nil || at != info.Name {
 			return errForeign(info.Name)
 		}
-		if segment, _, isPart := strings.Cut(name, ".partial"); isPart || IsSegment(name) {
+		if segment, _, isPart := strings.Cut(name, ".part"); isPart || IsSegment(name) {
 			have[segment] = have[segment] || !isPart
 		}
 		if len(v.o.Backups) > 0 || !v.isSampled(name) {
