@@ -131,6 +131,11 @@ func commands() []command {
 		help:    helpWAL,
 		run:     walCommand,
 	}, {
+		name:    "receive",
+		summary: "receive the log of a running server into a repository, as it is written",
+		help:    helpReceive,
+		run:     receiveIntoRepository,
+	}, {
 		name:    "forget",
 		summary: "remove backups from a repository, by rules",
 		help:    helpForget,

@@ -25,8 +25,46 @@ func receiveWAL(ctx context.Context, c call) error {
 	if err != nil {
 		return err
 	}
-	r := &receiveWALRun{report: c.report, o: o}
+	r := &receiveWALRun{report: c.report, o: o, open: openFolder}
 	return r.run(ctx)
+}
+
+// logPlace is where a receiver keeps the log: a waldir.Directory, or a spool.Spool.
+type logPlace interface {
+	wal.Keeper
+	Start() (start wal.Position, ok bool, err error)
+	End() (end wal.Position, ok bool, err error)
+	SetApart(timeline wal.Timeline, fork wal.LSN) (waldir.Apart, error)
+	Gaps() []waldir.Gap
+	GiveUp() bool
+	Backlog() int
+	Close() error
+
+	// Ready waits until there is room for log.
+	Ready(ctx context.Context) error
+	// StartFrom is Start for a place with nothing to go on from. slot is from where on the slot holds the log, zero if
+	// that is not known.
+	StartFrom(ctx context.Context, server, slot wal.Position) (start wal.Position, ok bool, err error)
+}
+
+// folder is a directory that is a place of its own.
+type folder struct{ *waldir.Directory }
+
+// openFolder opens a directory in which the log is to stay.
+func openFolder(_ context.Context, o waldir.Options) (logPlace, error) {
+	d, err := waldir.Open(o)
+	if err != nil {
+		return nil, err
+	}
+	return folder{d}, nil
+}
+
+// Ready waits for nothing: whether there is room the file system tells.
+func (folder) Ready(context.Context) error { return nil }
+
+// StartFrom returns where the slot stands.
+func (folder) StartFrom(_ context.Context, _, slot wal.Position) (wal.Position, bool, error) {
+	return slot, slot.LSN != 0, nil
 }
 
 // receiveWALRun is one receiver of the log at work.
@@ -34,13 +72,18 @@ type receiveWALRun struct {
 	report *report
 	o      receiveWALOptions
 
+	open     func(context.Context, waldir.Options) (logPlace, error)
+	prepare  func(context.Context) error // if not nil, is called on each new connection
+	reopened func(context.Context) error // if not nil, opens what is there from before without a server, and sets dir
+	afterGap string                      // what to do about a gap; empty is what the gap's error says
+
 	params conninfo.Params // as given, and with the password once it was asked for
 	conn   *client.Conn    // nil while there is none
 
 	system   client.System // as the server last identified itself
 	segment  int64         // size of the server's segments, in bytes
 	fileMode fs.FileMode   // of files made from the log
-	dir      *waldir.Directory
+	dir      logPlace
 	backOff  backOff      // between attempts
 	furthest wal.Position // that was received
 	apart    setApart     // what was last told to be set apart
@@ -75,25 +118,27 @@ func (r *receiveWALRun) receive(ctx context.Context) error {
 		return err
 	}
 	defer r.disconnect()
+	if r.reopened != nil {
+		if err := r.reopened(ctx); err != nil {
+			return err
+		}
+	}
 	if err := r.connect(ctx, r.o.Password); err != nil {
-		return err
+		return r.endEarly(ctx, err)
 	}
 	// Not before: a password that is asked for may be refused by a signal.
 	ctx, stop := receiverContext(ctx)
 	defer stop()
 	r.told = func() error { return context.Cause(ctx) }
 	defer context.AfterFunc(ctx, r.monitor.Stopping)()
-	systemID, err := strconv.ParseUint(r.system.ID, 10, 64)
-	if err != nil {
-		return fmt.Errorf("system identifier: %w", err)
-	}
-	r.dir, err = waldir.Open(waldir.Options{
-		Path: r.o.Directory, SegmentSize: r.segment, Compression: r.o.Compression, FileMode: r.fileMode,
-		NoSync: r.o.NoSync, QuickFlush: r.o.Synchronous, SystemID: systemID,
-		Warn: r.warn,
-	})
-	if err != nil {
-		return err
+	if r.dir == nil {
+		systemID, err := strconv.ParseUint(r.system.ID, 10, 64)
+		if err != nil {
+			return fmt.Errorf("system identifier: %w", err)
+		}
+		if r.dir, err = r.open(ctx, r.directoryOptions(systemID)); err != nil {
+			return err
+		}
 	}
 	r.monitor.Opened(r.dir.Backlog)
 	err = r.loop(ctx)
@@ -110,6 +155,15 @@ func (r *receiveWALRun) receive(ctx context.Context) error {
 		return reported{err}
 	}
 	return err
+}
+
+// directoryOptions say how the directory is written to.
+func (r *receiveWALRun) directoryOptions(systemID uint64) waldir.Options {
+	return waldir.Options{
+		Path: r.o.Directory, SegmentSize: r.segment, Compression: r.o.Compression, FileMode: r.fileMode,
+		NoSync: r.o.NoSync, QuickFlush: r.o.Synchronous, SystemID: systemID,
+		Warn: r.warn,
+	}
 }
 
 // checkDirectory makes sure that the directory is there before a server is asked
@@ -193,8 +247,14 @@ func (r *receiveWALRun) identify(ctx context.Context) error {
 		return fatal{usererr.Hinted("Name the servers of one cluster only, and receive each cluster into a directory of its own.",
 			"the server is of cluster %s, but the log so far is of cluster %s", system.ID, r.system.ID)}
 	}
+	if r.dir != nil && segment != r.segment {
+		return fatal{fmt.Errorf("segments of the server have %d bytes, and those of the log so far %d", segment, r.segment)}
+	}
 	r.system, r.segment = system, segment
 	r.monitor.Connected(system.ID, cmp.Or(r.params.Value("application_name"), r.params.Value("fallback_application_name")))
+	if r.prepare != nil {
+		return r.prepare(ctx)
+	}
 	return nil
 }
 
@@ -219,6 +279,9 @@ func (r *receiveWALRun) loop(ctx context.Context) error {
 			r.report.error(err) // there is more to go on from, and Start tells of the gap
 			continue
 		case errors.Is(err, client.ErrGap):
+			if r.afterGap != "" {
+				err = usererr.Hinted(r.afterGap, "%w", err)
+			}
 			return exitStatus{err, exitGap}
 		case isFatal(err):
 			return err
@@ -250,6 +313,9 @@ func isFatal(err error) bool {
 
 // attempt connects, unless that is done, and streams until the stream ends.
 func (r *receiveWALRun) attempt(ctx context.Context) error {
+	if err := r.dir.Ready(ctx); err != nil {
+		return err
+	}
 	if r.conn == nil {
 		if err := r.connect(ctx, promptNever); err != nil {
 			return err
@@ -322,11 +388,20 @@ func (r *receiveWALRun) start(ctx context.Context) (wal.Position, error) {
 		return start, err
 	case ok:
 		return r.afterFork(ctx, start)
-	case r.o.Slot != "" && r.conn.CanReadSlots():
-		start, err = r.conn.ReadSlot(ctx, r.o.Slot)
-		if err != nil || start.LSN != 0 {
-			return start, err
+	}
+	var slot wal.Position
+	if r.o.Slot != "" && r.conn.CanReadSlots() {
+		if slot, err = r.conn.ReadSlot(ctx, r.o.Slot); err != nil {
+			return slot, err
 		}
+	}
+	switch start, ok, err = r.dir.StartFrom(ctx, r.system.Position, slot); {
+	case err != nil:
+		return start, err
+	case ok && start == slot:
+		return start, nil
+	case ok:
+		return r.afterFork(ctx, start)
 	}
 	return r.system.Position, nil
 }

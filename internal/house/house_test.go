@@ -57,6 +57,7 @@ var floors = [][]string{
 	{ // services
 		"internal/cluster",
 		"internal/monitor",
+		"internal/spool",
 	},
 	{ // programs
 		"cmd/basin",
