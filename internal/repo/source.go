@@ -132,15 +132,20 @@ func lateness(k key) int {
 
 // member returns a member of the backup.
 func (s *Source) member(ctx context.Context, k key, m *member) (backup.Member, io.Reader, error) {
-	out := backup.Member{
-		Tablespace: k.tablespace, Path: k.path, Kind: m.kind, Size: m.size, Mode: m.mode,
-		UID: m.uid, GID: m.gid, ModTime: m.modTime, Target: m.target,
-	}
+	out := memberOf(k, m)
 	if m.kind != backup.File {
 		return out, nil, nil
 	}
 	out.Apart = !isLate(k)
 	return out, &fileReader{source: s, ctx: ctx, key: k, member: m}, nil
+}
+
+// memberOf returns what is known of a file as a member of a backup.
+func memberOf(k key, m *member) backup.Member {
+	return backup.Member{
+		Tablespace: k.tablespace, Path: k.path, Kind: m.kind, Size: m.size, Mode: m.mode,
+		UID: m.uid, GID: m.gid, ModTime: m.modTime, Target: m.target,
+	}
 }
 
 // manifest makes a backup manifest, if there is one of that version.
