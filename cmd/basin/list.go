@@ -14,6 +14,7 @@ import (
 
 	"github.com/dustin/go-humanize"
 
+	"basin/internal/getopt"
 	"basin/internal/repo"
 	"basin/internal/wal"
 )
@@ -22,20 +23,30 @@ import (
 type listOptions struct {
 	repositoryOptions
 	JSON     bool
+	Files    bool // of the backup, those whose paths are like the second operand, if there is one
 	Operands []string
 }
 
 // parseList reads a command line with so many operands.
 func parseList(c call, operands int) (o listOptions, err error) {
-	result := flagOption("json", 0, &o.JSON)
-	result.Whole = true
+	table := []getopt.Option{flagOption("json", 0, &o.JSON)}
+	if operands > 0 {
+		table = append(table, flagOption("files", 0, &o.Files))
+	}
+	for i := range table {
+		table[i].Whole = true
+	}
 	o.Say = c.report.info
-	if o.Operands, err = c.parse(append(o.options(), result, c.logFormat())); err != nil {
+	if o.Operands, err = c.parse(append(append(o.options(), table...), c.logFormat())); err != nil {
 		return o, err
 	}
+	most := operands
+	if o.Files {
+		most++
+	}
 	switch {
-	case len(o.Operands) > operands:
-		return o, c.usage("too many command-line arguments (first is \"%s\")", o.Operands[operands])
+	case len(o.Operands) > most:
+		return o, c.usage("too many command-line arguments (first is \"%s\")", o.Operands[most])
 	case len(o.Operands) < operands:
 		return o, c.usage("no backup is named")
 	}
@@ -210,6 +221,9 @@ func show(ctx context.Context, c call) error {
 	commit, err := findBackup(ctx, cluster, o.Operands[0])
 	if err != nil {
 		return err
+	}
+	if o.Files {
+		return showFiles(ctx, c, o, cluster, commit)
 	}
 	b := listBackup(cluster.Name(), commit)
 	if o.JSON {

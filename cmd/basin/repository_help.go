@@ -151,12 +151,17 @@ func helpShow(w io.Writer, called string) error {
 
 Usage:
   %[1]s [OPTION]... BACKUP
+  %[1]s [OPTION]... --files BACKUP [PATTERN]
 
 BACKUP is its ID as basin list shows it, what is enough of its beginning, or "latest": the
 newest that is not damaged.
 
 Options:
-      --json                  print it as JSON, in the shape that docs/repository.md has
+      --files                 list its files with their sizes in bytes, all or those whose paths
+                              are like PATTERN: * is any text, also with slashes in it, ? is one
+                              character
+      --json                  print it as JSON, in the shape that docs/repository.md has; a line
+                              for each file
       --log-format=text|json  print messages as text, or as lines of JSON
   -V, --version               output version information, then exit
   -?, --help                  show this help, then exit
@@ -165,6 +170,8 @@ Options:
 Examples:
   %[1]s --repository=/srv/backups latest
   %[1]s --repository=/srv/backups --cluster=shop 20261126T20
+  %[1]s --repository=/srv/backups --files latest "*.conf"
+                 what "basin restore --file" can get by its path
 `, called, helpRepositoryOptions)
 	return err
 }

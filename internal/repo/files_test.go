@@ -23,7 +23,7 @@ func TestAnyPageIsOneRangeAway(t *testing.T) {
 	big := key{path: "base/1/1259"}
 	now := make(tree)
 	now.change(random)
-	now[big] = make([]byte, 400*BlockSize+100)
+	now[big] = make([]byte, 120*BlockSize+100)
 	for i := range now[big] {
 		now[big][i] = byte(random.IntN(256))
 	}
@@ -33,7 +33,7 @@ func TestAnyPageIsOneRangeAway(t *testing.T) {
 		now = now.clone()
 		now.change(random)
 		now[big] = bytes.Clone(now[big])
-		now[big][random.IntN(400*BlockSize)]++
+		now[big][random.IntN(120*BlockSize)]++
 	}
 	last := take(t, c, now, random, SinkOptions{Parent: parent})
 
@@ -52,21 +52,21 @@ func TestAnyPageIsOneRangeAway(t *testing.T) {
 		store.reset()
 		n, err := file.ReadAt(page, block*BlockSize)
 		want := now[big][block*BlockSize:]
-		if block < 400 && (err != nil || n != BlockSize) || block == 400 && (err != io.EOF || n != 100) || !bytes.Equal(page[:n], want[:n]) {
+		if block < 120 && (err != nil || n != BlockSize) || block == 120 && (err != io.EOF || n != 100) || !bytes.Equal(page[:n], want[:n]) {
 			t.Fatalf("block %d: %d bytes, error %v", block, n, err)
 		}
 		return store.gets, store.most
 	}
 	// The first page of all: a part of each level of the index at most, the head of the pack, its key, and the frame.
-	if gets, _ := read(200); gets > len(last.Blocks)+3 {
+	if gets, _ := read(60); gets > len(last.Blocks)+3 {
 		t.Errorf("the first page took %d reads, with %d levels of the index", gets, len(last.Blocks))
 	}
-	for block := range int64(401) { // now the heads of all packs are known
+	for block := range int64(121) { // now the heads of all packs are known
 		read(block)
 	}
 	file.source.frames.kept, file.source.frames.order = make(map[frameKey][]byte), nil
 	for range 100 {
-		gets, most := read(random.Int64N(401))
+		gets, most := read(random.Int64N(121))
 		if gets > 1 || most > frameSize+1024 {
 			t.Fatalf("a page took %d reads, of %d bytes at most", gets, most)
 		}
@@ -98,14 +98,14 @@ func (s *readStore) reset() { s.gets, s.most = 0, 0 }
 
 // TestPartsOfFiles reads any parts of files of chains of backups, and lists them.
 func TestPartsOfFiles(t *testing.T) {
-	for seed := range uint64(6) {
+	for seed := range uint64(3) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			random := rand.New(rand.NewPCG(seed, 2))
 			c := newCluster(t, seed%2 == 0)
 			now := make(tree)
 			var parent *Commit
-			for range 8 {
+			for range 5 {
 				now.change(random)
 				parent = take(t, c, now.clone(), random, SinkOptions{Parent: parent})
 			}
