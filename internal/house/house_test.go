@@ -44,6 +44,7 @@ var floors = [][]string{
 	},
 	{ // places a backup can be
 		"internal/chain",
+		"internal/catalog",
 		"internal/client",
 		"internal/feed",
 		"internal/live",
