@@ -26,6 +26,7 @@ import (
 type restoreOptions struct {
 	repositoryOptions
 
+	Part              partOptions
 	Directory         string
 	TablespaceMapping []tablespaceMapping // canonical, in the order given; the first that fits counts
 	Backup            string              // empty: the newest that leads to the target
@@ -49,7 +50,7 @@ func restoreTable(o *restoreOptions) []getopt.Option {
 			return set(&o.Target, value)
 		}}
 	}
-	return append(o.repositoryOptions.options(),
+	return append(append(o.repositoryOptions.options(), o.Part.options()...),
 		textOption("pgdata", 'D', &o.Directory, nil),
 		getopt.Option{Long: "tablespace-mapping", Short: 'T', Value: func(value string) error {
 			m, err := parseTablespaceMapping(value)
@@ -146,14 +147,22 @@ func restoreCluster(ctx context.Context, c call) error {
 		return c.usage("no data directory specified: --pgdata names it")
 	case o.Standby && o.Target.kind != "":
 		return c.usage("a standby has no target")
+	case o.checkPart() != "":
+		return c.usage("%s", o.checkPart())
 	}
 	r, err := openRepositoryFor(ctx, &o)
 	if err != nil {
 		return err
 	}
+	if len(o.Part.Files) > 0 {
+		return restoreFiles(ctx, c, o, r)
+	}
 	run := &restoreRun{report: c.report, o: o, cluster: r}
 	plan, err := run.plan(ctx)
 	if err != nil {
+		return err
+	}
+	if run.part, err = chooseDatabases(ctx, r, plan.commit, o.Part.Databases); err != nil {
 		return err
 	}
 	if err := plan.print(c, run); err != nil || o.DryRun {
@@ -176,6 +185,7 @@ type restoreRun struct {
 	report   *report
 	o        restoreOptions
 	cluster  *repo.Cluster
+	part     *databasePart
 	counts   backup.Progress
 	progress *progress
 }
@@ -395,6 +405,7 @@ func (p *restorePlan) print(c call, r *restoreRun) error {
 	for _, t := range p.commit.Tablespaces {
 		fmt.Fprintf(&b, "  tablespace %d into \"%s\"\n", t.OID, r.mapped(t.Location))
 	}
+	b.WriteString(r.part.plan())
 	_, err := c.stdout.Write([]byte(b.String()))
 	return err
 }
@@ -464,8 +475,8 @@ func (r *restoreRun) write(ctx context.Context, p *restorePlan) (err error) {
 		defer r.progress.stop()
 		r.progress.enter(phaseReceive)
 	}
-	err = backup.Copy(ctx, sink, backup.WithRecovery(source, backup.RecoveryOptions{
-		Settings: settings, Mode: localfs.FileModeOwner, Signal: p.commit.ServerVersion >= 120000, Ends: !r.o.Standby,
+	err = backup.Copy(ctx, sink, backup.WithRecovery(r.part.source(source, &r.counts), backup.RecoveryOptions{
+		Settings: settings + r.part.settings(), Mode: localfs.FileModeOwner, Signal: p.commit.ServerVersion >= 120000, Ends: !r.o.Standby,
 	}), backup.Options{Workers: r.o.Jobs})
 	if err == nil {
 		r.progress.enter(phaseDone)
@@ -565,6 +576,9 @@ func (r *restoreRun) next(c call, p *restorePlan) error {
 	_, err = fmt.Fprintf(c.stdout, "Restored. Start it with\n  pg_ctl start -D %s\n", shellWord(dir))
 	if err == nil && p.target.kind != "" && (p.target.action == "" || p.target.action == "pause") {
 		_, err = fmt.Fprint(c.stdout, "At the target it pauses, and can be read. If that is what was wanted,\n  SELECT pg_wal_replay_resume();\nends recovery; if not, restore again to another target.\n")
+	}
+	if err == nil {
+		_, err = fmt.Fprint(c.stdout, r.part.next())
 	}
 	return err
 }

@@ -66,6 +66,12 @@ func (s *Sink) write(ctx context.Context, f *os.File, at spot, m backup.Member, 
 	if err := f.Chmod(m.Mode); err != nil {
 		return localfs.Errorf(err, at.full, `could not set permissions on file "%s"`, at.full)
 	}
+	if _, ok := r.(*backup.Zeros); ok {
+		if err := f.Truncate(m.Size); err != nil { // it is new
+			return localfs.Errorf(err, at.full, `could not write to file "%s"`, at.full)
+		}
+		return w.Close()
+	}
 	if r != nil {
 		if err := localfs.Copy(ctx, w, r, m.Path, m.Size); err != nil {
 			return err

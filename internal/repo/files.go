@@ -125,18 +125,38 @@ func (f *File) readWindow(p []byte, off int64) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	r := fileReader{source: f.source, key: f.key, member: f.member, at: first}
-	var buffer []byte
+	n := 0
 	for i, x := range window {
-		if buffer, err = r.appendExtent(buffer, x, contents[i]); err != nil {
-			return 0, err
+		for j := range x.blocks {
+			block, err := f.block(x, j, contents[i])
+			if err != nil {
+				return n, err
+			}
+			if skipped := off - (x.first+int64(j))*BlockSize; skipped > 0 { // in the first
+				block = block[skipped:]
+			}
+			n += copy(p[n:], block)
 		}
 	}
-	skipped := off - first*BlockSize
-	if skipped > int64(len(buffer)) {
-		return 0, fmt.Errorf("it is too short: %w", seal.ErrDamaged)
+	return n, nil
+}
+
+// block returns a block of an extent, after it was compared with what it was.
+func (f *File) block(x extent, i int, content []byte) ([]byte, error) {
+	number := x.first + int64(i)
+	size := min(BlockSize, f.member.size-number*BlockSize)
+	if x.isZeros() {
+		return zeroPage[:size], nil
 	}
-	return copy(p, buffer[skipped:]), nil
+	from := int64(x.at.within) + int64(i)*BlockSize
+	if from+size > int64(len(content)) {
+		return nil, fmt.Errorf("block %d: %w", number, errPart)
+	}
+	b := content[from : from+size]
+	if k := x.blocks[i]; f.source.digests.Sum(b) != k.digest || checksum(b) != k.crc {
+		return nil, fmt.Errorf("block %d, in pack %v: %w", number, x.at.pack, seal.ErrDamaged)
+	}
+	return b, nil
 }
 
 // Close lets go of the file.
