@@ -59,6 +59,7 @@ func helpRestore(w io.Writer, called string) error {
 
 Usage:
   %[1]s -D DIRECTORY [OPTION]...
+  %[1]s -D DIRECTORY --file=WHAT... [-b BACKUP]
 
 The newest backup from which the target can be reached is chosen, and the log between both is
 proved to be there before anything is written. Then the data directory is made, with what has
@@ -92,9 +93,23 @@ Target (default: the end of the log that is there without a gap):
                              what the server does there (default: pause; at the end of the log:
                              promote)
 
+Parts (default: all; both may be repeated):
+      --database=NAME        a cluster in which this database has content, and those that each
+                             cluster has: postgres, template0 and template1. Others have files
+                             of zeros that take no room; DROP DATABASE removes them afterwards
+      --file=PATH            this file or directory of a backup alone, as "basin show --files"
+                             lists it, at the same path below DIRECTORY
+      --file=DATABASE.SCHEMA.NAME
+                             the files of this table, index, sequence or materialized view, and
+                             of its TOAST table. Files are as they were read, without the log:
+                             to see a table as it was, restore its database
+
 %[2]s
-Example: the table was dropped at 14:31.
+Examples: the table was dropped at 14:31; in one of many databases; a file was lost.
   %[1]s --repository=/srv/backup -D /srv/restored --target-time="2026-11-26 14:30:59"
+  %[1]s --repository=/srv/backup -D /srv/restored --database=shop \
+                 --target-time="2026-11-26 14:30:59"
+  %[1]s --repository=/srv/backup -D /srv/files --file=pg_hba.conf --file=shop.public.orders
 `, called, helpRepositoryOptions)
 	return err
 }

@@ -157,11 +157,11 @@ BACKUP is its ID as basin list shows it, what is enough of its beginning, or "la
 newest that is not damaged.
 
 Options:
-      --files                 list its files with their sizes in bytes, all or those whose paths
-                              are like PATTERN: * is any text, also with slashes in it, ? is one
-                              character
-      --json                  print it as JSON, in the shape that docs/repository.md has; a line
-                              for each file
+      --files                 list its files with their sizes in bytes, all or those whose
+                              paths are like PATTERN: * is any text, also with slashes in it,
+                              and ? one character
+      --json                  print it as JSON, in the shape that docs/repository.md has; of
+                              files one a line
       --log-format=text|json  print messages as text, or as lines of JSON
   -V, --version               output version information, then exit
   -?, --help                  show this help, then exit

@@ -51,15 +51,16 @@ func chooseDatabases(ctx context.Context, cluster *repo.Cluster, commit repo.Com
 	if err != nil {
 		return nil, err
 	}
-	p := &databasePart{names: slices.Concat(names, alwaysWhole), empty: make(map[uint32]bool), lenient: !files.checksums}
-	slices.Sort(p.names)
-	p.names = slices.Compact(p.names)
+	p := &databasePart{empty: make(map[uint32]bool), lenient: !files.checksums || !files.fullPages}
 	for _, d := range all {
-		if !slices.Contains(p.names, d.Name) {
-			p.others = append(p.others, d)
-			p.empty[d.OID] = true
+		if slices.Contains(names, d.Name) || slices.Contains(alwaysWhole, d.Name) {
+			p.names = append(p.names, d.Name)
+			continue
 		}
+		p.others = append(p.others, d)
+		p.empty[d.OID] = true
 	}
+	slices.Sort(p.names)
 	slices.SortFunc(p.others, func(a, b catalog.Database) int { return cmp.Compare(a.Name, b.Name) })
 	return p, p.measure(ctx, files)
 }
@@ -124,7 +125,8 @@ func (s *databaseSource) Next(ctx context.Context) (backup.Member, io.Reader, er
 // settings returns lines of configuration that recovery needs beside others.
 //
 // Without checksums and wal_log_hints VACUUM marks pages as all-visible with a record that does not have the
-// page. PostgreSQL would end with "WAL contains references to invalid pages" where the page is zeros.
+// page, and without full_page_writes so does everybody. PostgreSQL would end with "WAL contains references to invalid
+// pages" where the page is zeros.
 //
 // Source: log_heap_visible in src/backend/access/heap/heapam.c and XLogReadBufferExtended in
 // src/backend/access/transam/xlogutils.c, PostgreSQL 18.

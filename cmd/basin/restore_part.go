@@ -48,7 +48,13 @@ type restoredFiles struct {
 	*repo.Files
 	commit    repo.Commit
 	checksums bool // its pages have checksums
+	fullPages bool // the log had each page whole before it changed it, when the backup began
 }
+
+// fullPageWritesAt is where a control file has the full_page_writes of its checkpoint: checkPointCopy.fullPageWrites.
+//
+// Source: ControlFileData in src/include/catalog/pg_control.h, PostgreSQL 13 to 18.
+const fullPageWritesAt = 56
 
 // openFiles opens the files of a backup.
 func openFiles(ctx context.Context, cluster *repo.Cluster, commit repo.Commit) (*restoredFiles, error) {
@@ -70,7 +76,7 @@ func openFiles(ctx context.Context, cluster *repo.Cluster, commit repo.Commit) (
 	if err != nil {
 		return nil, fmt.Errorf("\"%s\" in backup %s: %w", pgdata.ControlPath, commit.ID, err)
 	}
-	f.checksums = control.DataChecksums
+	f.checksums, f.fullPages = control.DataChecksums, content[fullPageWritesAt] != 0
 	return f, nil
 }
 
