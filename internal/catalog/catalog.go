@@ -269,6 +269,9 @@ func (c *Catalogs) scanPage(p pgdata.Page, block uint32, yield func(tuple) error
 	return err
 }
 
+// xactKept is how many pages of pg_xact are kept in memory.
+const xactKept = 256
+
 // committed looks into pg_xact.
 func (c *Catalogs) committed(xid uint32) (bool, error) {
 	segment, page, at, shift := transactionPlace(xid)
@@ -290,6 +293,9 @@ func (c *Catalogs) committed(xid uint32) (bool, error) {
 		}
 		if err != nil {
 			return false, err
+		}
+		if len(c.xact) >= xactKept {
+			clear(c.xact)
 		}
 		c.xact[key] = content
 	}

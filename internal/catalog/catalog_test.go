@@ -15,6 +15,7 @@ import (
 	"basin/internal/pgdata"
 	"basin/internal/pgtest"
 	"basin/internal/usererr"
+	"basin/internal/wal"
 )
 
 // openDir returns the catalogs of a data directory.
@@ -256,6 +257,47 @@ func TestRelationMaps(t *testing.T) {
 		}
 		if _, err := parseRelationMap(whole[:size-1]); err == nil {
 			t.Error("too short")
+		}
+	}
+}
+
+// TestPagesThatWereBeingWritten tells pages that may be half of older ones from damage.
+func TestPagesThatWereBeingWritten(t *testing.T) {
+	page := make(pgdata.Page, pgdata.PageSize)
+	for at, n := range map[int]uint16{12: 28, 14: 8000, 16: 8192, 18: 8192 | 4} {
+		binary.LittleEndian.PutUint16(page[at:], n)
+	}
+	binary.LittleEndian.PutUint32(page[24:], 8000|1<<15|100<<17)
+	page[8000+22] = 24
+	binary.LittleEndian.PutUint16(page[8000+20:], xminFrozen|xmaxInvalid)
+	binary.LittleEndian.PutUint32(page[4:], 100) // its LSN
+	for _, test := range []struct {
+		why      string
+		start    uint64
+		checksum bool // is right
+		lower    uint16
+		want     error
+		rows     int
+		torn     int
+	}{
+		{"as it should be", 200, true, 28, nil, 1, 0},
+		{"damaged before the backup", 200, false, 28, errChecksum, 0, 0},
+		{"changed since", 50, false, 28, nil, 1, 1},
+		{"changed since, and makes no sense", 50, false, 9000, nil, 0, 1},
+		{"makes no sense, with a checksum", 50, true, 9000, errPage, 0, 0},
+	} {
+		c := &Catalogs{o: Options{Checksums: true, Start: wal.LSN(test.start)}}
+		p := pgdata.Page(bytes.Clone(page))
+		binary.LittleEndian.PutUint16(p[12:], test.lower)
+		sum := p.ComputeChecksum(7)
+		if !test.checksum {
+			sum++
+		}
+		binary.LittleEndian.PutUint16(p[8:], sum)
+		rows := 0
+		err := c.scanPage(p, 7, func(tuple) error { rows++; return nil })
+		if !errors.Is(err, test.want) || test.want == nil && err != nil || rows != test.rows || c.Torn() != test.torn {
+			t.Errorf("%s: %v, %d rows, %d torn", test.why, err, rows, c.Torn())
 		}
 	}
 }
