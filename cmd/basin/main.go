@@ -151,6 +151,16 @@ func commands() []command {
 		help:    helpPrune,
 		run:     prune,
 	}, {
+		name:    "copy",
+		summary: "copy backups and log from one repository to another",
+		help:    helpCopy,
+		run:     copyRepository,
+	}, {
+		name:    "salvage",
+		summary: "keep what log a lost server has left in its data directory",
+		help:    helpSalvage,
+		run:     salvageLog,
+	}, {
 		name:    "verify",
 		summary: "read back what is in a repository",
 		help:    helpVerify,

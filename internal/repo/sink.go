@@ -29,6 +29,11 @@ type SinkOptions struct {
 	Workers int     // that compress; zero is one for each processor
 	Now     func() time.Time
 
+	// As, if not nil, is the backup that it is: one that was made before, elsewhere. It keeps the
+	// identifier, label and times, the log that it needs, and whether it is damaged, and is to
+	// have as many files and bytes, if that is known.
+	As *Commit
+
 	// Progress, if not nil, is told the path of each member.
 	Progress *backup.Progress
 
@@ -94,6 +99,10 @@ func (s *Sink) Begin(ctx context.Context, start backup.Start) error {
 		ID: newBackupID(now), Label: s.o.Label, Began: now.UTC(), FullScan: now.UTC(),
 		ServerVersion: start.ServerVersion, SegmentSize: start.SegmentSize, Start: start.Position,
 		Tablespaces: slices.Clone(start.Tablespaces),
+	}
+	if as := s.o.As; as != nil {
+		s.commit.ID, s.commit.Label, s.commit.Damaged = as.ID, as.Label, as.Damaged
+		s.commit.Began, s.commit.FullScan = as.Began, as.FullScan
 	}
 	key, err := s.cluster.repo.writeKey(ctx)
 	if err != nil {
@@ -421,9 +430,16 @@ func (s *Sink) finish(ctx context.Context, end wal.Position) error {
 		return err
 	}
 	s.commit.Ended, s.commit.Stored = s.o.Now().UTC(), s.stored.Load()
+	if err := s.takeAs(); err != nil {
+		return err
+	}
 	err = s.cluster.putCommit(ctx, &s.commit)
 	if err != nil && !object.IsAnswer(err) {
 		s.lease = nil // the backup may be there, or come later: what it needs is kept until the lease is over
+	}
+	if errors.Is(err, fs.ErrExist) && s.o.As != nil {
+		return usererr.Hinted("If another did the same at the same time, it is there; basin list shows it. Else this host slept: do it again.",
+			"backup %s is there already, or was given up meanwhile", s.commit.ID)
 	}
 	if errors.Is(err, fs.ErrExist) {
 		return usererr.Hinted("This host slept, or its clock is wrong. Take the backup again.",
