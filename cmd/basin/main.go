@@ -156,6 +156,11 @@ func commands() []command {
 		help:    helpCopy,
 		run:     copyRepository,
 	}, {
+		name:    "import",
+		summary: "keep a backup of pg_basebackup in a repository",
+		help:    helpImport,
+		run:     importBackup,
+	}, {
 		name:    "salvage",
 		summary: "keep what log a lost server has left in its data directory",
 		help:    helpSalvage,

@@ -83,3 +83,40 @@ Example: the primary is lost, and its disk is mounted here.
 `, called, helpRepositoryOptions, exitGap)
 	return err
 }
+
+// helpImport prints the options of basin import.
+func helpImport(w io.Writer, called string) error {
+	_, err := fmt.Fprintf(w, `%[1]s keeps a backup that pg_basebackup took in a repository.
+
+Usage:
+  %[1]s [OPTION]... DIRECTORY
+  %[1]s [OPTION]... FULL INCREMENTAL...
+
+DIRECTORY has a backup of a server from 13 on: a data directory, or tar files, which may be
+compressed. An incremental one is imported with all that it is on top of, oldest first; they
+become one backup. It is verified first, with its log, as verifybackup does, and again as it
+is read; if anything is not what the manifest says nothing is imported. Its log goes to the log
+of the repository. From then on it is a backup as others are.
+
+The same backup is imported once; again it is there already, and no error. The minor version of
+its server is not known, and shown as 0.
+
+Options:
+  -l, --label=LABEL           what the backup is called in lists (default: as it was)
+      --full                  store everything again, also what the newest backup there has
+      --no-verify-checksums   do not verify the checksums of pages
+      --temp-dir=DIRECTORY    where archives that are compressed are unpacked
+  -j, --jobs=N                how much is compressed at once (default: one for each processor)
+      --json                  print the backup as JSON
+  -P, --progress              show progress information
+  -v, --verbose               say what is done
+  -V, --version               output version information, then exit
+  -?, --help                  show this help, then exit
+
+%[2]s
+Examples:
+  %[1]s --repository=/srv/backups --cluster=shop /old/2026-11-01
+  %[1]s --repository=/srv/backups /old/sunday /old/monday /old/tuesday
+`, called, helpRepositoryOptions)
+	return err
+}

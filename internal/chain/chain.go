@@ -42,6 +42,9 @@ type Options struct {
 	NoManifest bool               // none is made
 	Ignore     []string           // paths that are not compared, with what is below them; nil is manifest.DefaultIgnore
 	TempDir    string             // for what is too much for memory
+	// AnyManifest has a full backup be taken by itself whose server knows no incremental ones: its
+	// manifest is of version 1, as before 17.
+	AnyManifest bool
 
 	Warn  func(error)                      // is told what ends nothing; may be nil
 	Debug func(format string, args ...any) // is told what is done; may be nil
@@ -123,6 +126,14 @@ func (v *Overlay) Progress() (files, bytes, total int64) {
 
 // Control returns what the control file of the newest backup says.
 func (v *Overlay) Control() pgdata.Control { return v.control }
+
+// Ranges returns the log that the newest backup needs, as its manifest says; none without one.
+func (v *Overlay) Ranges() []manifest.Range {
+	if v.newest.catalog == nil {
+		return nil
+	}
+	return v.newest.catalog.Ranges
+}
 
 // readAll reads a small file of a backup.
 func (v *Overlay) readAll(in *input, path string, most int64) ([]byte, error) {
@@ -252,6 +263,7 @@ func (v *Overlay) openManifest(ctx context.Context, in *input) (err error) {
 		return fmt.Errorf("%s: %w", in.manifest.Name, err)
 	}
 	switch {
+	case in.catalog.Version == 1 && v.o.AnyManifest && len(v.inputs) == 1: // which does not tell the cluster
 	case in.catalog.Version == 1:
 		return fmt.Errorf("%s: backup manifest version 1 does not support incremental backup", in.manifest.Name)
 	case in.catalog.SystemID != v.control.SystemID:

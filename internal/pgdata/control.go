@@ -28,7 +28,8 @@ type Control struct {
 	// PageSize and SegmentPages are what the server was built with; zero if it is not
 	// found.
 	PageSize, SegmentPages uint32
-	DataChecksums          bool // its pages have checksums
+	LogSegment             uint32 // how long a segment of the log is, in bytes; zero if it is not found
+	DataChecksums          bool   // its pages have checksums
 
 	// Nonce is what the cluster makes up salts from for those who are no users: as many
 	// bytes, which never change and nobody else knows.
@@ -96,6 +97,9 @@ func (c *Control) readSizes(p []byte) {
 	if at := bytes.Index(p, floatFormat); at > 0 && at+16 <= len(p) {
 		c.PageSize = binary.LittleEndian.Uint32(p[at+8:])
 		c.SegmentPages = binary.LittleEndian.Uint32(p[at+12:])
+		if at+24 <= len(p) {
+			c.LogSegment = binary.LittleEndian.Uint32(p[at+20:]) // behind the size of the log's pages
+		}
 	}
 }
 

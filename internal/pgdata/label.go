@@ -71,6 +71,17 @@ func ParseLabel(content []byte, name string) (Label, error) {
 	return p.label, nil
 }
 
+// LabelLine returns what a line of a backup label says that ParseLabel does not read, such as LABEL, which the
+// backup is called, and START TIME, in the zone of the server's log. Without such a line it is empty.
+func LabelLine(content []byte, key string) string {
+	for line := range bytes.Lines(content) {
+		if value, ok := strings.CutPrefix(string(line), key+": "); ok {
+			return strings.TrimSuffix(value, "\n")
+		}
+	}
+	return ""
+}
+
 type labelParser struct {
 	name  string
 	label Label
