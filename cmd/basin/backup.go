@@ -96,6 +96,15 @@ func backupIntoRepository(ctx context.Context, c call) error {
 		return err
 	}
 	debug.SetMemoryLimit(backupMemory)
+	return inEach(ctx, c.report, o.repositoryOptions, func(one repositoryOptions) error {
+		o := o
+		o.repositoryOptions = one
+		return backupInto(ctx, c, o)
+	})
+}
+
+// backupInto takes a backup into one repository, and tells it.
+func backupInto(ctx context.Context, c call, o backupOptions) error {
 	b := &repositoryBackup{report: c.report, o: o}
 	defer b.close()
 	commit, err := b.run(ctx)

@@ -48,6 +48,7 @@ type repositorySettings struct {
 // clusterSettings say of a cluster what is the same each time.
 type clusterSettings struct {
 	Repositories  []string `toml:"repositories"`   // names of the file; without --repository the first is meant
+	Success       any      `toml:"success"`        // how many of them: "all", "any" or a number; nil is all
 	Connection    string   `toml:"connection"`     // conninfo
 	DataDirectory string   `toml:"data_directory"` // if it is on this host
 }
@@ -181,6 +182,9 @@ func (c configuration) check() error {
 			if _, ok := c.Repository[r]; !ok {
 				return fmt.Errorf("cluster.%s: there is no [repository.%s]", name, r)
 			}
+		}
+		if _, err := k.needed(); err != nil {
+			return fmt.Errorf("cluster.%s: %w", name, err)
 		}
 		if k.DataDirectory != "" && !filepath.IsAbs(k.DataDirectory) {
 			return fmt.Errorf("cluster.%s: data_directory must be an absolute path, not %q", name, k.DataDirectory)

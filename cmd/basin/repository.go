@@ -270,8 +270,11 @@ func matchClusters(all []repo.ClusterName, name string, systemID uint64) ([]repo
 	if systemID != 0 {
 		name = repo.ClusterName{Name: name, SystemID: systemID}.String()
 	}
-	return nil, usererr.Hinted(hint, "there is no cluster %s", name)
+	return nil, usererr.Hinted(hint, "%w %s", errNoCluster, name)
 }
+
+// errNoCluster is a repository that has nothing of a cluster.
+var errNoCluster = errors.New("there is no cluster")
 
 // newestCluster returns which of several has the newest backup.
 func newestCluster(ctx context.Context, r *repo.Repository, of []repo.ClusterName) (newest repo.ClusterName, err error) {
@@ -330,6 +333,11 @@ func findBackup(ctx context.Context, c *repo.Cluster, name string) (repo.Commit,
 // words returns options that mean the same repository and cluster in another place, with another
 // environment.
 func (o repositoryOptions) words(name repo.ClusterName) ([]string, error) {
+	of := []string{"--cluster=" + name.Name, "--system-id=" + strconv.FormatUint(name.SystemID, 10)}
+	if all, _, err := o.each(); err != nil || len(all) > 1 { // which the configuration names
+		config, absErr := filepath.Abs(cmp.Or(o.ConfigFile, os.Getenv("BASIN_CONFIG"), defaultConfig))
+		return append([]string{"--config=" + config}, of...), errors.Join(err, absErr)
+	}
 	p, err := o.place()
 	if err != nil {
 		return nil, err
@@ -339,7 +347,7 @@ func (o repositoryOptions) words(name repo.ClusterName) ([]string, error) {
 			return nil, err
 		}
 	}
-	words := []string{"--repository=" + p.Location, "--cluster=" + name.Name, "--system-id=" + strconv.FormatUint(name.SystemID, 10)}
+	words := append([]string{"--repository=" + p.Location}, of...)
 	for _, s := range p.settings() {
 		switch {
 		case s.flag != nil && *s.flag:

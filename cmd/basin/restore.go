@@ -150,7 +150,7 @@ func restoreCluster(ctx context.Context, c call) error {
 	case o.checkPart() != "":
 		return c.usage("%s", o.checkPart())
 	}
-	r, err := openRepositoryFor(ctx, &o)
+	r, err := openRepositoryFor(ctx, c.report, &o)
 	if err != nil {
 		return err
 	}
@@ -175,8 +175,8 @@ func restoreCluster(ctx context.Context, c call) error {
 }
 
 // openRepositoryFor returns the cluster that is restored.
-func openRepositoryFor(ctx context.Context, o *restoreOptions) (*repo.Cluster, error) {
-	_, c, err := openCluster(ctx, o.repositoryOptions)
+func openRepositoryFor(ctx context.Context, r *report, o *restoreOptions) (*repo.Cluster, error) {
+	_, c, err := firstToAnswer(ctx, r, o.repositoryOptions)
 	return c, err
 }
 

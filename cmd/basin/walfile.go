@@ -57,7 +57,7 @@ func walCommand(ctx context.Context, c call) error {
 	}
 	switch what, rest := operands[0], operands[1:]; {
 	case what == "push" && len(rest) == 1:
-		return pushLog(ctx, o, rest[0])
+		return pushLog(ctx, c.report, o, rest[0])
 	case what == "push":
 		return c.usage("wal push takes the path of one file of the log, as archive_command's %%p")
 	case what == "get" && len(rest) == 2:
@@ -95,7 +95,7 @@ func guarded(command string) string {
 }
 
 // pushLog keeps a file of the log in the repository.
-func pushLog(ctx context.Context, o walOptions, path string) error {
+func pushLog(ctx context.Context, r *report, o walOptions, path string) error {
 	content, err := os.ReadFile(path)
 	if err != nil {
 		return localfs.Errorf(err, path, "could not read file \"%s\"", path)
@@ -106,11 +106,7 @@ func pushLog(ctx context.Context, o walOptions, path string) error {
 			return err
 		}
 	}
-	_, c, err := openClusterOf(ctx, o.repositoryOptions, id)
-	if err != nil {
-		return err
-	}
-	err = c.PushLog(ctx, filepath.Base(path), content, 0)
+	err = pushToEach(ctx, r, o.repositoryOptions, id, filepath.Base(path), content)
 	if other := (*repo.OtherLogError)(nil); errors.As(err, &other) {
 		return usererr.Hinted("Two servers write to one archive, or the file was written to after it was archived. Nothing was overwritten, and nothing more is archived until this is settled.", "%w", err)
 	}
@@ -150,14 +146,7 @@ func systemIDOf(dir string, content []byte) (uint64, error) {
 // getLog writes a file of the log that is in the repository to a path. That there is none is an error
 // that wraps fs.ErrNotExist; no other does.
 func getLog(ctx context.Context, r *report, o walOptions, name, path string) error {
-	_, c, err := openCluster(ctx, o.repositoryOptions)
-	if err != nil {
-		return hideAbsence(err)
-	}
-	content, err := c.Log(ctx, name)
-	if errors.Is(err, fs.ErrNotExist) && repo.IsSegment(name) {
-		content, err = partOf(ctx, r, c, name)
-	}
+	content, err := readLog(ctx, r, o.repositoryOptions, name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%s is not in the repository: %w", name, fs.ErrNotExist)

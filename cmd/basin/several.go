@@ -1,0 +1,328 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"basin/internal/repo"
+	"basin/internal/usererr"
+)
+
+// each returns the repositories that are meant where there may be several, as options that name one each, and how many
+// of them are to have what is written: the one that is named, or else all of the cluster's.
+func (o repositoryOptions) each() (all []repositoryOptions, need int, err error) {
+	if cmp.Or(o.Location, os.Getenv("BASIN_REPOSITORY")) != "" {
+		return []repositoryOptions{o}, 1, nil
+	}
+	p, err := o.place()
+	if err != nil {
+		return nil, 0, err
+	}
+	if len(p.Repositories) < 2 {
+		return []repositoryOptions{o}, 1, nil
+	}
+	for _, s := range p.settings() {
+		said := "--" + s.name
+		if _, ok := o.Settings[s.name]; !ok {
+			said = s.variable()
+			if _, ok = os.LookupEnv(said); !ok {
+				continue
+			}
+		}
+		return nil, 0, usererr.Hinted("Put it into the configuration, or name one of them with --repository.",
+			"cluster %s has several repositories, and it is not said of which %s is", p.Cluster, said)
+	}
+	for _, name := range p.Repositories {
+		one := o
+		one.Location = name
+		all = append(all, one)
+	}
+	need, err = p.needed()
+	return all, need, err
+}
+
+// needed returns in how many of its repositories something of the cluster is to be before it counts as kept.
+func (s clusterSettings) needed() (int, error) {
+	n := len(s.Repositories)
+	switch v := s.Success.(type) {
+	case nil:
+		return n, nil
+	case string:
+		switch v {
+		case "all":
+			return n, nil
+		case "any":
+			return min(n, 1), nil
+		}
+	case int64:
+		if v >= 1 && v <= int64(n) {
+			return int(v), nil
+		}
+	}
+	return 0, usererr.Hinted("It is \"all\", which it is without it, \"any\", or how many of the repositories are to have something before it counts as kept.",
+		"success must not be %v with %s", s.Success, counted(n, "repository"))
+}
+
+const (
+	// lateTime is how long is waited for the other repositories once as many have what was written as are to.
+	lateTime = 10 * time.Second
+	// nextTime is how long one repository has to answer before the next is asked, too.
+	nextTime = 2 * time.Second
+)
+
+// outcome is what became of something in a repository.
+type outcome struct {
+	repository string
+	err        error
+}
+
+// errLate is a repository that is not waited for any more.
+var errLate = fmt.Errorf("it had not answered %v after the others", lateTime)
+
+// doInAll does something in all repositories at once. Once it is done in as many as needed, the others are waited for
+// a little while only.
+func doInAll(ctx context.Context, all []repositoryOptions, need int, do func(ctx context.Context, one repositoryOptions) error) []outcome {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type result struct {
+		number int
+		err    error
+	}
+	results := make(chan result, len(all))
+	outcomes := make([]outcome, len(all))
+	for i, one := range all {
+		outcomes[i] = outcome{one.Location, errLate}
+		go func() { results <- result{i, do(ctx, one)} }()
+	}
+	var late <-chan time.Time
+	for succeeded, ended := 0, 0; ended < len(all); {
+		select {
+		case r := <-results:
+			ended++
+			outcomes[r.number].err = r.err
+			if r.err != nil {
+				continue
+			}
+			if succeeded++; succeeded == need {
+				late = time.After(lateTime)
+			}
+		case <-late:
+			return outcomes
+		}
+	}
+	return outcomes
+}
+
+// settle says whether something is in as many repositories as needed. Those that it is not in are told. That a file of
+// the log is there with another content is an error whatever is needed.
+func settle(r *report, need int, outcomes []outcome) error {
+	var failed []error
+	conflict := false
+	for _, o := range outcomes {
+		if o.err != nil {
+			err := o.err
+			if len(outcomes) > 1 {
+				err = fmt.Errorf("repository %s: %w", o.repository, err)
+			}
+			failed = append(failed, err)
+			conflict = conflict || errors.As(err, new(*repo.OtherLogError))
+		}
+	}
+	there := len(outcomes) - len(failed)
+	switch {
+	case there < need && len(outcomes) > 1:
+		return fmt.Errorf("it is in %d of %d repositories, and is to be in %d: %w", there, len(outcomes), need, errors.Join(failed...))
+	case there < need || conflict:
+		return errors.Join(failed...)
+	}
+	for _, err := range failed {
+		r.warn(err)
+	}
+	return nil
+}
+
+// pushToEach keeps a file of the log of a cluster in the repositories that are meant.
+func pushToEach(ctx context.Context, r *report, o repositoryOptions, systemID uint64, name string, content []byte) error {
+	all, need, err := o.each()
+	if err != nil {
+		return err
+	}
+	return settle(r, need, doInAll(ctx, all, need, func(ctx context.Context, one repositoryOptions) error {
+		_, c, err := openClusterOf(ctx, one, systemID)
+		if err != nil {
+			return err
+		}
+		return c.PushLog(ctx, name, content, 0)
+	}))
+}
+
+// inEach does something in the repositories that are meant, one after the other. Of one it is as if there were no others.
+func inEach(ctx context.Context, r *report, o repositoryOptions, do func(one repositoryOptions) error) error {
+	all, need, err := o.each()
+	if err != nil {
+		return err
+	}
+	if len(all) == 1 {
+		return do(all[0])
+	}
+	var outcomes []outcome
+	for _, one := range all {
+		err := do(one)
+		if ctx.Err() != nil {
+			return err
+		}
+		outcomes = append(outcomes, outcome{one.Location, err})
+	}
+	return settle(r, need, outcomes)
+}
+
+// readLog reads a file of the log, or of a segment the part that is there, from the repositories that are meant. That there
+// is none in any of them, each of which has answered, is an error that wraps fs.ErrNotExist; no other does.
+func readLog(ctx context.Context, r *report, o repositoryOptions, name string) ([]byte, error) {
+	all, _, err := o.each()
+	if err != nil {
+		return nil, hideAbsence(err)
+	}
+	content, err := askEach(ctx, r, all, func(ctx context.Context, one repositoryOptions) ([]byte, error) {
+		c, err := openToRead(ctx, one, len(all) > 1)
+		if err != nil {
+			return nil, err
+		}
+		return c.Log(ctx, name)
+	})
+	if !errors.Is(err, fs.ErrNotExist) || !repo.IsSegment(name) {
+		return content, err
+	}
+	// The longest part counts, so all are asked.
+	longest, where := "", (*repo.Cluster)(nil)
+	for _, one := range all {
+		c, err := openToRead(ctx, one, len(all) > 1)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		part, err := c.LongestPartial(ctx, name)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			return nil, err
+		case where == nil || len(part) >= len(longest) && part > longest:
+			longest, where = part, c
+		}
+	}
+	if where == nil {
+		return nil, err
+	}
+	return partOf(ctx, r, where, name)
+}
+
+// openToRead opens the part of a repository that is of a cluster, and is read. Of several repositories one may have nothing
+// of it yet, which is an error that wraps fs.ErrNotExist; no other does.
+func openToRead(ctx context.Context, one repositoryOptions, isOfSeveral bool) (*repo.Cluster, error) {
+	_, c, err := openCluster(ctx, one)
+	if isOfSeveral && errors.Is(err, errNoCluster) {
+		return nil, fmt.Errorf("%w: %w", err, fs.ErrNotExist)
+	}
+	return c, hideAbsence(err)
+}
+
+// askEach asks repositories for something, each if the ones before have not got it, or do not answer for a while. That
+// it is in none is an error that wraps fs.ErrNotExist, and only known if all have said so. If none knows the cluster that is
+// an error of another kind.
+func askEach(ctx context.Context, r *report, all []repositoryOptions, ask func(ctx context.Context, one repositoryOptions) ([]byte, error)) ([]byte, error) {
+	if len(all) == 1 {
+		return ask(ctx, all[0])
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type answer struct {
+		number  int
+		content []byte
+		err     error
+	}
+	answers := make(chan answer, len(all))
+	asked := 0
+	askNext := func() {
+		if asked < len(all) {
+			number := asked
+			asked++
+			go func() {
+				content, err := ask(ctx, all[number])
+				answers <- answer{number, content, err}
+			}()
+		}
+	}
+	askNext()
+	var absent, unknown []error
+	knownTo := 0
+	for len(absent)+len(unknown) < len(all) {
+		next := time.NewTimer(nextTime)
+		select {
+		case a := <-answers:
+			where := all[a.number].Location
+			switch {
+			case a.err == nil:
+				for _, err := range unknown {
+					r.warn(fmt.Errorf("%w; repository %s has it", err, where))
+				}
+				next.Stop()
+				return a.content, nil
+			case errors.Is(a.err, fs.ErrNotExist):
+				absent = append(absent, fmt.Errorf("repository %s: %w", where, a.err))
+				if !errors.Is(a.err, errNoCluster) {
+					knownTo++
+				}
+			default:
+				unknown = append(unknown, fmt.Errorf("repository %s: %w", where, a.err))
+			}
+			askNext()
+		case <-next.C:
+			askNext()
+		case <-ctx.Done():
+			next.Stop()
+			return nil, context.Cause(ctx)
+		}
+		next.Stop()
+	}
+	switch {
+	case len(unknown) > 0:
+		return nil, errors.Join(unknown...)
+	case knownTo == 0:
+		return nil, hideAbsence(errors.Join(absent...))
+	}
+	return nil, errors.Join(absent...)
+}
+
+// firstToAnswer returns options that name the first of the repositories that are meant that has the cluster, and can be
+// read. Others are told.
+func firstToAnswer(ctx context.Context, r *report, o repositoryOptions) (repositoryOptions, *repo.Cluster, error) {
+	all, _, err := o.each()
+	if err != nil {
+		return o, nil, err
+	}
+	var failed []error
+	for _, one := range all {
+		_, c, err := openCluster(ctx, one)
+		if err == nil && len(all) > 1 {
+			_, _, err = c.BackupIDs(ctx)
+		}
+		if err == nil {
+			for _, err := range failed {
+				r.warn(fmt.Errorf("%w; repository %s is read", err, one.Location))
+			}
+			return one, c, nil
+		}
+		if len(all) == 1 || ctx.Err() != nil {
+			return one, nil, err
+		}
+		failed = append(failed, fmt.Errorf("repository %s: %w", one.Location, err))
+	}
+	return o, nil, errors.Join(failed...)
+}
