@@ -333,11 +333,6 @@ func findBackup(ctx context.Context, c *repo.Cluster, name string) (repo.Commit,
 // words returns options that mean the same repository and cluster in another place, with another
 // environment.
 func (o repositoryOptions) words(name repo.ClusterName) ([]string, error) {
-	of := []string{"--cluster=" + name.Name, "--system-id=" + strconv.FormatUint(name.SystemID, 10)}
-	if all, _, err := o.each(); err != nil || len(all) > 1 { // which the configuration names
-		config, absErr := filepath.Abs(cmp.Or(o.ConfigFile, os.Getenv("BASIN_CONFIG"), defaultConfig))
-		return append([]string{"--config=" + config}, of...), errors.Join(err, absErr)
-	}
 	p, err := o.place()
 	if err != nil {
 		return nil, err
@@ -347,7 +342,7 @@ func (o repositoryOptions) words(name repo.ClusterName) ([]string, error) {
 			return nil, err
 		}
 	}
-	words := append([]string{"--repository=" + p.Location}, of...)
+	words := []string{"--repository=" + p.Location, "--cluster=" + name.Name, "--system-id=" + strconv.FormatUint(name.SystemID, 10)}
 	for _, s := range p.settings() {
 		switch {
 		case s.flag != nil && *s.flag:

@@ -26,9 +26,17 @@ Options that say where to (--repository is the one that is read):
       --to=LOCATION           a directory, s3://BUCKET/PREFIX, or a name in the configuration
       --to-key-file=FILE      its unlocked private key, if it is encrypted; without it nothing is
                               known of the backups there, and each is stored whole
-      --to-s3-endpoint=URL, --to-s3-region=REGION, --to-s3-path-style, --to-s3-ca-file=FILE,
-      --to-s3-storage-class=NAME, --to-s3-encryption=HOW, --to-s3-kms-key=KEY,
-      --to-s3-fewer-checksums as the options without "to-"; the environment is not asked
+      --to-s3-endpoint=URL    its S3 server; these are as the options without "to-", and nothing of
+                              the environment counts for them
+      --to-s3-region=REGION   region of its bucket
+      --to-s3-path-style      its bucket is in the path of URLs
+      --to-s3-ca-file=FILE    certificates that its S3 server's is to be signed by
+      --to-s3-storage-class=NAME
+                              storage class of what is copied
+      --to-s3-encryption=HOW  encryption at its S3 server
+      --to-s3-kms-key=KEY     key for aws:kms there
+      --to-s3-fewer-checksums
+                              for a server that refuses S3's newer checksums
 
 Options:
       --all                   also copy backups that are older than the newest there
