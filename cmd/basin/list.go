@@ -66,6 +66,9 @@ type clusterListing struct {
 	Cluster  string          `json:"cluster"`
 	SystemID string          `json:"systemID"` // decimal; too large for the numbers of many readers
 	Backups  []backupListing `json:"backups"`  // oldest first
+
+	Restorable  []timelineListing `json:"restorable"`  // by number
+	Unreachable []string          `json:"unreachable"` // why some of it cannot be restored
 }
 
 // backupListing is what list --json and show --json print of a backup.
@@ -89,6 +92,9 @@ type backupListing struct {
 	Size          int64               `json:"size"`
 	Stored        int64               `json:"stored"`
 	Tablespaces   []tablespaceListing `json:"tablespaces"`
+
+	Leads   []leadListing `json:"restorable,omitempty"` // of show alone: to where log leads from it
+	Problem string        `json:"problem,omitempty"`    // of show alone: why it cannot be restored
 }
 
 // tablespaceListing is a tablespace of a backup.
@@ -157,9 +163,12 @@ func list(ctx context.Context, c call) error {
 			problems = append(problems, fmt.Errorf("cluster %v: %w", name, err))
 			l.Problems = append(l.Problems, err.Error())
 		}
-		found := clusterListing{name.Name, strconv.FormatUint(name.SystemID, 10), []backupListing{}}
+		found := clusterListing{Cluster: name.Name, SystemID: strconv.FormatUint(name.SystemID, 10), Backups: []backupListing{}}
 		for _, k := range commits {
 			found.Backups = append(found.Backups, listBackup(name, k))
+		}
+		if err := found.addRestorable(ctx, cluster, commits); err != nil {
+			return err
 		}
 		l.Clusters = append(l.Clusters, found)
 	}
@@ -182,6 +191,7 @@ func (l listing) table() []byte {
 		fmt.Fprintf(&b, "cluster %s, system identifier %s\n", c.Cluster, c.SystemID)
 		if len(c.Backups) == 0 {
 			b.WriteString("no backups\n")
+			c.restorableLines(&b)
 			continue
 		}
 		table := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
@@ -201,6 +211,7 @@ func (l listing) table() []byte {
 		}
 		_ = table.Flush() // to memory
 		fmt.Fprintf(&b, "%s, for which %s were stored\n", counted(len(c.Backups), "backup"), bytesText(stored))
+		c.restorableLines(&b)
 	}
 	if len(l.Clusters) == 0 {
 		b.WriteString("no backups\n")
@@ -226,6 +237,9 @@ func show(ctx context.Context, c call) error {
 		return showFiles(ctx, c, o, cluster, commit)
 	}
 	b := listBackup(cluster.Name(), commit)
+	if err := b.showRestorable(ctx, cluster, commit); err != nil {
+		return err
+	}
 	if o.JSON {
 		return printJSON(c, b)
 	}
@@ -267,6 +281,7 @@ func (b backupListing) lines() []byte {
 	for _, t := range b.Tablespaces {
 		line("tablespace", "%d, at %s", t.OID, printable(t.Location, false))
 	}
+	b.leadLines(line)
 	_ = table.Flush() // to memory
 	return text.Bytes()
 }

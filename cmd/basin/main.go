@@ -116,6 +116,11 @@ func commands() []command {
 		help:    helpShow,
 		run:     show,
 	}, {
+		name:    "status",
+		summary: "tell a monitoring system how the clusters of a repository are",
+		help:    helpStatus,
+		run:     status,
+	}, {
 		name:    "backup",
 		summary: "take a backup into a repository",
 		help:    helpBackup,

@@ -118,11 +118,15 @@ ID                         BEGAN (UTC)          KIND         SIZE  STORED   TIME
 %[2]s  2026-11-26 21:05:00  full         9 B  S  3         0/2000028  0/2000128  
 %[3]s  2026-11-26 22:05:00  incremental  9 B  S  3         0/3000028  0/3000128  evil?[2J
 2 backups, for which S were stored
+restorable on timeline 3: nothing
+cannot be restored: timeline 3: it is not known where it comes from, as 00000003.history is missing
 
 cluster shop, system identifier 99
 ID                         BEGAN (UTC)          KIND  SIZE  STORED   TIMELINE  START      STOP       LABEL
 %[1]s  2026-11-26 20:05:00  full  9 B  S  3         0/1000028  0/1000128  before the upgrade
 1 backup, for which S were stored
+restorable on timeline 3: nothing
+cannot be restored: timeline 3: it is not known where it comes from, as 00000003.history is missing
 `, ids[0], ids[1], ids[2])
 	if blanks := regexp.MustCompile(` +`); blanks.ReplaceAllString(got, " ") != blanks.ReplaceAllString(want, " ") {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
@@ -178,7 +182,7 @@ func TestListJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	var again map[string]any
-	if err := json.Unmarshal([]byte(shown), &again); err != nil || again["id"] != ids[2] || len(again) != len(one) {
+	if err := json.Unmarshal([]byte(shown), &again); err != nil || again["id"] != ids[2] || len(again) != len(one)+1 || again["problem"] == nil {
 		t.Errorf("shown is %s, %v", shown, err)
 	}
 }

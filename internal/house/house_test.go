@@ -56,6 +56,7 @@ var floors = [][]string{
 		"internal/waldir",
 	},
 	{ // services
+		"internal/checkup",
 		"internal/cluster",
 		"internal/monitor",
 		"internal/spool",

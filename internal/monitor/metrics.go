@@ -81,17 +81,7 @@ func (e *exposer) moment(name, help string, t time.Time) {
 func (e *exposer) metric(kind, name, help, value string, labels []string) {
 	e.WriteString("# HELP " + e.prefix + name + " " + help + "\n")
 	e.WriteString("# TYPE " + e.prefix + name + " " + kind + "\n")
-	e.WriteString(e.prefix + name)
-	for i := 0; i < len(labels); i += 2 {
-		open := ","
-		if i == 0 {
-			open = "{"
-		}
-		e.WriteString(open + labels[i] + `="` + escapes.Replace(strings.ToValidUTF8(labels[i+1], "\uFFFD")) + `"`)
-	}
-	if len(labels) > 0 {
-		e.WriteString("}")
-	}
+	e.WriteString(e.prefix + name + labelText(labels))
 	e.WriteString(" " + value + "\n")
 }
 

@@ -101,6 +101,7 @@ type verifier struct {
 	verified map[PackID]int64 // when packs were, in seconds since 1970
 	trailers map[PackID]*packContent
 	order    []PackID // of trailers
+	recalled []string // damages of former times
 }
 
 // packState is what is known of a pack that is there.

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"basin/internal/seal"
 	"basin/internal/wal"
@@ -182,7 +183,9 @@ func (v *verifier) avoidDamaged(ctx context.Context) error {
 
 // verifiedFact says when packs were verified.
 type verifiedFact struct {
-	Packs map[string]int64 `json:"packs"` // seconds since 1970, by identifier
+	Packs   map[string]int64 `json:"packs"`             // seconds since 1970, by identifier
+	At      time.Time        `json:"at,omitzero"`       // when this was written
+	Damages []string         `json:"damages,omitempty"` // names of objects that were not sound when they were last looked at
 }
 
 // recall reads when packs were verified.
@@ -199,6 +202,7 @@ func (v *verifier) recall(ctx context.Context) error {
 		if err != nil {
 			continue // that is told of all facts
 		}
+		v.recalled = append(v.recalled, fact.Damages...)
 		for text, when := range fact.Packs {
 			var id PackID
 			if id.UnmarshalText([]byte(text)) == nil && v.packs[id] != nil {
@@ -209,9 +213,9 @@ func (v *verifier) recall(ctx context.Context) error {
 	return nil
 }
 
-// remember keeps when packs were verified, in place of what said so before.
+// remember keeps when packs were verified and what is damaged, in place of what said so before.
 func (v *verifier) remember(ctx context.Context) error {
-	if len(v.verified) == 0 {
+	if len(v.verified) == 0 && len(v.damages) == 0 {
 		return nil
 	}
 	var names []string
@@ -223,7 +227,7 @@ func (v *verifier) remember(ctx context.Context) error {
 			names = append(names, info.Name)
 		}
 	}
-	fact := verifiedFact{Packs: make(map[string]int64)}
+	fact := verifiedFact{Packs: make(map[string]int64), At: v.o.Now.UTC(), Damages: v.damagesLeft()}
 	for id, when := range v.verified {
 		fact.Packs[id.String()] = when
 	}

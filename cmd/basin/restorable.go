@@ -1,0 +1,188 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"basin/internal/repo"
+	"basin/internal/wal"
+)
+
+// timelineListing is what list --json prints of what can be restored of a timeline.
+type timelineListing struct {
+	Timeline wal.Timeline    `json:"timeline"`
+	Parent   wal.Timeline    `json:"parent,omitempty"` // that it comes from
+	Fork     *wal.LSN        `json:"fork,omitempty"`   // where it left that
+	Windows  []windowListing `json:"windows"`          // oldest first
+}
+
+// windowListing is a stretch of which each moment can be restored.
+type windowListing struct {
+	Backup  string     `json:"backup"`        // the oldest that leads there
+	FromLSN wal.LSN    `json:"fromLSN"`       // the end of that, or where the timeline begins
+	From    *time.Time `json:"from"`          // when that backup ended; null where the timeline begins
+	ToLSN   wal.LSN    `json:"toLSN"`         // the end of the log
+	To      *time.Time `json:"to"`            // when the last transaction ended in it; null if that is not known
+	Resumes string     `json:"gap,omitempty"` // the first file behind a gap, up to which nothing can be restored
+}
+
+// timeIfAny returns a time, or nil for the zero time.
+func timeIfAny(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}
+
+// listWindow returns what is told of a stretch.
+func listWindow(w repo.Window) windowListing {
+	return windowListing{w.Backup, w.Start, timeIfAny(w.Since), w.End, timeIfAny(w.Until), w.Resumes}
+}
+
+// listRestorable returns what can be restored of a cluster, and what of it cannot and why.
+func listRestorable(ctx context.Context, c *repo.Cluster, commits []repo.Commit) (timelines []timelineListing, unreachable []string, err error) {
+	all, err := c.Restorable(ctx, commits)
+	if ctx.Err() != nil {
+		return nil, nil, context.Cause(ctx)
+	}
+	timelines, unreachable = []timelineListing{}, []string{}
+	if err != nil {
+		unreachable = strings.Split(err.Error(), "\n")
+	}
+	for _, r := range all {
+		l := timelineListing{Timeline: r.Timeline, Parent: r.Parent, Windows: []windowListing{}}
+		if r.Parent != 0 {
+			l.Fork = &r.Fork
+		}
+		for _, w := range r.Windows {
+			l.Windows = append(l.Windows, listWindow(w))
+		}
+		timelines = append(timelines, l)
+	}
+	return timelines, unreachable, nil
+}
+
+// addRestorable adds what can be restored to a cluster's part of a listing.
+func (l *clusterListing) addRestorable(ctx context.Context, c *repo.Cluster, commits []repo.Commit) (err error) {
+	l.Restorable, l.Unreachable, err = listRestorable(ctx, c, commits)
+	return err
+}
+
+// restorableLines tells people what can be restored: timelines below those that they come from.
+func (l clusterListing) restorableLines(b *bytes.Buffer) {
+	known := make(map[wal.Timeline]bool)
+	for _, t := range l.Restorable {
+		known[t.Timeline] = true
+	}
+	var branch func(of wal.Timeline, depth int)
+	branch = func(of wal.Timeline, depth int) {
+		for _, t := range l.Restorable {
+			parent := t.Parent
+			if !known[parent] {
+				parent = 0
+			}
+			if parent == of {
+				t.lines(b, strings.Repeat("  ", depth))
+				branch(t.Timeline, depth+1)
+			}
+		}
+	}
+	branch(0, 0)
+	for _, text := range l.Unreachable {
+		fmt.Fprintf(b, "cannot be restored: %s\n", printable(text, false))
+	}
+}
+
+// lines tells of one timeline.
+func (t timelineListing) lines(b *bytes.Buffer, indent string) {
+	begin := fmt.Sprintf("%srestorable on timeline %d", indent, t.Timeline)
+	if t.Parent != 0 {
+		begin += fmt.Sprintf(", which left %d at %v", t.Parent, *t.Fork)
+	}
+	if len(t.Windows) == 0 {
+		fmt.Fprintf(b, "%s: nothing\n", begin)
+		return
+	}
+	for i, w := range t.Windows {
+		if i > 0 {
+			begin = indent + "  and"
+		}
+		fmt.Fprintf(b, "%s: from %s to %s\n", begin, w.start(), w.end())
+		if w.Resumes != "" {
+			fmt.Fprintf(b, "%s  behind that log is missing; it goes on at %s, which no backup before it leads to\n", indent, w.Resumes)
+		}
+	}
+}
+
+// start tells where a stretch begins.
+func (w windowListing) start() string {
+	if w.From == nil {
+		return w.FromLSN.String()
+	}
+	return fmt.Sprintf("%s (%v)", w.From.Format("2006-01-02 15:04:05 UTC"), w.FromLSN)
+}
+
+// end tells where a stretch ends.
+func (w windowListing) end() string {
+	if w.To == nil {
+		return w.ToLSN.String()
+	}
+	return fmt.Sprintf("%s (%v)", w.To.Format("2006-01-02 15:04:05.999999 UTC"), w.ToLSN)
+}
+
+// showRestorable adds to what is told of a backup to where it leads: on its own timeline, and on the newest that comes
+// from there.
+func (b *backupListing) showRestorable(ctx context.Context, c *repo.Cluster, k repo.Commit) error {
+	newest, err := c.NewestTimeline(ctx, k)
+	if err != nil {
+		return err
+	}
+	for _, t := range []wal.Timeline{k.Stop.Timeline, newest} {
+		if t == 0 || t == newest && len(b.Leads) > 0 && b.Leads[0].Timeline == t {
+			continue
+		}
+		reach, err := c.Reach(ctx, k, t)
+		if err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			b.Problem = cmp.Or(b.Problem, err.Error())
+			continue
+		}
+		lead := leadListing{Timeline: t, LSN: reach.End, Resumes: reach.Resumes}
+		last, err := c.LastCommit(ctx, reach)
+		if err != nil {
+			return err
+		}
+		lead.To = timeIfAny(last)
+		b.Leads = append(b.Leads, lead)
+	}
+	return nil
+}
+
+// leadListing is how far the log leads from a backup on a timeline.
+type leadListing struct {
+	Timeline wal.Timeline `json:"timeline"`
+	LSN      wal.LSN      `json:"toLSN"`
+	To       *time.Time   `json:"to"` // when the last transaction ended up to there; null if that is not known
+	Resumes  string       `json:"gap,omitempty"`
+}
+
+// leadLines tells people to where a backup leads.
+func (b backupListing) leadLines(line func(name, format string, args ...any)) {
+	for _, l := range b.Leads {
+		end := windowListing{ToLSN: l.LSN, To: l.To}.end()
+		line("restorable", "from its end to %s on timeline %d", end, l.Timeline)
+		if l.Resumes != "" {
+			line("gap", "behind that log is missing; it goes on at %s", l.Resumes)
+		}
+	}
+	if b.Problem != "" {
+		line("CANNOT BE RESTORED", "%s", printable(b.Problem, false))
+	}
+}

@@ -1,0 +1,231 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"basin/internal/checkup"
+	"basin/internal/getopt"
+	"basin/internal/repo"
+	"basin/internal/usererr"
+)
+
+// statusOptions is what the command line of status asks for.
+type statusOptions struct {
+	repositoryOptions
+	connectionOptions
+	BackupAge, LogAge, VerifyAge limit
+	Jobs                         int           // clusters that are looked at at the same time
+	Timeout                      time.Duration // for all
+	Prometheus                   string        // a file; empty is none
+	JSON                         bool
+
+	server *checkup.Server // nil if none was asked
+}
+
+// statusTable returns the options of status, which write to o.
+func statusTable(o *statusOptions) []getopt.Option {
+	table := append(o.repositoryOptions.options(), o.connectionOptions.table()...)
+	return append(table,
+		limitOption("max-backup-age", &o.BackupAge),
+		limitOption("max-log-age", &o.LogAge),
+		limitOption("max-verify-age", &o.VerifyAge),
+		getopt.Option{Long: "jobs", Short: 'j', Value: func(value string) (err error) {
+			o.Jobs, err = parseInt(value, "--jobs", 1, maxJobs)
+			return err
+		}},
+		getopt.Option{Long: "timeout", Value: func(value string) error {
+			n, err := parseInt(value, "--timeout", 1, math.MaxInt32/1000)
+			o.Timeout = time.Duration(n) * time.Second
+			return err
+		}},
+		textOption("prometheus", 0, &o.Prometheus, nil),
+		flagOption("json", 0, &o.JSON),
+	)
+}
+
+// table returns the options that say which server is meant.
+func (o *connectionOptions) table() []getopt.Option {
+	return []getopt.Option{
+		textOption("dbname", 'd', &o.ConnectionString, nil),
+		textOption("host", 'h', &o.Host, nil),
+		textOption("port", 'p', &o.Port, nil),
+		textOption("username", 'U', &o.User, nil),
+		promptOption("no-password", 'w', &o.Password, promptNever),
+		promptOption("password", 'W', &o.Password, promptAlways),
+	}
+}
+
+// isGiven says whether a server is named.
+func (o *connectionOptions) isGiven() bool {
+	return o.ConnectionString != "" || o.Host != "" || o.Port != "" || o.User != ""
+}
+
+// defaultStatus is what is asked for if nothing is said.
+func defaultStatus() statusOptions {
+	return statusOptions{
+		BackupAge: limit{26 * time.Hour, 52 * time.Hour},
+		LogAge:    limit{time.Hour, 2 * time.Hour},
+		VerifyAge: limit{35 * 24 * time.Hour, 70 * 24 * time.Hour},
+		Jobs:      16, Timeout: time.Minute,
+	}
+}
+
+// statusReport is what status --json prints.
+type statusReport struct {
+	Repository string          `json:"repository"` // its id; empty if it cannot be reached
+	State      state           `json:"state"`
+	Time       time.Time       `json:"time"`
+	Clusters   []clusterStatus `json:"clusters"`
+	Problem    string          `json:"problem,omitempty"` // why nothing is known
+
+	limits statusOptions
+	hint   string
+}
+
+// status tells a monitoring system how the clusters of a repository are.
+func status(ctx context.Context, c call) error {
+	o := defaultStatus()
+	operands, err := c.parse(append(statusTable(&o), c.logFormat()))
+	if err == nil && len(operands) > 0 {
+		err = c.usage("too many command-line arguments (first is \"%s\")", operands[0])
+	}
+	if err != nil {
+		return exitStatus{err, int(stateUnknown)}
+	}
+	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
+	defer cancel()
+	r := statusReport{Time: time.Now().UTC(), Clusters: []clusterStatus{}, limits: o}
+	if err := r.read(ctx, c.report, &o); err != nil {
+		r.State, r.Problem, r.hint = stateUnknown, strings.TrimSpace(statusError(ctx, err).Error()), usererr.Hint(err)
+	}
+	if o.JSON {
+		err = printJSON(c, r)
+	} else {
+		_, err = c.stdout.Write(r.lines())
+	}
+	if o.Prometheus != "" {
+		if problem := r.writeMetrics(o.Prometheus); problem != nil {
+			r.State = r.State.worse(stateUnknown)
+			err = errors.Join(err, problem)
+		}
+	}
+	switch {
+	case err != nil:
+		return exitStatus{err, max(int(r.State), 1)}
+	case r.State != stateOK:
+		return exitStatus{reported{errors.New(r.State.String())}, int(r.State)}
+	}
+	return nil
+}
+
+// read learns how the clusters are.
+func (r *statusReport) read(ctx context.Context, report *report, o *statusOptions) error {
+	repository, err := openRepository(ctx, o.repositoryOptions)
+	if err != nil {
+		return err
+	}
+	r.Repository = repository.Info().ID.String()
+	if err := mustRead(repository); err != nil {
+		return err
+	}
+	names, err := repository.Clusters(ctx)
+	if err != nil {
+		return err
+	}
+	if wanted := cmp.Or(o.Cluster, os.Getenv("BASIN_CLUSTER")); wanted != "" || o.SystemID != 0 {
+		if names, err = matchClusters(names, wanted, o.SystemID); err != nil {
+			return err
+		}
+	}
+	if len(names) == 0 {
+		return usererr.Hinted("basin backup takes one.", "no cluster is in the repository yet")
+	}
+	if o.isGiven() {
+		server, err := askServer(ctx, report, o.connectionOptions)
+		if err != nil {
+			return fmt.Errorf("the server: %w", err)
+		}
+		o.server = &server
+		if !slices.ContainsFunc(names, func(n repo.ClusterName) bool { return n.SystemID == server.SystemID }) {
+			return fmt.Errorf("the server is of the cluster with system identifier %d, of which nothing is in the repository", server.SystemID)
+		}
+	}
+	return r.readClusters(ctx, repository, names, o)
+}
+
+// askServer asks a running server.
+func askServer(ctx context.Context, report *report, o connectionOptions) (checkup.Server, error) {
+	request := o.connectionRequest(report.name)
+	request.Ordinary = true
+	params, err := request.Params()
+	if err != nil {
+		return checkup.Server{}, err
+	}
+	session, err := dial(ctx, report, params, o.Password)
+	if err != nil {
+		return checkup.Server{}, err
+	}
+	conn := converse(report, session)
+	defer conn.Close()
+	return checkup.ReadServer(ctx, conn)
+}
+
+// readClusters looks at several clusters at the same time. Of those of one name only the one with the newest backup counts:
+// others are what it was before initdb or pg_upgrade.
+func (r *statusReport) readClusters(ctx context.Context, repository *repo.Repository, names []repo.ClusterName, o *statusOptions) error {
+	all := make([]clusterStatus, len(names))
+	each := func(what func(*clusterStatus)) {
+		var group errgroup.Group
+		group.SetLimit(o.Jobs)
+		for i := range all {
+			group.Go(func() error { what(&all[i]); return nil })
+		}
+		_ = group.Wait() // what cannot be read is in the status
+	}
+	for i, name := range names {
+		all[i] = newStatus(name)
+	}
+	each(func(s *clusterStatus) {
+		c, err := repository.Cluster(s.name.Name, s.name.SystemID)
+		if err == nil {
+			s.newest, err = c.Newest(ctx)
+		}
+		if err != nil {
+			s.problem(stateUnknown, "%s", statusError(ctx, err))
+		}
+	})
+	all = slices.DeleteFunc(all, func(s clusterStatus) bool {
+		return slices.ContainsFunc(all, func(other clusterStatus) bool { return other.replaces(s) })
+	})
+	each(func(s *clusterStatus) {
+		if s.State != stateUnknown {
+			s.read(ctx, repository, o, r.Time)
+		}
+	})
+	r.Clusters = all
+	for _, s := range all {
+		r.State = r.State.worse(s.State)
+	}
+	return nil
+}
+
+// replaces says whether a cluster is the later of two of one name.
+func (s clusterStatus) replaces(other clusterStatus) bool {
+	if s.Cluster != other.Cluster || s.SystemID == other.SystemID || s.newest.Backup == nil {
+		return false
+	}
+	if other.newest.Backup == nil {
+		return other.State != stateUnknown
+	}
+	return s.newest.Backup.Began.After(other.newest.Backup.Began)
+}
