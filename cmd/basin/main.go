@@ -116,6 +116,11 @@ func commands() []command {
 		help:    helpShow,
 		run:     show,
 	}, {
+		name:    "check",
+		summary: "tell whether all is as it must be for backups, and what to do",
+		help:    helpCheck,
+		run:     check,
+	}, {
 		name:    "status",
 		summary: "tell a monitoring system how the clusters of a repository are",
 		help:    helpStatus,
@@ -130,6 +135,11 @@ func commands() []command {
 		summary: "restore a cluster from a repository, to any moment",
 		help:    helpRestore,
 		run:     restoreCluster,
+	}, {
+		name:    "restored",
+		summary: "tell whether a restored cluster has come to its target",
+		help:    helpRestored,
+		run:     restored,
 	}, {
 		name:    "wal",
 		summary: "keep files of the log in a repository, and get them from it",

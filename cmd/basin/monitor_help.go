@@ -61,3 +61,73 @@ Examples:
 `, called, helpRepositoryOptions, helpConnectionOptions)
 	return err
 }
+
+// helpCheck prints what check does.
+func helpCheck(w io.Writer, called string) error {
+	_, err := fmt.Fprintf(w, `%[1]s tells, item by item, whether all is as it must be for backups, and what to do.
+
+Usage:
+  %[1]s [OPTION]...
+
+Of the server: connection, privileges, with the statements that grant what is missing, version,
+wal_level, archive_mode, whether archive_command leads to this repository and how it does,
+connections and slots that a backup needs, slots that nobody reads, checksums, clock. Of the
+repository: whether it can be reached and written to, refuses to overwrite (an object is made
+and removed), this host has the key, free space, clock, and how backups and log of the cluster
+are, by the limits of basin status. Nothing is changed.
+
+  ✓ is as it should be    ! is a warning    ✗ is an error
+
+The exit status is 1 if there is an error, else 0.
+
+Options:
+  -D, --pgdata=DIR            data directory of the server on this host, for backups that read
+                              it here
+      --repository-only       ask no server
+      --timeout=SECONDS       for the server, and again for the repository (default: 60)
+      --json                  print it as JSON, in the shape that docs/repository.md has
+      --log-format=text|json  print messages as text, or as lines of JSON
+  -V, --version               output version information, then exit
+  -?, --help                  show this help, then exit
+
+%[3]s
+%[2]s
+Examples:
+  %[1]s --repository=/srv/backups -d "host=db1 user=basin"
+  %[1]s --repository=s3://backups/prod --repository-only
+`, called, helpRepositoryOptions, helpConnectionOptions)
+	return err
+}
+
+// helpRestored prints what restored does.
+func helpRestored(w io.Writer, called string) error {
+	_, err := fmt.Fprintf(w, `%[1]s tells whether a restored cluster has come to its target.
+
+Usage:
+  %[1]s [OPTION]... DIRECTORY
+
+DIRECTORY is the data directory that basin restore made. Where the target was is in its
+postgresql.auto.conf. If a server runs there it is asked, by the socket that postmaster.pid
+names unless a connection is given: whether it recovers, pauses or was promoted, up to which
+position and which transaction, and what is left to look after: prepared transactions, indexes
+that are not valid, collations that sort otherwise on this host. If none runs, the control file
+and the timeline's history tell.
+
+The exit status is 0 only if the target was reached.
+
+Options:
+      --wait=SECONDS          look until it is reached, or cannot be any more, so long at most
+      --timeout=SECONDS       for the answers of the server (default: 60)
+      --json                  print it as JSON, in the shape that docs/repository.md has
+      --log-format=text|json  print messages as text, or as lines of JSON
+  -V, --version               output version information, then exit
+  -?, --help                  show this help, then exit
+
+%[2]s
+Examples:
+  %[1]s /srv/restored
+  %[1]s --wait=3600 -U postgres /srv/restored && psql -c "SELECT pg_wal_replay_resume()"
+                 after a start: goes on once the target is reached
+`, called, helpConnectionOptions)
+	return err
+}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -125,5 +124,5 @@ func ageText(age time.Duration) string {
 		}
 		return text
 	}
-	return cmp.Or(age.Truncate(time.Millisecond).String(), "0 s")
+	return "0 s"
 }

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"golang.org/x/sys/unix"
+
+	"basin/internal/checkup"
+	"basin/internal/connect"
+	"basin/internal/localfs"
+	"basin/internal/pgdata"
+	"basin/internal/repo"
+	"basin/internal/usererr"
+)
+
+// errorTexts returns an error and what to do about it.
+func errorTexts(err error) (text, advice string) {
+	advice = usererr.Hint(err)
+	if server := (*connect.ServerError)(nil); errors.As(err, &server) && advice == "" {
+		advice = server.Hint
+	}
+	return strings.TrimSpace(err.Error()), advice
+}
+
+// controlSystemID returns the number of the cluster that a control file is of, which may be written to meanwhile.
+func controlSystemID(path string) (uint64, error) {
+	var err error
+	for range 10 {
+		content, readErr := os.ReadFile(path)
+		if readErr != nil {
+			return 0, localfs.Errorf(readErr, path, "could not read file \"%s\"", path)
+		}
+		var control pgdata.Control
+		if control, err = pgdata.ParseControl(content); err == nil {
+			return control.SystemID, nil
+		}
+	}
+	return 0, fmt.Errorf("%s: %w", path, err)
+}
+
+// checkRepository looks at the repository, and what it has of the cluster.
+func (r *checkRun) checkRepository(ctx context.Context, p place) {
+	const item = "repository"
+	repository, err := p.open(ctx)
+	if err != nil {
+		r.fail(ctx, item, err)
+		return
+	}
+	r.add(checkup.OK, item, "", "%s, id %v", p.Location, repository.Info().ID)
+	r.checkKey(repository, p)
+	r.checkStore(ctx, repository, p)
+	if repository.CanRead() {
+		if err := r.checkCluster(ctx, repository, p); err != nil {
+			r.fail(ctx, "cluster", err)
+		}
+	}
+}
+
+// checkKey says whether this host can read, or only write.
+func (r *checkRun) checkKey(repository *repo.Repository, p place) {
+	const item = "encryption"
+	switch {
+	case !repository.Info().Encrypted:
+		r.add(checkup.OK, item, "", "none: who can read the store can read the data")
+	case repository.CanRead():
+		r.add(checkup.OK, item, "", "this host has the key, \"%s\", and reads and writes", p.KeyFile)
+	default:
+		r.add(checkup.Warning, item, "To restore here, or to have backups store only what has changed: basin key unlock, and --key-file.",
+			"this host has no key: it writes and cannot read, and each backup stores all")
+	}
+}
+
+// minFreeShare is which part of a file system is to be free.
+const minFreeShare = 0.1
+
+// checkStore sees that the store can be written to, refuses to overwrite, has space and the right time.
+func (r *checkRun) checkStore(ctx context.Context, repository *repo.Repository, p place) {
+	const item = "store"
+	report, err := repository.Probe(ctx)
+	if err != nil {
+		r.fail(ctx, item, err)
+	} else {
+		removed := ""
+		if report.IsLeft {
+			removed = "; this host may not delete, so probe/ keeps an object"
+		}
+		r.add(checkup.OK, item, "", "can be written to, and refuses to overwrite%s", removed)
+		if report.IsTimed {
+			r.items = append(r.items, checkup.ClockItem("store's clock", report.Clock))
+		}
+	}
+	if !p.isFolder() {
+		return
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(p.Location, &fs); err != nil {
+		r.fail(ctx, "free space", fmt.Errorf("%s: %w", p.Location, err))
+		return
+	}
+	free, total := fs.Bavail*uint64(fs.Bsize), fs.Blocks*uint64(fs.Bsize)
+	text := fmt.Sprintf("%s of %s", humanize.IBytes(free), humanize.IBytes(total))
+	if float64(free) < minFreeShare*float64(total) {
+		r.add(checkup.Warning, "free space", "basin forget and basin prune free what is not needed; or give the file system more.", "%s", text)
+	} else {
+		r.add(checkup.OK, "free space", "", "%s", text)
+	}
+}
+
+// checkCluster looks at what the repository has of the cluster.
+func (r *checkRun) checkCluster(ctx context.Context, repository *repo.Repository, p place) error {
+	o := defaultStatus()
+	o.server = r.server
+	all, err := repository.Clusters(ctx)
+	if err != nil {
+		return err
+	}
+	var names []repo.ClusterName
+	for _, name := range all {
+		isNamed := p.Cluster == "" || name.Name == p.Cluster
+		if isNamed && (r.server == nil || r.server.SystemID == name.SystemID) && (r.o.SystemID == 0 || r.o.SystemID == name.SystemID) {
+			names = append(names, name)
+		}
+	}
+	if len(names) == 0 {
+		r.add(checkup.Warning, "cluster "+cmp.Or(p.Cluster, "main"), "Take a backup: basin backup.", "nothing of it is in the repository yet")
+		return nil
+	}
+	found := statusReport{Time: time.Now().UTC()}
+	if err := found.readClusters(ctx, repository, names, &o); err != nil {
+		return err
+	}
+	for _, s := range found.Clusters {
+		if len(s.Problems) == 0 {
+			r.add(checkup.OK, "cluster "+s.Cluster, "", "%s", strings.TrimPrefix(s.line(), s.Cluster+": "))
+		}
+		for _, problem := range s.Problems {
+			if strings.HasPrefix(problem.Text, "archiver: ") || strings.HasPrefix(problem.Text, "slot ") || strings.HasPrefix(problem.Text, "max_") {
+				continue // that was told of the server
+			}
+			level := checkup.Warning
+			if problem.State != stateWarning {
+				level = checkup.Error
+			}
+			r.add(level, "cluster "+s.Cluster, "", "%s", problem.Text)
+		}
+	}
+	return nil
+}
