@@ -54,7 +54,7 @@ Options:
 Examples:
   %[1]s --repository=/srv/backups
                  all clusters
-  %[1]s --repository=/srv/backups --cluster=shop --max-log-age=10m -d "host=db1 user=basin"
+  %[1]s --repository=/srv/backups --cluster=shop --max-log-age=10m -d "host=db1"
                  one, and what its server says
   %[1]s --repository=s3://backups/prod --prometheus=/var/lib/node_exporter/basin.prom
                  from a timer, every five minutes
@@ -126,7 +126,7 @@ Options:
 %[2]s
 Examples:
   %[1]s /srv/restored
-  %[1]s --wait=3600 -U postgres /srv/restored && psql -c "SELECT pg_wal_replay_resume()"
+  %[1]s --wait=3600 -U postgres /srv/restored && psql -c 'SELECT pg_promote()'
                  after a start: goes on once the target is reached
 `, called, helpConnectionOptions)
 	return err

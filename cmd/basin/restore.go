@@ -575,7 +575,7 @@ func (r *restoreRun) next(c call, p *restorePlan) error {
 	if err != nil {
 		dir = r.o.Directory
 	}
-	_, err = fmt.Fprintf(c.stdout, "Restored. Start it with\n  pg_ctl start -D %s\n", shellWord(dir))
+	_, err = fmt.Fprintf(c.stdout, "Restored. Start it, and see that it comes to its target, with\n  pg_ctl start -D %[1]s\n  basin restored --wait=3600 %[1]s\n", shellWord(dir))
 	if err == nil && p.target.kind != "" && (p.target.action == "" || p.target.action == "pause") {
 		_, err = fmt.Fprint(c.stdout, "At the target it pauses, and can be read. If that is what was wanted,\n  SELECT pg_wal_replay_resume();\nends recovery; if not, restore again to another target.\n")
 	}

@@ -90,8 +90,9 @@ const restoredInterval = 500 * time.Millisecond
 // awaitRestored looks until the target is reached, cannot be any more, or the time is over.
 func awaitRestored(ctx context.Context, report *report, o restoredOptions) (*restoredReport, error) {
 	until := time.Now().Add(o.Wait)
+	var password string
 	for {
-		r, err := lookRestored(ctx, report, o)
+		r, err := lookRestored(ctx, report, o, &password)
 		if err != nil || r.Reached || r.isFinal || !time.Now().Before(until) {
 			return r, err
 		}
@@ -103,8 +104,8 @@ func awaitRestored(ctx context.Context, report *report, o restoredOptions) (*res
 	}
 }
 
-// lookRestored looks once.
-func lookRestored(ctx context.Context, report *report, o restoredOptions) (*restoredReport, error) {
+// lookRestored looks once. password is that of the server, once it was asked for.
+func lookRestored(ctx context.Context, report *report, o restoredOptions, password *string) (*restoredReport, error) {
 	d, err := readRestored(o.Directory)
 	if err != nil {
 		return nil, err
@@ -124,7 +125,7 @@ func lookRestored(ctx context.Context, report *report, o restoredOptions) (*rest
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
-	conn, err := newRestoredConn(report, o.connectionOptions, d.running)
+	conn, err := newRestoredConn(report, o.connectionOptions, d.running, password)
 	if err != nil {
 		return nil, err
 	}
@@ -236,6 +237,11 @@ func (r *restoredReport) stopped(d *restoredDir, t restoredTarget) {
 	r.position(d.control.MinRecovery)
 	if d.control.State == pgdata.StateShutDownInRecovery && t.shutsDown && t.kind == "lsn" && d.signal == "recovery.signal" && t.covers(d.control.MinRecovery) {
 		r.Reached, r.Why = true, "the server was shut down at the target"
+		return
+	}
+	if d.control.State == pgdata.StateShutDownInRecovery && t.shutsDown {
+		r.Why = fmt.Sprintf("the server was shut down in recovery, at %v or later; it is not known whether at its target", d.control.MinRecovery)
+		r.Hint = "If the server's log says \"shutdown at recovery target\", it was."
 		return
 	}
 	r.Why = fmt.Sprintf("the server does not run, and recovery has not ended: the cluster is %v, and has replayed the log up to %v at least", d.control.State, d.control.MinRecovery)

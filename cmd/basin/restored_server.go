@@ -39,20 +39,25 @@ const cannotConnectNow = "57P03"
 
 // restoredConn is how to connect to the server.
 type restoredConn struct {
-	report *report
-	params conninfo.Params
-	prompt passwordPrompt
+	report   *report
+	params   conninfo.Params
+	prompt   passwordPrompt
+	password *string // once it was asked for
 }
 
 // newRestoredConn returns how to connect: as the options say, or else as postmaster.pid does.
-func newRestoredConn(report *report, o connectionOptions, p *postmaster) (*restoredConn, error) {
+func newRestoredConn(report *report, o connectionOptions, p *postmaster, password *string) (*restoredConn, error) {
 	if o.ConnectionString == "" && o.Host == "" && o.Port == "" {
 		o.Host, o.Port = cmp.Or(p.socket, "localhost"), p.port
 	}
 	request := o.connectionRequest(report.name)
 	request.Ordinary = true
 	params, err := request.Params()
-	return &restoredConn{report, params, o.Password}, err
+	if err == nil && *password != "" {
+		err = params.Set("password", *password)
+		o.Password = promptNever
+	}
+	return &restoredConn{report, params, o.Password, password}, err
 }
 
 // ask connects to a database, or the usual one, and asks.
@@ -70,7 +75,10 @@ func (r *restoredConn) ask(ctx context.Context, database string, what func(*clie
 	if err != nil {
 		return err
 	}
-	r.params = session.Params // with the password, if one was asked for
+	if password := session.Params.Value("password"); password != "" {
+		*r.password, r.prompt = password, promptNever
+	}
+	r.params = session.Params
 	conn := converse(r.report, session)
 	defer conn.Close()
 	if err := conn.ClearSearchPath(ctx); err != nil {

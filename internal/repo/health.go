@@ -196,8 +196,8 @@ func (r *Repository) Probe(ctx context.Context) (ProbeReport, error) {
 		if err != nil {
 			return report, err
 		}
-		return report, usererr.Hinted("Use a store with conditional writes, such as a local disk, or S3 with If-None-Match, and copy what is there.",
-			"the store lets an object be overwritten, and is not safe for backups")
+		return report, errors.Join(usererr.Hinted("Use a store with conditional writes, such as a local disk, or S3 with If-None-Match, and copy what is there.",
+			"the store lets an object be overwritten, and is not safe for backups"), r.store.Delete(ctx, name))
 	}
 	if first != nil {
 		return report, nil // it is of another, who removes it if he can

@@ -1,0 +1,208 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"basin/internal/object"
+	"basin/internal/wal"
+)
+
+// logSize is the size of a segment of forgedLog, in bytes.
+const logSize = 4 << 20
+
+// putBackup has a backup be there that was made so many hours after the first, and its stop be in the middle of a segment.
+func putBackup(t *testing.T, c *Cluster, hours int, timeline wal.Timeline, segment uint64, isDamaged bool) Commit {
+	t.Helper()
+	at := wal.Position{LSN: wal.LSN(segment*logSize + 0x100), Timeline: timeline}
+	ended := time.Date(2026, 11, 26, hours, 0, 0, 0, time.UTC)
+	k := Commit{
+		ID: newBackupID(ended), Began: ended, Ended: ended, SegmentSize: logSize, Start: at, Damaged: isDamaged,
+		Stop: wal.Position{LSN: at.LSN + 0x1000, Timeline: timeline},
+	}
+	if err := c.putCommit(t.Context(), &k); err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// putLog has segments of a timeline be there.
+func putLog(t *testing.T, c *Cluster, timeline wal.Timeline, numbers ...uint64) {
+	t.Helper()
+	for _, n := range numbers {
+		if err := c.PushLog(t.Context(), wal.Segment{Timeline: timeline, Number: n}.Name(logSize), forgedLog(n, rng(n)), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestRestorable is of a cluster whose log has a gap, that was restored to before it, and of a timeline of which nobody knows where
+// it comes from.
+func TestRestorable(t *testing.T) {
+	c := newCluster(t, true)
+	fork := wal.LSN(4*logSize + 0x2000)
+	a := putBackup(t, c, 1, 1, 2, false)
+	putBackup(t, c, 2, 1, 3, true)
+	b := putBackup(t, c, 3, 1, 7, false)
+	d := putBackup(t, c, 4, 2, 5, false)
+	putLog(t, c, 1, 1, 2, 3, 4, 5, 7, 8)
+	putLog(t, c, 2, 4, 5, 6)
+	putLog(t, c, 3, 9)
+	if err := c.PushLog(t.Context(), wal.HistoryName(2), fmt.Appendf(nil, "1\t%v\tbefore 2026-11-26\n", fork), 0); err != nil {
+		t.Fatal(err)
+	}
+	commits, err := c.Backups(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := c.Restorable(t.Context(), commits)
+	if err == nil || err.Error() != "timeline 3: it is not known where it comes from, as 00000003.history is missing" {
+		t.Errorf("error %v", err)
+	}
+	want := []Restorable{
+		{Timeline: 1, Windows: []Window{
+			{Backup: a.ID, Start: a.Stop.LSN, Since: a.Ended, End: 6 * logSize, Resumes: "000000010000000000000007"},
+			{Backup: b.ID, Start: b.Stop.LSN, Since: b.Ended, End: 9 * logSize},
+		}},
+		{Timeline: 2, Parent: 1, Fork: fork, Windows: []Window{{Backup: a.ID, Start: fork, End: 7 * logSize}}},
+		{Timeline: 3},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	newest, err := c.Newest(t.Context())
+	if err != nil || newest.Backup == nil || newest.Backup.ID != d.ID || newest.Damaged != nil {
+		t.Errorf("the newest is %+v, error %v", newest, err)
+	}
+	p, err := c.RecoveryPoint(t.Context(), d)
+	if err != nil || p.End != 7*logSize || p.Timeline != 2 || p.Arrived.IsZero() || !p.Commit.IsZero() {
+		t.Errorf("the recovery point is %+v, error %v", p, err)
+	}
+	if p, err := c.RecoveryPoint(t.Context(), a); err != nil || p.End != 7*logSize || p.Timeline != 2 {
+		t.Errorf("that of the first is %+v, error %v", p, err)
+	}
+}
+
+// Damaged backups, and those that cannot be read, are told apart from the newest that counts.
+func TestNewest(t *testing.T) {
+	c := newCluster(t, false)
+	if n, err := c.Newest(t.Context()); err != nil || n.Backup != nil {
+		t.Errorf("of none: %+v, %v", n, err)
+	}
+	good := putBackup(t, c, 1, 1, 2, false)
+	damaged := putBackup(t, c, 2, 1, 3, true)
+	broken := putBackup(t, c, 3, 1, 4, false)
+	c = reopen(t, c, with(t, memory(c), c.commitName(broken.ID), []byte("no commit")))
+	n, err := c.Newest(t.Context())
+	if err != nil || n.Backup == nil || n.Backup.ID != good.ID || len(n.Damaged) != 1 || n.Damaged[0] != damaged.ID || len(n.Unreadable) != 1 {
+		t.Errorf("%+v, %v", n, err)
+	}
+}
+
+// What was found damaged is remembered until it was found sound, also if other things are looked at meanwhile.
+func TestDamageIsRemembered(t *testing.T) {
+	c, _ := whole(t, false)
+	if v, err := c.Verification(t.Context()); err != nil || !v.Newest.IsZero() {
+		t.Errorf("before: %+v, %v", v, err)
+	}
+	sound := memory(c)
+	name := objects(t, c, "packs/")[0]
+	c = reopen(t, c, with(t, sound, name, []byte("no pack")))
+	now := time.Date(2026, 11, 26, 20, 0, 0, 0, time.UTC)
+	verify(t, c, VerifyOptions{Now: now})
+	v, err := c.Verification(t.Context())
+	if err != nil || !v.Newest.Equal(now) || len(v.Damages) != 1 || v.Damages[0] != name {
+		t.Fatalf("found: %+v, %v", v, err)
+	}
+	for i := range 3 { // the log alone, as no backup has so few
+		verify(t, c, VerifyOptions{Now: now.Add(time.Duration(i+1) * time.Hour), Sample: 1e-9})
+	}
+	if v, err := c.Verification(t.Context()); err != nil || len(v.Damages) != 1 {
+		t.Errorf("after samples: %+v, %v", v, err)
+	}
+	content, err := sound.Get(t.Context(), name, 0, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c = reopen(t, c, with(t, memory(c), name, content))
+	verify(t, c, VerifyOptions{Now: now.Add(5 * time.Hour)})
+	if v, err := c.Verification(t.Context()); err != nil || len(v.Damages) != 0 || !v.Newest.Equal(now.Add(5*time.Hour)) {
+		t.Errorf("mended: %+v, %v", v, err)
+	}
+}
+
+// overwriting is a store that lets objects be overwritten.
+type overwriting struct{ *object.Memory }
+
+func (s overwriting) Create(ctx context.Context, name string, data []byte) error {
+	if err := s.Delete(ctx, name); err != nil {
+		return err
+	}
+	return s.Memory.Create(ctx, name, data)
+}
+
+// writing is a store in which nothing can be deleted.
+type writing struct{ *object.Memory }
+
+func (s writing) Delete(context.Context, string) error {
+	return fmt.Errorf("delete: %w", object.ErrRefused)
+}
+
+func TestProbe(t *testing.T) {
+	c := newCluster(t, false)
+	probes := func() (names []string) {
+		for info, err := range c.repo.store.List(t.Context(), "probe/", "") {
+			if err != nil {
+				t.Fatal(err)
+			}
+			names = append(names, info.Name)
+		}
+		return names
+	}
+	report, err := c.repo.Probe(t.Context())
+	if err != nil || report.IsLeft || !report.IsTimed || report.Clock.Abs() > time.Minute || len(probes()) != 0 {
+		t.Errorf("%+v, %v, left are %q", report, err, probes())
+	}
+	c = reopen(t, c, memory(c))
+	c.repo.store = overwriting{memory(c)}
+	if _, err := c.repo.Probe(t.Context()); err == nil || !strings.Contains(err.Error(), "overwritten") {
+		t.Errorf("of one that overwrites: %v", err)
+	}
+	c.repo.store = writing{c.repo.store.(overwriting).Memory}
+	for i := range 3 {
+		report, err := c.repo.Probe(t.Context())
+		if err != nil || report.IsLeft != (i == 0) || len(probes()) != 1 {
+			t.Errorf("where nothing can be deleted: %+v, %v, left are %q", report, err, probes())
+		}
+	}
+}
+
+func TestLeases(t *testing.T) {
+	c := newCluster(t, true)
+	l, err := c.takeLease(t.Context(), "b", "", time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if leases, err := c.Leases(t.Context()); err != nil || len(leases) != 1 || leases[0].Backup != "b" {
+		t.Errorf("%+v, %v", leases, err)
+	}
+	if err := l.end(); err != nil {
+		t.Fatal(err)
+	}
+	if leases, err := c.Leases(t.Context()); err != nil || len(leases) != 0 {
+		t.Errorf("ended: %+v, %v", leases, err)
+	}
+	if oldest, err := c.Oldest(t.Context()); err != nil || oldest != nil {
+		t.Errorf("the oldest is %v, %v", oldest, err)
+	}
+	if _, err := c.Backup(t.Context(), "b"); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+}
