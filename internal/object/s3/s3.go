@@ -22,6 +22,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/aws/smithy-go/logging"
 
 	"basin/internal/object"
 	"basin/internal/usererr"
@@ -100,6 +101,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	loaders := []func(*config.LoadOptions) error{
 		config.WithHTTPClient(client),
 		config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }),
+		config.WithLogger(logging.Nop{}), // it would write to stderr beside what is reported
 	}
 	if o.Region != "" {
 		loaders = append(loaders, config.WithRegion(o.Region))
