@@ -238,11 +238,17 @@ func (w *workload) reindex(t *testing.T) {
 	w.Exec(t, "REINDEX TABLE pg_class")
 }
 
-// move moves a table, and each of its indexes elsewhere.
+// move moves a table, and an index, elsewhere. Those of "second" stay: a copy of a database cannot be put where
+// tables of it are.
 func (w *workload) move(t *testing.T) {
-	to := append([]string{"pg_default"}, w.tablespaces...)
-	w.on(t, w.some(t), fmt.Sprintf("ALTER TABLE %%s SET TABLESPACE %s", to[w.random.IntN(len(to))]))
-	w.on(t, w.some(t), fmt.Sprintf("ALTER INDEX %%s_pkey SET TABLESPACE %s", to[w.random.IntN(len(to))]))
+	all := append([]string{"pg_default"}, w.tablespaces...)
+	for _, statement := range []string{"ALTER TABLE %%s SET TABLESPACE %s", "ALTER INDEX %%s_pkey SET TABLESPACE %s"} {
+		p, to := w.some(t), all[w.random.IntN(len(all))]
+		if p.database == "second" {
+			to = all[0]
+		}
+		w.on(t, p, fmt.Sprintf(statement, to))
+	}
 }
 
 func (w *workload) moveDatabase(t *testing.T) {
