@@ -85,6 +85,11 @@ func (r *store) archiveCommand() string {
 	return strings.Join(words, " ") + " %p"
 }
 
+// restoreCommand returns what a server is to get its log with.
+func (r *store) restoreCommand() string {
+	return strings.Join(append(append(slices.Clone(r.env), r.basin.path), r.words("wal get", `%f "%p"`)...), " ")
+}
+
 // conf returns the settings of a server that archives its log into the repository.
 func (r *store) conf() map[string]string {
 	return map[string]string{"archive_mode": "on", "archive_command": r.archiveCommand(), "wal_level": "replica", "max_wal_senders": "10"}

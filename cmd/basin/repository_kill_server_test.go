@@ -5,9 +5,11 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -74,6 +76,7 @@ func TestRepositoryKilled(t *testing.T) {
 	}
 	t.Logf("%d were killed, and %d were done before", k.killed, k.finished)
 	k.push(t, false)
+	k.refuse(t)
 	k.check(t)
 }
 
@@ -207,6 +210,22 @@ func (k *killing) check(t *testing.T) {
 	if there == 0 {
 		t.Error("no segment was looked at")
 	}
+}
+
+// refuse pushes a segment again with other bytes, as a copy of the cluster would.
+func (k *killing) refuse(t *testing.T) {
+	t.Helper()
+	name := slices.Max(slices.Collect(maps.Keys(k.pushed)))
+	content, err := os.ReadFile(filepath.Join(k.DataDir, "pg_wal", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	content[len(content)/2] ^= 1
+	path := filepath.Join(pgtest.TempDir(t), name)
+	if err := os.WriteFile(path, content, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	k.run(t, "wal push", "--pgdata", k.DataDir, path).failed(t, name, "Nothing was overwritten")
 }
 
 // TestRepositoryBesideSleeper has a host that makes a backup sleep longer than its lease while another prunes: its backup is not

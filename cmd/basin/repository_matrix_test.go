@@ -144,6 +144,10 @@ func (k *kept) takeOver(t *testing.T) {
 	k.archived(t)
 	k.goesOn(t, standby)
 	k.WaitFor(t, "SELECT archived_count > 1 AND last_archived_wal LIKE '00000002%' FROM pg_stat_archiver", "t")
+	if parts, _ := filepath.Glob(filepath.Join(k.location, "main", "*", "wal", "00000001", "*", "*.partial")); len(parts) != 1 && !strings.Contains(k.location, "://") {
+		t.Errorf("parts of segments in the archive: %v", parts)
+	}
+	old.Exec(t, "ALTER SYSTEM SET restore_command = '"+k.restoreCommand()+"'") // for pg_rewind
 	old.Stop(t, pgtest.Fast)
 }
 
@@ -152,7 +156,7 @@ func (k *kept) goesOn(t *testing.T, s *pgtest.Server) {
 	t.Helper()
 	k.Server = s
 	for place := range strings.SplitSeq(s.Query(t, "SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname !~ '^pg_'"), "\n") {
-		if !slices.Contains(k.tablespaces, place) {
+		if place != "" && !slices.Contains(k.tablespaces, place) {
 			k.tablespaces = append(k.tablespaces, place)
 		}
 	}
@@ -163,9 +167,9 @@ func (k *kept) goesOn(t *testing.T, s *pgtest.Server) {
 func (k *kept) rewind(t *testing.T, old *pgtest.Server) {
 	t.Helper()
 	successor := k.Server
-	tool(t, k.Major, "pg_rewind", "-D", old.DataDir, "--source-server="+successor.ConnString(), "--no-sync", "-R")
+	tool(t, k.Major, "pg_rewind", "-D", old.DataDir, "--source-server="+successor.ConnString(), "--no-sync", "--restore-target-wal", "-R")
 	pgtest.SetRecovery(t, k.Major, old.DataDir, pgtest.Recovery{Standby: true, Settings: map[string]string{
-		"primary_conninfo": successor.ConnString(), "restore_command": "",
+		"primary_conninfo": successor.ConnString(), "restore_command": k.restoreCommand(),
 	}})
 	pgtest.Own(t, old.DataDir)
 	old.Start(t)
