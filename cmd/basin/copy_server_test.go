@@ -37,7 +37,7 @@ func TestCopyToOffsite(t *testing.T) {
 	}
 	write(t, identityFile, identity.String())
 	write(t, config, fmt.Sprintf("[repository.local]\nlocation = %q\n[repository.offsite]\nlocation = %q\nkey_file = %q\n[cluster.main]\nrepositories = [\"local\", \"offsite\"]\n",
-		k.repository, offsite, keyFile))
+		k.location, offsite, keyFile))
 	pgtest.Own(t, dir)
 	run("init", "--encrypt", "--recipient="+identity.Recipient().String(), offsite)
 	run("key", "unlock", "--repository="+offsite, "--identity="+identityFile, "--key-file="+keyFile)
@@ -85,7 +85,7 @@ func TestCopyToOffsite(t *testing.T) {
 	run("verify", "--config="+config, "--repository=offsite")
 
 	k.Stop(t, pgtest.Fast)
-	if err := os.Rename(k.repository, k.repository+".lost"); err != nil {
+	if err := os.Rename(k.location, k.location+".lost"); err != nil {
 		t.Fatal(err)
 	}
 	to := filepath.Join(pgtest.TempDir(t), "data")

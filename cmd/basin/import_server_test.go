@@ -12,12 +12,7 @@ import (
 // importing is a server whose backups are imported into a new repository.
 func importing(t *testing.T, basin *program, major int, conf map[string]string) *kept {
 	t.Helper()
-	k := &kept{basin: basin, repository: filepath.Join(pgtest.TempDir(t), "repository")}
-	if e := basin.run(t, nil, "init", k.repository); e.status != exitSuccess {
-		t.Fatal(e)
-	}
-	k.Server = pgtest.Start(t, pgtest.Config{Major: major, Checksums: true, Conf: conf})
-	return k
+	return &kept{store: newStore(t, basin, nil, false), Server: pgtest.Start(t, pgtest.Config{Major: major, Checksums: true, Conf: conf})}
 }
 
 // take takes a backup as pg_basebackup does.
@@ -41,12 +36,12 @@ func TestImportArchives(t *testing.T) {
 	sums := pgtest.Sums(t, k.Server)
 	dir := k.take(t, "old", "-Ft", "-Z", "gzip", "-X", "stream")
 	for _, want := range []string{" stored\n", "is there already\n"} {
-		if e := k.basin.run(t, nil, "import", "--repository", k.repository, dir); e.status != exitSuccess || e.stderr != "" || !strings.HasSuffix(e.stdout, want) {
+		if e := k.basin.run(t, nil, "import", "--repository", k.location, dir); e.status != exitSuccess || e.stderr != "" || !strings.HasSuffix(e.stdout, want) {
 			t.Fatal(e)
 		}
 	}
 	mark{name: "what was imported", sums: sums}.recovered(t, k.restore(t))
-	if e := k.basin.run(t, nil, "show", "--repository", k.repository, "latest"); !strings.Contains(e.stdout, "label           old\n") || !strings.Contains(e.stdout, "PostgreSQL 14") {
+	if e := k.basin.run(t, nil, "show", "--repository", k.location, "latest"); !strings.Contains(e.stdout, "label           old\n") || !strings.Contains(e.stdout, "PostgreSQL 14") {
 		t.Error(e)
 	}
 }
@@ -61,7 +56,7 @@ func TestImport(t *testing.T) {
 	sums := pgtest.Sums(t, k.Server)
 	incremental := k.take(t, "incremental", "--incremental", filepath.Join(full, "backup_manifest"))
 	imports := func(dirs ...string) ending {
-		return k.basin.run(t, nil, append([]string{"import", "--repository", k.repository}, dirs...)...)
+		return k.basin.run(t, nil, append([]string{"import", "--repository", k.location}, dirs...)...)
 	}
 	if e := imports(incremental); e.status != exitFailure || !strings.Contains(e.stderr, "is an incremental backup") || !strings.Contains(e.stderr, "hint: Name all backups of the chain") {
 		t.Errorf("an incremental one alone: %v", e)
@@ -74,7 +69,7 @@ func TestImport(t *testing.T) {
 	if e := imports(full); e.status != exitFailure || !strings.Contains(e.stderr, "base/1/PG_VERSION") || !strings.Contains(e.stderr, "was not imported") {
 		t.Errorf("damaged: %v", e)
 	}
-	if e := k.basin.run(t, nil, "list", "--repository", k.repository); !strings.Contains(e.stdout, "no backups") {
+	if e := k.basin.run(t, nil, "list", "--repository", k.location); !strings.Contains(e.stdout, "no backups") {
 		t.Errorf("after that: %v", e)
 	}
 	if err := os.WriteFile(path, []byte("17\n"), 0o600); err != nil {
@@ -87,7 +82,7 @@ func TestImport(t *testing.T) {
 		}
 	}
 	mark{name: "the chain", sums: sums}.recovered(t, k.restore(t))
-	if e := k.basin.run(t, nil, "verify", "--repository", k.repository); e.status != exitSuccess {
+	if e := k.basin.run(t, nil, "verify", "--repository", k.location); e.status != exitSuccess {
 		t.Error(e)
 	}
 }

@@ -34,7 +34,7 @@ func TestMonitoring(t *testing.T) {
 		t.Run(strconv.Itoa(major), func(t *testing.T) {
 			t.Parallel()
 			k := keep(t, basin, major, map[string]string{"max_prepared_transactions": "5"})
-			at, server := "--repository="+k.repository, "--dbname="+k.ConnString()
+			at, server := "--repository="+k.location, "--dbname="+k.ConnString()
 			basin.run(t, nil, "check", at, server).says(t, exitSuccess, "✓ connection", "✓ store", "✓ archive_command",
 				"! cluster main", "nothing of it is in the repository yet", "no errors")
 			k.Exec(t, "CREATE ROLE watcher LOGIN")

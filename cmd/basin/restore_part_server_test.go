@@ -77,7 +77,7 @@ func TestPartsOfBackups(t *testing.T) {
 			s.Stop(t, pgtest.Fast)
 			s.Start(t) // once more, as after a night
 
-			e := basin.run(t, nil, "restore", "--repository", k.repository, "-D", filepath.Join(pgtest.TempDir(t), "data"), "--database", "none")
+			e := basin.run(t, nil, "restore", "--repository", k.location, "-D", filepath.Join(pgtest.TempDir(t), "data"), "--database", "none")
 			e.failed(t, `there is no database "none" in the backup`, `"it's \"odd\""`)
 		})
 	}
@@ -148,7 +148,7 @@ func filesOfBackup(t *testing.T, k *kept) {
 		{[]string{"base/1"}, []string{"base/1/PG_VERSION"}, 0},
 	} {
 		dir := filepath.Join(pgtest.TempDir(t), "files")
-		args := []string{"restore", "--repository", k.repository, "-D", dir, "--no-sync"}
+		args := []string{"restore", "--repository", k.location, "-D", dir, "--no-sync"}
 		for _, f := range test.files {
 			args = append(args, "--file", f)
 		}
@@ -183,10 +183,10 @@ func filesOfBackup(t *testing.T, k *kept) {
 		"shop.public.none": "there is no relation shop.public.none", "base/1/none": "has no file", "../postgres": "has no file", "orders": "has no file",
 	} {
 		dir := filepath.Join(pgtest.TempDir(t), "files")
-		k.basin.run(t, nil, "restore", "--repository", k.repository, "-D", dir, "--file", name).failed(t, want)
+		k.basin.run(t, nil, "restore", "--repository", k.location, "-D", dir, "--file", name).failed(t, want)
 		absent(t, dir)
 	}
-	e := k.basin.run(t, nil, "show", "--repository", k.repository, "--files", "latest", "*"+filepath.Base(orders)+"*")
+	e := k.basin.run(t, nil, "show", "--repository", k.location, "--files", "latest", "*"+filepath.Base(orders)+"*")
 	if !strings.Contains(e.stdout, "  "+orders+"\n") || !strings.Contains(e.stdout, "  "+orders+"_fsm\n") || strings.Contains(e.stdout, "global") {
 		t.Errorf("%v", e)
 	}

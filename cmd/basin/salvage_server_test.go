@@ -33,7 +33,7 @@ func TestSalvage(t *testing.T) {
 		}
 	}
 	sums := pgtest.Sums(t, k.Server)
-	args := []string{"salvage", "--repository", k.repository, k.DataDir}
+	args := []string{"salvage", "--repository", k.location, k.DataDir}
 	if e := basin.run(t, nil, args...); e.status != exitFailure || !strings.Contains(e.stderr, "a server runs in") {
 		t.Errorf("while the server runs: %v", e)
 	}
@@ -59,7 +59,7 @@ func TestSalvage(t *testing.T) {
 	if _, rest, _ := strings.Cut(first.stdout, "\n"); !strings.HasSuffix(again.stdout, rest) {
 		t.Errorf("at first\n%vand then\n%v", first.stdout, again.stdout)
 	}
-	for _, name := range entries(t, filepath.Join(k.repository, "main", systemIDIn(t, k.DataDir), "wal", current[:8], current[8:16])) {
+	for _, name := range entries(t, filepath.Join(k.location, "main", systemIDIn(t, k.DataDir), "wal", current[:8], current[8:16])) {
 		if name[:24] > current || name == current {
 			t.Errorf("%s is in the repository", name)
 		}
@@ -96,7 +96,7 @@ func TestSalvage(t *testing.T) {
 	if e := basin.run(t, nil, "salvage", "--repository", other, saved); e.status != exitFailure || !strings.Contains(e.stderr, "has nothing of the cluster") {
 		t.Errorf("another repository: %v", e)
 	}
-	if e := basin.run(t, nil, "copy", "--repository", k.repository, "--to", other, "latest"); e.status != exitSuccess {
+	if e := basin.run(t, nil, "copy", "--repository", k.location, "--to", other, "latest"); e.status != exitSuccess {
 		t.Fatal(e)
 	}
 	e := basin.run(t, nil, "salvage", "--repository", other, saved)
