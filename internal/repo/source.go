@@ -242,34 +242,34 @@ func (r *fileReader) Close() error {
 	return nil
 }
 
-// fill reads some of the blocks that follow.
-func (r *fileReader) fill() error {
+// window returns extents that follow, a megabyte at most, and how many bytes they have. Behind the last
+// it is io.EOF, if what was read is what was written.
+func (r *fileReader) window() (window []extent, size int64, err error) {
 	if r.blocks == nil {
-		var err error
 		if r.blocks, err = r.source.index.file(r.ctx, r.key, r.member.size); err != nil {
-			return err
+			return nil, 0, err
 		}
 	}
 	left := r.member.size - r.at*BlockSize
 	if left <= 0 {
 		if r.crc != r.member.crc {
-			return fmt.Errorf("its checksum is %08x, and was %08x: %w", r.crc, r.member.crc, seal.ErrDamaged)
+			return nil, 0, fmt.Errorf("its checksum is %08x, and was %08x: %w", r.crc, r.member.crc, seal.ErrDamaged)
 		}
-		return io.EOF
+		return nil, 0, io.EOF
 	}
-	var window []extent
-	size := int64(0)
-	for size < windowSize && size < left {
+	for next := r.at; size < windowSize && size < left; {
 		x := r.held
 		if r.held = (extent{}); len(x.blocks) == 0 {
-			var err error
 			x, err = r.blocks.next(r.ctx)
 			if err == io.EOF {
 				break
 			}
 			if err != nil {
-				return err
+				return nil, 0, err
 			}
+		}
+		if x.first != next {
+			return nil, 0, fmt.Errorf("block %d: %w", next, errPart)
 		}
 		if room := (windowSize - size + BlockSize - 1) / BlockSize; int64(len(x.blocks)) > room { // of zeros
 			r.held = x.cut(x.first+room, x.end())
@@ -277,9 +277,19 @@ func (r *fileReader) fill() error {
 		}
 		window = append(window, x)
 		size += int64(len(x.blocks)) * BlockSize
+		next = x.end()
 	}
 	if len(window) == 0 {
-		return errPart
+		return nil, 0, errPart
+	}
+	return window, min(size, left), nil
+}
+
+// fill reads some of the blocks that follow.
+func (r *fileReader) fill() error {
+	window, size, err := r.window()
+	if err != nil {
+		return err
 	}
 	contents, err := r.source.frames.get(r.ctx, window)
 	if err != nil {
@@ -287,42 +297,21 @@ func (r *fileReader) fill() error {
 	}
 	r.buffer = r.buffer[:0]
 	for i, x := range window {
-		if r.buffer, err = r.appendExtent(r.buffer, x, contents[i]); err != nil {
-			return err
+		for j := range x.blocks {
+			b, err := r.block(x, j, contents[i], min(BlockSize, size-int64(len(r.buffer))))
+			if err != nil {
+				return err
+			}
+			r.buffer = append(r.buffer, b...)
 		}
 	}
+	r.at += blocksOf(size)
 	r.crc = checksumOn(r.crc, r.buffer)
 	r.rest = r.buffer
 	if p := r.source.o.Progress; p != nil {
 		p.Done.Add(int64(len(r.buffer)))
 	}
 	return nil
-}
-
-// appendExtent appends the blocks of an extent, after they were compared with what they were.
-func (r *fileReader) appendExtent(to []byte, x extent, content []byte) ([]byte, error) {
-	for i, k := range x.blocks {
-		size := min(BlockSize, r.member.size-r.at*BlockSize)
-		if x.first+int64(i) != r.at {
-			return to, fmt.Errorf("block %d: %w", r.at, errPart)
-		}
-		if x.isZeros() {
-			to = append(to, zeroPage[:size]...)
-			r.at++
-			continue
-		}
-		from := int64(x.at.within) + int64(i)*BlockSize
-		if from+size > int64(len(content)) {
-			return to, fmt.Errorf("block %d: %w", r.at, errPart)
-		}
-		b := content[from : from+size]
-		if r.source.digests.Sum(b) != k.digest || checksum(b) != k.crc {
-			return to, fmt.Errorf("block %d, in pack %v: %w", r.at, x.at.pack, seal.ErrDamaged)
-		}
-		to = append(to, b...)
-		r.at++
-	}
-	return to, nil
 }
 
 const (
