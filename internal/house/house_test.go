@@ -58,6 +58,7 @@ var floors = [][]string{
 	{ // services
 		"internal/checkup",
 		"internal/cluster",
+		"internal/inplace",
 		"internal/monitor",
 		"internal/spool",
 	},

@@ -24,6 +24,8 @@ type Claim struct {
 	root    *os.Root
 	made    []madeDir // the directories above it that were not there, outermost first
 	created bool
+
+	occupied bool // it held something, which is not to be removed
 }
 
 // madeDir is a directory that was not there before.
@@ -247,6 +249,9 @@ func (c *Claim) checkPlace() error {
 // claims the last is given back first, since the first may have made a directory
 // that is above them all.
 func (c *Claim) Remove() error {
+	if c.occupied {
+		return c.Close()
+	}
 	err := c.remove()
 	return errors.Join(err, c.root.Close())
 }

@@ -24,6 +24,11 @@ func (s *Sink) putFile(ctx context.Context, at spot, m backup.Member, r io.Reade
 	if placed, ok := r.(backup.Placed); ok && s.options.Method != CopyBytes {
 		return s.place(ctx, at, m, placed)
 	}
+	if u, ok := r.(backup.Updater); ok && s.options.InPlace {
+		if done, err := s.update(at, m, u); done || err != nil {
+			return err
+		}
+	}
 	f, err := s.create(at)
 	if err != nil {
 		return err
@@ -34,6 +39,11 @@ func (s *Sink) putFile(ctx context.Context, at spot, m backup.Member, r io.Reade
 // create makes the file of a spot.
 func (s *Sink) create(at spot) (f *os.File, err error) {
 	err = s.enter(at, func(dir *os.Root, name string) (err error) {
+		if s.options.InPlace {
+			if err := makeWay(dir, name); err != nil {
+				return err
+			}
+		}
 		f, err = dir.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, s.options.FileMode)
 		return err
 	})
@@ -77,6 +87,7 @@ func (s *Sink) write(ctx context.Context, f *os.File, at spot, m backup.Member, 
 			return err
 		}
 	}
+	s.written.Add(w.Written())
 	return w.Close()
 }
 
@@ -86,7 +97,7 @@ func (s *Sink) putDir(at spot, m backup.Member) error {
 	doing := `could not create directory "%s"`
 	err := s.enter(at, func(dir *os.Root, name string) error {
 		err := dir.Mkdir(name, s.options.DirMode)
-		if err != nil && !(errors.Is(err, fs.ErrExist) && mayExist(at.rel)) {
+		if err != nil && !(errors.Is(err, fs.ErrExist) && (s.options.InPlace || mayExist(at.rel))) {
 			return err
 		}
 		doing = `could not set permissions on directory "%s"`
@@ -121,7 +132,7 @@ func (s *Sink) putSymlink(at spot, m backup.Member) error {
 			return fmt.Errorf(`tar member has unsafe link target: "%s"`, m.Target)
 		}
 	}
-	err := s.enter(at, func(dir *os.Root, name string) error { return dir.Symlink(target, name) })
+	err := s.enter(at, func(dir *os.Root, name string) error { return s.link(dir, target, name) })
 	if err != nil {
 		return localfs.Errorf(err, at.full, `could not create symbolic link from "%s" to "%s"`, at.full, target)
 	}

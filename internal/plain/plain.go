@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 
 	"basin/internal/backup"
 	"basin/internal/localfs"
@@ -38,6 +39,12 @@ type Options struct {
 
 	// Method is how files are made of a backup that lies in files here.
 	Method CopyMethod
+
+	// InPlace has what is in Dir already be made the backup: files are updated, and links and directories
+	// may be there. RemoveStrays removes the rest. Occupied are directories of tablespaces, by OID, that may
+	// hold something too, and WALDir may be what pg_wal leads to already.
+	InPlace  bool
+	Occupied map[uint32]*localfs.Claim
 
 	Progress *backup.Progress // if not nil, is told the path of each member
 }
@@ -61,6 +68,7 @@ type Sink struct {
 	parent   *os.Root // the directory of the last member, unless it is a place itself
 	parentOf location
 
+	written  atomic.Int64 // bytes of files, in place
 	manifest bool
 	failing  sync.Mutex
 	failed   error // the first, after which nothing more is taken
@@ -132,7 +140,7 @@ func (s *Sink) begin(start backup.Start) error {
 			return err
 		}
 		link := filepath.Join(dir.Path(), "pg_wal")
-		if err := dir.Root().Symlink(wal.Path(), "pg_wal"); err != nil {
+		if err := s.link(dir.Root(), wal.Path(), "pg_wal"); err != nil {
 			return localfs.Errorf(err, link, `could not create symbolic link "%s"`, link)
 		}
 	}
@@ -153,14 +161,19 @@ func (s *Sink) begin(start backup.Start) error {
 }
 
 // claim takes the directory of a tablespace outside the data directory.
-func (s *Sink) claim(t backup.Tablespace) error {
+func (s *Sink) claim(t backup.Tablespace) (err error) {
 	dir := s.mapped(t.Location)
-	c, err := localfs.ClaimDir(dir, s.options.DirMode)
-	if err != nil {
-		return err
+	c, taken := s.options.Occupied[t.OID]
+	if !taken {
+		if c, err = localfs.ClaimDir(dir, s.options.DirMode); err != nil {
+			return err
+		}
 	}
 	if err := s.checkApart(c); err != nil {
-		return errors.Join(err, c.Close())
+		if !taken {
+			err = errors.Join(err, c.Close())
+		}
+		return err
 	}
 	s.claims = append(s.claims, c)
 	s.places[t.OID] = place{c.Root(), dir}
@@ -221,8 +234,8 @@ func (s *Sink) mapped(target string) string {
 }
 
 // Claims returns the directories outside the data directory and WALDir that the
-// sink claimed for tablespaces, in the order it did. Whoever called Begin ends
-// them, whatever came of it, after Close of the sink.
+// sink claimed for tablespaces, in the order it did, and those that were occupied for it.
+// Whoever called Begin ends them, whatever came of it, after Close of the sink.
 func (s *Sink) Claims() []*localfs.Claim { return slices.Clone(s.claims) }
 
 // Put writes one member under its tablespace. Its directory must have come
