@@ -64,13 +64,25 @@ Usage:
 The newest backup from which the target can be reached is chosen, and the log between both is
 proved to be there before anything is written. Then the data directory is made, with what has
 the server recover up to the target when it is started; that gets the log from the repository.
+A restore that is refused leaves nothing; one that is interrupted goes on when it is run again.
 
 Options:
-  -D, --pgdata=DIRECTORY     where to; it must be absent or empty
+  -D, --pgdata=DIRECTORY     where to; it must be absent or empty, without --delta
   -T, --tablespace-mapping=OLDDIR=NEWDIR
                              relocate tablespace in OLDDIR to NEWDIR
+      --delta                make the data directory that is there the backup, with its
+                             tablespaces: what is equal by content stays, what differs is
+                             fetched, and all else in it is removed
+      --discard-wal          do so although log would be lost that is in its pg_wal alone
+      --over-cluster=NUMBER|unknown
+                             do so although it is the cluster with this system identifier
   -b, --backup=ID            this backup, and no other
   -n, --dry-run              print the plan and do nothing
+      --no-space-check       try it although the disks seem to be too small
+  -F, --format=plain|tar     a data directory (default), or tar files in DIRECTORY, as
+                             pg_basebackup makes them; the directory "-" is the standard output
+  -Z, --compress=METHOD[:DETAIL]
+                             compress tar files by gzip, lz4 or zstd
       --standby              a standby, which goes on with the log for as long as it comes
       --keep-archive-mode    the restored cluster archives as the source does; else archive_mode
                              is off, so that it does not mix its log with the source's
@@ -81,9 +93,10 @@ Options:
   -?, --help                 show this help, then exit
 
 Target (default: the end of the log that is there without a gap):
-      --target-time=TIME     such as "2026-11-26 14:30:00+01"; without a zone it is this host's
+      --target-time=TIME     such as "2026-11-26 14:30:00+01" or "2026-11-26 14:30 Europe/Berlin";
+                             without a zone it is this host's
       --target-lsn=LSN       a position in the log
-      --target-xid=XID       a transaction
+      --target-xid=XID       a transaction, the end of which is looked for in the log
       --target-name=NAME     a restore point
       --target-immediate     the end of the backup
       --target-exclusive     stop right before the target
@@ -109,6 +122,8 @@ Examples: the table was dropped at 14:31; in one of many databases; a file was l
   %[1]s --repository=/srv/backup -D /srv/restored --target-time="2026-11-26 14:30:59"
   %[1]s --repository=/srv/backup -D /srv/restored --database=shop \
                  --target-time="2026-11-26 14:30:59"
+  %[1]s --repository=/srv/backup -D /srv/pg/main --delta --target-time="2026-11-26 14:30:59"
+                 the cluster itself, which is stopped; only what changed is written
   %[1]s --repository=/srv/backup -D /srv/files --file=pg_hba.conf --file=shop.public.orders
 `, called, helpRepositoryOptions)
 	return err

@@ -251,7 +251,7 @@ func pin(ctx context.Context, c call) error {
 	isGone := false
 	err := o.parse(c, textOption("note", 0, &note, nil), flagOption("remove", 0, &isGone),
 		getopt.Option{Long: "until", Value: func(value string) (err error) {
-			until, err = parseTargetTime(value, time.Local)
+			until, err = parseTargetTime(value)
 			return err
 		}})
 	switch {

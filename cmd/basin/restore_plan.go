@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/dustin/go-humanize"
+
+	"basin/internal/backup"
+	"basin/internal/repo"
+	"basin/internal/usererr"
+)
+
+// restorePlan is what is restored, and how far.
+type restorePlan struct {
+	commit repo.Commit
+	reach  repo.Reach
+	target recoveryTarget // that there is: of a time behind all commits, the end of the log
+	why    string         // it is another one than was asked for; empty if it is not
+	note   string         // about the target; empty if there is nothing to say
+	space  []spaceNeed
+	clear  []backup.Tablespace // of what is in the way, those that recovery makes anew
+}
+
+// plan chooses the backup and sees that the log leads to the target.
+func (r *restoreRun) plan(ctx context.Context) (*restorePlan, error) {
+	commits, err := r.cluster.Backups(ctx)
+	if err != nil && r.o.Backup == "" {
+		r.report.warning("some backups cannot be read: %s", err)
+	}
+	var refused []error
+	for i := len(commits) - 1; i >= 0; i-- {
+		commit := commits[i]
+		if r.o.Backup != "" && commit.ID != r.o.Backup || r.o.Backup == "" && commit.Damaged {
+			continue
+		}
+		plan, err := r.planFrom(ctx, commit)
+		if err == nil {
+			return plan, nil
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		refused = append(refused, err)
+	}
+	if len(refused) > 0 {
+		return nil, refused[0] // the newest is what was meant
+	}
+	if r.o.Backup != "" {
+		return nil, usererr.Hinted("basin list shows the backups.", "there is no backup %s of %s", r.o.Backup, r.cluster.Name())
+	}
+	return nil, usererr.Hinted("basin backup takes one.", "there is no backup of %s", r.cluster.Name())
+}
+
+// planFrom sees that a backup and the log lead to the target.
+func (r *restoreRun) planFrom(ctx context.Context, commit repo.Commit) (*restorePlan, error) {
+	t := r.o.Target
+	if t.kind == "time" && !t.time.After(commit.Ended) {
+		return nil, usererr.Hinted("basin list shows when each backup ended: a target lies behind the end of one.",
+			"backup %s ended at %s, and the target is %s", commit.ID, stamp(commit.Ended), stamp(t.time))
+	}
+	if t.kind == "lsn" && t.lsn < commit.Stop.LSN {
+		return nil, usererr.Hinted("basin list shows where each backup ends.", "backup %s ends at %v, and the target is %v", commit.ID, commit.Stop.LSN, t.lsn)
+	}
+	timeline := t.timeline
+	if timeline == 0 {
+		var err error
+		if timeline, err = r.cluster.NewestTimeline(ctx, commit); err != nil {
+			return nil, err
+		}
+	}
+	reach, err := r.cluster.Reach(ctx, commit, timeline)
+	if err != nil {
+		return nil, err
+	}
+	if t.kind == "lsn" && t.lsn > reach.End {
+		return nil, usererr.Hinted("A target up to there can be reached.", "the log is there up to %v on timeline %d, and the target is %v", reach.End, timeline, t.lsn)
+	}
+	plan := &restorePlan{commit: commit, reach: reach, target: t}
+	if err := r.checkTablespaces(ctx, plan); err != nil {
+		return nil, err
+	}
+	if r.o.Standby {
+		return plan, nil
+	}
+	switch t.kind {
+	case "", "time", "immediate":
+		return plan, r.proveEnd(ctx, plan)
+	case "name":
+		return plan, r.proveName(ctx, plan)
+	case "xid":
+		return plan, r.proveTransaction(ctx, plan)
+	}
+	return plan, nil
+}
+
+// checkTablespaces refuses to have recovery make a tablespace where there is something: it would
+// write into it, be it the source's own. If it is of the cluster that is restored in place, it is emptied.
+func (r *restoreRun) checkTablespaces(ctx context.Context, p *restorePlan) error {
+	for facts, err := range r.cluster.Facts(ctx, p.reach) {
+		if err != nil {
+			return err
+		}
+		if facts.Summary == nil {
+			continue
+		}
+		for _, t := range facts.Summary.Tablespaces {
+			if t.LSN < p.commit.Start.LSN || t.Path == "" || r.o.Target.isBefore(t.LSN, facts.Summary.Transactions) {
+				continue
+			}
+			if r.into != nil && r.into.Holds(t.OID, t.Path) {
+				p.clear = append(p.clear, backup.Tablespace{OID: t.OID, Location: t.Path})
+				continue
+			}
+			if _, err := os.Lstat(t.Path); err == nil {
+				return usererr.Hinted("Restore on another host, or move that directory away if nobody needs it.",
+					"tablespace %d was made after backup %s, at %v, in \"%s\", which is there on this host: recovery would write into it", t.OID, p.commit.ID, t.LSN, t.Path)
+			}
+		}
+	}
+	return nil
+}
+
+// text tells the plan.
+func (p *restorePlan) text(r *restoreRun) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Restores %s into \"%s\"%s\n", r.cluster.Name(), r.o.Directory, r.manner())
+	fmt.Fprintf(&b, "  backup    %s, %s in %s files, ended %s\n", p.commit.ID, humanize.IBytes(uint64(p.commit.Size)), humanize.Comma(p.commit.Files), stamp(p.commit.Ended))
+	fmt.Fprintf(&b, "  server    PostgreSQL %d\n", majorOf(p.commit.ServerVersion))
+	fmt.Fprintf(&b, "  log       from %v to %v, timeline %d\n", p.commit.Start.LSN, p.reach.End, p.reach.Timeline)
+	if p.reach.Resumes != "" {
+		fmt.Fprintf(&b, "            files are missing behind that; it goes on at %s, which cannot be reached\n", p.reach.Resumes)
+	}
+	fmt.Fprintf(&b, "  target    %s\n", r.o.Target)
+	if p.why != "" {
+		fmt.Fprintf(&b, "            %s: recovers to %v, which is all that is there\n", p.why, p.target)
+	}
+	if p.note != "" {
+		fmt.Fprintf(&b, "            %s\n", p.note)
+	}
+	for _, t := range p.commit.Tablespaces {
+		if r.o.Format == formatPlain && filepath.IsAbs(t.Location) {
+			fmt.Fprintf(&b, "  tablespace %d into \"%s\"\n", t.OID, r.mapped(t))
+		}
+	}
+	for _, t := range p.clear {
+		fmt.Fprintf(&b, "  tablespace %d in \"%s\" is emptied: recovery makes it\n", t.OID, t.Location)
+	}
+	b.WriteString(r.part.plan())
+	for _, n := range p.space {
+		b.WriteString("  space     " + n.String() + "\n")
+	}
+	return b.String()
+}
+
+// manner tells what becomes of what is in the data directory.
+func (r *restoreRun) manner() string {
+	switch {
+	case r.o.Format == formatTar:
+		return " as tar files"
+	case r.into.IsUnfinished():
+		return ", going on with a restore that did not end"
+	case r.into.Exists:
+		return ", in place: what is equal stays, and what the backup does not have is removed"
+	}
+	return ""
+}
+
+// majorOf returns the major version of server_version_num.
+func majorOf(version int) int {
+	if version < 100000 {
+		return version / 100
+	}
+	return version / 10000
+}

@@ -1,0 +1,264 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"slices"
+	"strings"
+
+	"basin/internal/repo"
+	"basin/internal/usererr"
+	"basin/internal/wal"
+)
+
+// joined yields what is known of the files of the log, the newest first, with what of each began in the
+// one before.
+func (r *restoreRun) joined(ctx context.Context, reach repo.Reach) iter.Seq2[repo.LogFacts, error] {
+	return func(yield func(repo.LogFacts, error) bool) {
+		var newer *repo.LogFacts
+		for facts, err := range r.cluster.Facts(ctx, reach) {
+			if err != nil {
+				yield(facts, err)
+				return
+			}
+			if newer != nil && !yield(joinedTo(*newer, facts.Summary), nil) {
+				return
+			}
+			newer = &facts
+		}
+		if newer != nil {
+			yield(joinedTo(*newer, nil), nil)
+		}
+	}
+}
+
+// joinedTo returns facts with what began in the file before. If that is not known they are incomplete.
+func joinedTo(facts repo.LogFacts, before *wal.Summary) repo.LogFacts {
+	if facts.Summary == nil {
+		return facts
+	}
+	s, err := facts.Summary.After(before)
+	if err != nil {
+		s, _ = facts.Summary.After(nil) // which is never an error
+	}
+	facts.Summary = &s
+	return facts
+}
+
+// proveEnd makes a target of the end of the log, so that recovery fails if it does not come to it. A time
+// behind all commits is that, too: PostgreSQL would look for a commit behind it, and find none.
+func (r *restoreRun) proveEnd(ctx context.Context, p *restorePlan) error {
+	last := wal.LSN(0)
+	for facts, err := range r.joined(ctx, p.reach) {
+		if err != nil {
+			return err
+		}
+		s := facts.Summary
+		if s == nil {
+			if facts.Problem != "" {
+				r.report.warning("%s is damaged, and recovery may end there: %s", facts.Name, facts.Problem)
+			}
+			return nil // PostgreSQL finds the end by itself
+		}
+		if last == 0 {
+			last = s.Last
+		}
+		if last == 0 || p.target.kind == "time" && s.Transactions.Count == 0 && !s.IsIncomplete {
+			continue
+		}
+		if p.target.kind == "time" && (s.IsIncomplete || s.Transactions.Latest.After(p.target.time)) {
+			return nil
+		}
+		break
+	}
+	if p.target.kind == "time" && p.reach.Resumes != "" { // what is missing may have what was wanted
+		return usererr.Hinted("If the missing log is elsewhere, push it: basin wal push FILE. A target before the gap can be reached.",
+			"log is missing behind %v, where no transaction has ended yet after %s; it goes on at %s", p.reach.End, stamp(p.target.time), p.reach.Resumes)
+	}
+	if last < p.commit.Stop.LSN { // nothing happened since the backup, and PostgreSQL would not come to any target
+		switch p.target.kind {
+		case "time":
+			p.why = "no transaction has ended after " + stamp(p.target.time)
+		case "immediate":
+			p.why = "nothing was written since the backup"
+		}
+		p.target = recoveryTarget{timeline: p.target.timeline}
+		return nil
+	}
+	if p.target.kind == "immediate" {
+		return nil
+	}
+	if p.target.kind == "time" {
+		p.why = "no transaction has ended after " + stamp(p.target.time)
+	}
+	p.target = recoveryTarget{kind: "lsn", lsn: last, timeline: p.target.timeline, action: p.target.action}
+	if p.why == "" && p.target.action == "" {
+		p.target.action = "promote"
+	}
+	return nil
+}
+
+// proveName sees that a restore point is there, behind the backup.
+func (r *restoreRun) proveName(ctx context.Context, p *restorePlan) error {
+	var places []string
+	for facts, err := range r.joined(ctx, p.reach) {
+		if err != nil {
+			return err
+		}
+		if facts.Summary == nil {
+			return nil // it may be there
+		}
+		for _, point := range facts.Summary.RestorePoints {
+			if point.Name == p.target.name && point.LSN >= p.commit.Stop.LSN {
+				places = append(places, point.End.String())
+			}
+		}
+	}
+	switch {
+	case len(places) == 0 && p.reach.Resumes != "":
+		return usererr.Hinted("If the missing log is elsewhere, push it: basin wal push FILE.",
+			"there is no restore point \"%s\" between backup %s and %v, where log is missing; it goes on at %s", p.target.name, p.commit.ID, p.reach.End, p.reach.Resumes)
+	case len(places) == 0:
+		return usererr.Hinted("Is the name right? Recovery can only stop at one behind the end of a backup.",
+			"there is no restore point \"%s\" behind backup %s, which ends at %v", p.target.name, p.commit.ID, p.commit.Stop.LSN)
+	case len(places) == 1:
+		return nil
+	}
+	return usererr.Hinted("Choose one with --target-lsn.", "there are several restore points \"%s\", the newest first: %s", p.target.name, strings.Join(places, ", "))
+}
+
+// proveTransaction sees that a transaction ended behind the backup: recovery stops there, and nowhere if
+// it did not. Of a savepoint the end is one, too, if it was rolled back.
+//
+// Source: recoveryStopsAfter in src/backend/access/transam/xlogrecovery.c, PostgreSQL 18.
+func (r *restoreRun) proveTransaction(ctx context.Context, p *restorePlan) error {
+	xid := uint32(p.target.xid) // servers leave the epoch out
+	var known wal.Transactions  // behind the backup
+	before := false             // it ended before the backup did
+	for facts, err := range r.joined(ctx, p.reach) {
+		if err != nil {
+			return err
+		}
+		s := facts.Summary
+		if s != nil && s.Start+wal.LSN(s.SegmentSize) <= p.commit.Stop.LSN {
+			break
+		}
+		if s != nil && s.Transactions.Count > 0 {
+			known = spanOf(known, s.Transactions)
+		}
+		if r.without[facts.Name] || s != nil && !s.IsIncomplete && !(s.Transactions.Count > 0 && s.Transactions.Lowest <= xid && xid <= s.Transactions.Highest) {
+			continue
+		}
+		ends, err := r.endsOf(ctx, p, facts.Name, xid)
+		if err != nil {
+			return err
+		}
+		for _, end := range ends {
+			if end.at >= p.commit.Stop.LSN {
+				p.note = end.String()
+				return nil
+			}
+			before = true
+		}
+		if len(ends) == 0 {
+			r.without[facts.Name] = true
+		}
+	}
+	hint := "A transaction that wrote nothing, or was open at the end of the log, has no end there. --target-time and --target-lsn name a moment."
+	if known.Count > 0 {
+		hint = fmt.Sprintf("Those that ended there have numbers from %d to %d. ", known.Lowest, known.Highest) + hint
+	}
+	switch {
+	case before:
+		return usererr.Hinted("Choose an older backup.", "transaction %d ended before backup %s did, at %v", p.target.xid, p.commit.ID, p.commit.Stop.LSN)
+	case p.reach.Resumes != "":
+		return usererr.Hinted("If the missing log is elsewhere, push it: basin wal push FILE. "+hint,
+			"no transaction %d has ended between backup %s and %v, where log is missing; it goes on at %s", p.target.xid, p.commit.ID, p.reach.End, p.reach.Resumes)
+	}
+	return usererr.Hinted(hint, "no transaction %d has ended between backup %s, which ends at %v, and the end of the log, %v",
+		p.target.xid, p.commit.ID, p.commit.Stop.LSN, p.reach.End)
+}
+
+// spanOf returns what two know of transactions.
+func spanOf(a, b wal.Transactions) wal.Transactions {
+	if a.Count == 0 {
+		return b
+	}
+	a.Count += b.Count
+	a.Lowest, a.Highest = min(a.Lowest, b.Lowest), max(a.Highest, b.Highest)
+	return a
+}
+
+// transactionEnd is where a transaction ended.
+type transactionEnd struct {
+	wal.TransactionEnd
+	at         wal.LSN
+	isRollback bool
+}
+
+// String tells when, and how.
+func (e transactionEnd) String() string {
+	if e.isRollback {
+		return fmt.Sprintf("rolled back at %s, at %v", stamp(e.Time), e.at)
+	}
+	return fmt.Sprintf("committed at %s, at %v", stamp(e.Time), e.at)
+}
+
+// endsOf reads a file of the log, and returns the ends of a transaction in it.
+func (r *restoreRun) endsOf(ctx context.Context, p *restorePlan, name string, xid uint32) (ends []transactionEnd, err error) {
+	files := slices.Clone(p.reach.Segments)
+	if !slices.Contains(files, name) {
+		files = append(files, name) // a part, which is the last
+	}
+	first := slices.Index(files, name)
+	segment, err := wal.ParseSegment(name[:24], p.commit.SegmentSize)
+	if err != nil {
+		return nil, err
+	}
+	// A record that ends in it may have begun before.
+	for from := first; from > 0; {
+		from--
+		facts, err := r.cluster.LogFacts(ctx, files[from])
+		if err != nil {
+			return nil, err
+		}
+		first = from
+		if facts.Summary == nil || facts.Summary.First != 0 {
+			break
+		}
+	}
+	var content []io.Reader
+	for _, file := range files[first : slices.Index(files, name)+1] {
+		b, err := r.cluster.Log(ctx, file)
+		if err != nil {
+			return nil, err
+		}
+		content = append(content, bytes.NewReader(b))
+	}
+	start, err := wal.ParseSegment(files[first][:24], p.commit.SegmentSize)
+	if err != nil {
+		return nil, err
+	}
+	records := wal.NewRecordReader(io.MultiReader(content...), start.Start(p.commit.SegmentSize), p.commit.SegmentSize)
+	for {
+		record, err := records.Next()
+		if errors.Is(err, io.EOF) {
+			return ends, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if record.End <= segment.Start(p.commit.SegmentSize) {
+			continue
+		}
+		if end, ok := record.Commit(); ok && end.XID == xid {
+			ends = append(ends, transactionEnd{end, record.LSN, false})
+		} else if end, ok := record.Abort(); ok && end.XID == xid {
+			ends = append(ends, transactionEnd{end, record.LSN, true})
+		}
+	}
+}

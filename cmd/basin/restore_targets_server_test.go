@@ -1,0 +1,77 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"basin/internal/pgtest"
+)
+
+// TestRestoreTargets restores one cluster to what is hard to name: a transaction, with tar files; now,
+// although nothing happens; and what is latest, after two drills.
+func TestRestoreTargets(t *testing.T) {
+	t.Parallel()
+	basin := newProgram(t, "basin")
+	k := keep(t, basin, pgtest.Newest, nil)
+	k.tablespaces = []string{k.Tablespace(t, "one")}
+	k.Exec(t, "CREATE TABLE numbers (n int) TABLESPACE one", "CREATE TABLE marks (n int)")
+	insert := "INSERT INTO numbers SELECT count(*) FROM numbers RETURNING pg_current_xact_id()"
+	early := k.Query(t, insert)
+	k.backUp(t, false)
+	xid := k.Query(t, insert)
+	k.Query(t, insert)
+	k.archived(t)
+
+	dir := pgtest.TempDir(t)
+	tar := filepath.Join(dir, "tar")
+	args := func(more ...string) []string {
+		return append([]string{"restore", "--repository", k.location, "--no-sync", "--target-action", "promote", "--format=tar", "-Z", "gzip:1"}, more...)
+	}
+	basin.run(t, nil, args("-D", tar, "--target-xid", early)...).says(t, exitFailure, "no transaction "+early+" has ended", "numbers from")
+	basin.run(t, nil, args("-D", tar, "--target-xid", "4000000000")...).says(t, exitFailure, "no transaction 4000000000 has ended")
+	basin.run(t, nil, args("-D", tar, "--delta")...).says(t, exitFailure, "tar files are made anew")
+	basin.run(t, nil, args("-D", "-")...).says(t, exitFailure, "can only write single tablespace to stdout")
+	if names := entries(t, dir); len(names) > 0 {
+		t.Errorf("a restore that was refused has left %q", names)
+	}
+	basin.run(t, nil, args("-D", tar, "--target-xid", xid)...).says(t, exitSuccess, "transaction "+xid+"\n            committed at")
+	b := storedBackup{major: k.Major, dir: tar, tar: true, manifest: true}
+	data := filepath.Join(dir, "work", "data")
+	extract(t, tar, "base", data)
+	links := b.placeTablespaces(t, data, filepath.Join(dir, "work", "tablespaces"))
+	if err := os.WriteFile(filepath.Join(data, "tablespace_map"), links, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, link := range entries(t, filepath.Join(data, "pg_tblspc")) {
+		if err := os.Remove(filepath.Join(data, "pg_tblspc", link)); err != nil { // the server makes them
+			t.Fatal(err)
+		}
+	}
+	pgtest.Own(t, dir)
+	restored := pgtest.StartDir(t, k.Major, data, nil)
+	restored.WaitFor(t, "SELECT pg_is_in_recovery()", "f")
+	if got := restored.Query(t, "SELECT max(n) FROM numbers"); got != "1" {
+		t.Errorf("at transaction %s: %s, want 1", xid, got)
+	}
+	restored.Stop(t, pgtest.Immediate)
+
+	now := time.Now().UTC().Add(time.Second).Format("2006-01-02 15:04:05Z")
+	for range 2 {
+		drill := k.restore(t, "--target-time", now, "--target-action", "promote")
+		drill.WaitFor(t, "SELECT pg_is_in_recovery()", "f")
+		drill.Exec(t, "CREATE TABLE drill (n int)", "SELECT pg_switch_wal()")
+		if got := drill.Query(t, "SELECT count(*) FROM numbers"); got != "3" {
+			t.Errorf("now: %s rows", got)
+		}
+		drill.Stop(t, pgtest.Immediate)
+	}
+	k.Exec(t, "CREATE TABLE afterwards AS SELECT 1")
+	k.archived(t)
+	latest := k.restore(t)
+	latest.WaitFor(t, "SELECT pg_is_in_recovery()", "f")
+	if got := latest.Query(t, "SELECT to_regclass('drill') IS NULL AND to_regclass('afterwards') IS NOT NULL"); got != "t" {
+		t.Error("the newest timeline is that of a drill")
+	}
+}
