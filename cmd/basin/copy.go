@@ -179,17 +179,17 @@ func (r *copyRun) run(ctx context.Context) (copyResult, error) {
 	if len(r.o.Backups) > 0 {
 		unreadable = nil // the others are not asked for
 	}
-	there, _, err := r.target.BackupIDs(ctx)
+	places, err := r.target.Places(ctx)
 	if err != nil {
 		return result, err
 	}
-	wanted, older, err := r.wanted(ctx, commits, there)
+	wanted, older, err := r.wanted(ctx, commits, places)
 	if err != nil {
 		return result, err
 	}
 	result.Older = older
 	problems := []error{unreadable}
-	begin := logBegin(commits, there)
+	begin := logBegin(commits, places)
 	for i := range wanted {
 		k := &wanted[i]
 		written, err := r.backup(ctx, k, &result)
@@ -221,9 +221,9 @@ func (r *copyRun) run(ctx context.Context) (copyResult, error) {
 }
 
 // logBegin returns which of the backups begins first of those that are there, nil if none is.
-func logBegin(commits []repo.Commit, there []string) (first *repo.Commit) {
+func logBegin(commits []repo.Commit, places repo.Places) (first *repo.Commit) {
 	for i, k := range commits {
-		if slices.Contains(there, k.ID) && (first == nil || k.Start.LSN < first.Start.LSN) {
+		if _, isThere := places.Of(k.ID); isThere && (first == nil || k.Start.LSN < first.Start.LSN) {
 			first = &commits[i]
 		}
 	}
@@ -231,7 +231,7 @@ func logBegin(commits []repo.Commit, there []string) (first *repo.Commit) {
 }
 
 // wanted returns the backups that are to be copied, oldest first, and how many others are not there.
-func (r *copyRun) wanted(ctx context.Context, commits []repo.Commit, there []string) (wanted []repo.Commit, older int, err error) {
+func (r *copyRun) wanted(ctx context.Context, commits []repo.Commit, places repo.Places) (wanted []repo.Commit, older int, err error) {
 	if r.o.LogOnly {
 		return nil, 0, nil
 	}
@@ -249,14 +249,12 @@ func (r *copyRun) wanted(ctx context.Context, commits []repo.Commit, there []str
 		slices.SortFunc(commits, func(a, b repo.Commit) int { return strings.Compare(a.ID, b.ID) })
 	}
 	newest := ""
-	if len(there) > 0 {
-		newest, _, _ = strings.Cut(there[len(there)-1], "-")
+	if n := len(places.There); n > 0 {
+		newest, _, _ = strings.Cut(places.There[n-1], "-")
 	}
 	for _, k := range commits {
-		as, isThere, err := r.target.Place(ctx, k.ID)
+		as, isThere := places.Of(k.ID)
 		switch {
-		case err != nil:
-			return nil, 0, err
 		case isThere && len(r.o.Backups) > 0:
 			r.report.info("backup %s is there already", as)
 		case isThere:

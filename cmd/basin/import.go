@@ -127,7 +127,14 @@ func (i *backupImport) run(ctx context.Context) (commit *repo.Commit, err error)
 	if err != nil {
 		return nil, err
 	}
-	if as.ID, i.isThere, err = i.cluster.Place(ctx, as.ID); err != nil || i.isThere {
+	places, err := i.cluster.Places(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if as.ID, i.isThere = places.Of(as.ID); i.isThere {
+		if i.repository.CanRead() {
+			*as, err = i.cluster.Backup(ctx, as.ID)
+		}
 		return as, err
 	}
 	names, err := i.log(ctx, newest.Backup)

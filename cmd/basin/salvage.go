@@ -64,7 +64,18 @@ func salvageLog(ctx context.Context, c call) error {
 	if err != nil {
 		return err
 	}
-	r, cluster, err := openClusterWithID(ctx, o, id)
+	return inEach(ctx, c.report, o, func(one repositoryOptions) error { return salvageInto(ctx, c, one, dir, salvageForm{id, json}) })
+}
+
+// salvageForm says of which cluster log is, and how what becomes of it is told.
+type salvageForm struct {
+	systemID uint64
+	isJSON   bool
+}
+
+// salvageInto keeps the log of a directory in a repository, and tells what came of it.
+func salvageInto(ctx context.Context, c call, o repositoryOptions, dir logDirectory, form salvageForm) error {
+	r, cluster, err := openClusterWithID(ctx, o, form.systemID)
 	if err != nil {
 		return err
 	}
@@ -92,14 +103,14 @@ func salvageLog(ctx context.Context, c call) error {
 			return err
 		}
 	}
-	print := func() error {
+	tell := func() error {
 		_, err := c.stdout.Write([]byte(result.text(r.CanRead())))
 		return err
 	}
-	if json {
-		print = func() error { return printJSON(c, result) }
+	if form.isJSON {
+		tell = func() error { return printJSON(c, result) }
 	}
-	if err := print(); err != nil || !result.Missing {
+	if err := tell(); err != nil || !result.Missing {
 		return err
 	}
 	return exitStatus{usererr.Hinted("If the files between are elsewhere, push them: basin wal push FILE. basin list shows the backups.",

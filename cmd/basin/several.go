@@ -113,6 +113,13 @@ func doInAll(ctx context.Context, all []repositoryOptions, need int, do func(ctx
 			}
 		case <-late:
 			return outcomes
+		case <-ctx.Done():
+			for i := range outcomes {
+				if errors.Is(outcomes[i].err, errLate) {
+					outcomes[i].err = context.Cause(ctx)
+				}
+			}
+			return outcomes
 		}
 	}
 	return outcomes
@@ -311,7 +318,7 @@ func firstToAnswer(ctx context.Context, r *report, o repositoryOptions) (reposit
 	for _, one := range all {
 		_, c, err := openCluster(ctx, one)
 		if err == nil && len(all) > 1 {
-			_, _, err = c.BackupIDs(ctx)
+			_, err = c.Places(ctx)
 		}
 		if err == nil {
 			for _, err := range failed {

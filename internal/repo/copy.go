@@ -35,41 +35,46 @@ func (s *Sink) takeAs() error {
 // backup that was given up.
 const emptyObject = seal.HeadSize + 17
 
-// BackupIDs returns the identifiers of the backups that are there, sorted, and of those that were given
-// up. Unlike Backups it reads none, and needs no key.
-func (c *Cluster) BackupIDs(ctx context.Context) (there, givenUp []string, err error) {
+// Places is which identifiers of backups are used in a repository.
+type Places struct {
+	There   []string // of backups that are there, sorted
+	GivenUp []string // of such that were begun, and will never be there; sorted
+}
+
+// Places returns which identifiers are used. Unlike Backups it reads no backup, and needs no key.
+func (c *Cluster) Places(ctx context.Context) (Places, error) {
+	var p Places
 	prefix := c.below("backups/")
 	for info, err := range c.repo.store.List(ctx, prefix, "") {
 		if err != nil {
-			return nil, nil, err
+			return p, err
 		}
 		id, ok := strings.CutSuffix(strings.TrimPrefix(info.Name, prefix), "/commit")
 		switch {
 		case !ok:
 		case info.Size <= emptyObject:
-			givenUp = append(givenUp, id)
+			p.GivenUp = append(p.GivenUp, id)
 		default:
-			there = append(there, id)
+			p.There = append(p.There, id)
 		}
 	}
-	slices.Sort(there)
-	slices.Sort(givenUp)
-	return there, givenUp, nil
+	slices.Sort(p.There)
+	slices.Sort(p.GivenUp)
+	return p, nil
 }
 
-// Place returns the identifier that a backup of another place has here, which is its own; and whether it is
-// there. If it was once begun here and given up, so that its own cannot be used any more, it is one that
-// follows from it.
-func (c *Cluster) Place(ctx context.Context, id string) (as string, isThere bool, err error) {
-	there, givenUp, err := c.BackupIDs(ctx)
-	if err != nil {
-		return "", false, err
-	}
+// Of returns the identifier that a backup of another place has here, which is its own; and whether it is there. If it
+// was begun here and given up, so that its own cannot be used any more, it is one that follows from it.
+func (p Places) Of(id string) (as string, isThere bool) {
 	as = id
-	for number := 1; slices.Contains(givenUp, as); number++ {
+	for number := 1; ; number++ {
+		if _, isGivenUp := slices.BinarySearch(p.GivenUp, as); !isGivenUp {
+			break
+		}
 		as = deriveID(id, number)
 	}
-	return as, slices.Contains(there, as), nil
+	_, isThere = slices.BinarySearch(p.There, as)
+	return as, isThere
 }
 
 // deriveID returns an identifier that follows from another one, of the same time.
