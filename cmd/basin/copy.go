@@ -271,6 +271,9 @@ func (r *copyRun) wanted(ctx context.Context, commits []repo.Commit, places repo
 	return wanted, older, nil
 }
 
+// copyAhead is how many files are read ahead of what is copied, since the store may be far away.
+const copyAhead = 8
+
 // backup copies a backup, which is to be known as its ID says, and the log that it needs.
 func (r *copyRun) backup(ctx context.Context, k *repo.Commit, result *copyResult) (*repo.Commit, error) {
 	countLog := func(ctx context.Context) error {
@@ -291,7 +294,7 @@ func (r *copyRun) backup(ctx context.Context, k *repo.Commit, result *copyResult
 		return nil, err
 	}
 	var counts backup.Progress
-	source := r.source.NewSource(*k, repo.SourceOptions{Progress: &counts})
+	source := backup.WithReadAhead(r.source.NewSource(*k, repo.SourceOptions{Progress: &counts}), copyAhead)
 	defer source.Close() // it was only read
 	sink := r.target.NewSink(repo.SinkOptions{As: k, Parent: r.parent, Workers: r.o.Jobs, Progress: &counts})
 	defer func() {

@@ -12,8 +12,23 @@ import (
 	"strings"
 
 	"basin/internal/seal"
+	"basin/internal/usererr"
 	"basin/internal/wal"
 )
+
+// beginAs gives the backup what it is known by as the one that it is.
+func (s *Sink) beginAs() {
+	if as := s.o.As; as != nil {
+		s.commit.ID, s.commit.Label, s.commit.Damaged = as.ID, as.Label, as.Damaged
+		s.commit.Began, s.commit.FullScan = as.Began, as.FullScan
+	}
+}
+
+// asThere is the error of a backup whose identifier is used already.
+func (s *Sink) asThere() error {
+	return usererr.Hinted("If another did the same at the same time, it is there; basin list shows it. Else this host slept: do it again.",
+		"backup %s is there already, or was given up meanwhile", s.commit.ID)
+}
 
 // takeAs gives the backup what it keeps of the one that it is.
 func (s *Sink) takeAs() error {

@@ -100,10 +100,7 @@ func (s *Sink) Begin(ctx context.Context, start backup.Start) error {
 		ServerVersion: start.ServerVersion, SegmentSize: start.SegmentSize, Start: start.Position,
 		Tablespaces: slices.Clone(start.Tablespaces),
 	}
-	if as := s.o.As; as != nil {
-		s.commit.ID, s.commit.Label, s.commit.Damaged = as.ID, as.Label, as.Damaged
-		s.commit.Began, s.commit.FullScan = as.Began, as.FullScan
-	}
+	s.beginAs()
 	key, err := s.cluster.repo.writeKey(ctx)
 	if err != nil {
 		return err
@@ -438,8 +435,7 @@ func (s *Sink) finish(ctx context.Context, end wal.Position) error {
 		s.lease = nil // the backup may be there, or come later: what it needs is kept until the lease is over
 	}
 	if errors.Is(err, fs.ErrExist) && s.o.As != nil {
-		return usererr.Hinted("If another did the same at the same time, it is there; basin list shows it. Else this host slept: do it again.",
-			"backup %s is there already, or was given up meanwhile", s.commit.ID)
+		return s.asThere()
 	}
 	if errors.Is(err, fs.ErrExist) {
 		return usererr.Hinted("This host slept, or its clock is wrong. Take the backup again.",
