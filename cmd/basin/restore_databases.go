@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/dustin/go-humanize"
 
 	"basin/internal/backup"
 	"basin/internal/catalog"
-	"basin/internal/pgdata"
 	"basin/internal/repo"
 )
 
@@ -80,13 +80,18 @@ func (p *databasePart) measure(ctx context.Context, files *restoredFiles) error 
 	return nil
 }
 
-// isEmpty says whether a member is a file of a relation of a database that is not whole.
+// isEmpty says whether a member is a file of a database that is not whole. PG_VERSION and pg_filenode.map are too: with
+// these zeros the server refuses connections; with the real ones it reads catalogs that are zeros, and crashes.
+//
+// Source: ValidatePgVersion in src/backend/utils/init/miscinit.c, PostgreSQL 18.
 func (p *databasePart) isEmpty(m backup.Member) bool {
-	if m.Kind != backup.File {
-		return false
+	rest, ok := strings.CutPrefix(m.Path, "base/")
+	if m.Tablespace != 0 {
+		_, rest, ok = strings.Cut(m.Path, "/") // behind PG_18_202506291
 	}
-	r, _, ok := pgdata.ParseRelationPath(backup.ManifestPath(m.Tablespace, m.Path))
-	return ok && p.empty[r.Database]
+	database, _, isBelow := strings.Cut(rest, "/")
+	oid, err := strconv.ParseUint(database, 10, 32)
+	return m.Kind == backup.File && ok && isBelow && err == nil && p.empty[uint32(oid)]
 }
 
 // source returns a source of the part of a backup that src yields. There is no manifest: it would tell of files

@@ -44,7 +44,7 @@ func TestPartsOfBackups(t *testing.T) {
 					"VACUUM untouched", // which marks pages that it does not change
 					"UPDATE orders SET body = 'new' WHERE id % 7 = 0", "DELETE FROM orders WHERE id % 11 = 0", "VACUUM orders",
 					"CREATE TABLE later AS SELECT * FROM orders", "INSERT INTO orders SELECT g, 'x' FROM generate_series(4000, 4500) g",
-					"TRUNCATE moved", "INSERT INTO moved VALUES (7)", "CHECKPOINT", "UPDATE orders SET body = body || 'y' WHERE id % 5 = 0",
+					"TRUNCATE moved", "INSERT INTO moved VALUES (7)", "VACUUM FULL pg_class", "CHECKPOINT", "UPDATE orders SET body = body || 'y' WHERE id % 5 = 0",
 					"SELECT nextval('numbers')", "VACUUM FULL later", "REINDEX TABLE orders")
 			}
 			k.Exec(t, "CREATE DATABASE made", "DROP DATABASE IF EXISTS none")
@@ -60,8 +60,14 @@ func TestPartsOfBackups(t *testing.T) {
 			if got != "crm\nit's \"odd\"" {
 				t.Errorf("empty databases: %s", got)
 			}
-			if conn, err := pgconn.Connect(t.Context(), s.ConnString()+" dbname=crm"); err == nil {
-				t.Error("an empty database can be used", conn.Close(t.Context()))
+			for _, dbname := range []string{"crm", `'it\'s "odd"'`} {
+				conn, err := pgconn.Connect(t.Context(), s.ConnString()+" dbname="+dbname)
+				if err == nil {
+					err = conn.Close(t.Context())
+				}
+				if err == nil || !strings.Contains(err.Error(), "is not a valid data directory") { // and no crash
+					t.Errorf("database %s: %v", dbname, err)
+				}
 			}
 			s.Exec(t, "DROP DATABASE crm", `DROP DATABASE "it's ""odd"""`)
 			sums := pgtest.Sums(t, s)

@@ -120,7 +120,7 @@ func TestOtherDatabasesAreZeros(t *testing.T) {
 			t.Error("there is a manifest")
 		}
 	}
-	if want := "[PG_18_202506291/16400/5000 base/16400/1259_fsm]"; fmt.Sprint(got) != want || counts.Done.Load() != 9000+8192 {
+	if want := "[PG_18_202506291/16400/5000 base/16400/PG_VERSION base/16400/pg_filenode.map base/16400/1259_fsm]"; fmt.Sprint(got) != want || counts.Done.Load() != 9000+14+8192 {
 		t.Errorf("zeros are %v, %d bytes", got, counts.Done.Load())
 	}
 	var all *databasePart
