@@ -22,7 +22,7 @@ type checkOptions struct {
 	connectionOptions
 	DataDirectory  string
 	RepositoryOnly bool
-	Timeout        time.Duration // of each of server and repository
+	Timeout        time.Duration // for the server, and for each repository
 	JSON           bool
 }
 
@@ -82,7 +82,17 @@ func check(ctx context.Context, c call) error {
 	if !o.RepositoryOnly {
 		r.within(ctx, func(ctx context.Context) { r.checkServer(ctx, p) })
 	}
-	r.within(ctx, func(ctx context.Context) { r.checkRepository(ctx, p) })
+	all, _, err := o.each()
+	if err != nil {
+		return err
+	}
+	for _, one := range all {
+		p, err := one.place()
+		if err != nil {
+			return err
+		}
+		r.within(ctx, func(ctx context.Context) { r.checkRepository(ctx, p) })
+	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

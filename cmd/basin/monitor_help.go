@@ -84,7 +84,7 @@ Options:
   -D, --pgdata=DIR            data directory of the server on this host, for backups that read
                               it here
       --repository-only       ask no server
-      --timeout=SECONDS       for the server, and again for the repository (default: 60)
+      --timeout=SECONDS       for the server, and again for each repository (default: 60)
       --json                  print it as JSON, in the shape that docs/repository.md has
       --log-format=text|json  print messages as text, or as lines of JSON
   -V, --version               output version information, then exit

@@ -54,7 +54,8 @@ type RecoveryPoint struct {
 	Arrived time.Time
 }
 
-// RecoveryPoint follows the log from a backup to its end, on the newest timeline. It reads few objects.
+// RecoveryPoint follows the log from a backup to its end, on the newest timeline. It reads few objects, and of a segment that
+// is there in parts all of those.
 func (c *Cluster) RecoveryPoint(ctx context.Context, from Commit) (RecoveryPoint, error) {
 	var p RecoveryPoint
 	t, err := c.NewestTimeline(ctx, from)
@@ -67,20 +68,31 @@ func (c *Cluster) RecoveryPoint(ctx context.Context, from Commit) (RecoveryPoint
 	if p.Commit, err = c.LastCommit(ctx, p.Reach); err != nil || p.Last == "" {
 		return p, err
 	}
-	at, err := c.logName(p.Last)
+	p.Arrived, err = c.arrived(ctx, p.Last)
+	return p, err
+}
+
+// arrived returns when a file of the log came, or, of a segment of which there are parts, the last of those.
+func (c *Cluster) arrived(ctx context.Context, name string) (last time.Time, err error) {
+	at, err := c.logName(name[:min(len(name), 24)])
 	if err != nil {
-		return p, err
+		return last, err
+	}
+	if !IsSegment(name) {
+		at += ".part"
 	}
 	for info, err := range c.repo.store.List(ctx, at, "") {
 		if err != nil {
-			return p, err
+			return last, err
+		}
+		if info.Time.After(last) {
+			last = info.Time
 		}
 		if info.Name == at {
-			p.Arrived = info.Time
+			break // what follows are its parts
 		}
-		break // it is the first
 	}
-	return p, nil
+	return last, nil
 }
 
 // Leases returns the leases of backups that are being made, and of those that were broken off and that

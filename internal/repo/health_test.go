@@ -85,7 +85,17 @@ func TestRestorable(t *testing.T) {
 	if err != nil || p.End != 7*logSize || p.Timeline != 2 || p.Arrived.IsZero() || !p.Commit.IsZero() {
 		t.Errorf("the recovery point is %+v, error %v", p, err)
 	}
-	if p, err := c.RecoveryPoint(t.Context(), a); err != nil || p.End != 7*logSize || p.Timeline != 2 {
+	segment := wal.Segment{Timeline: 2, Number: 7}.Name(logSize)
+	content := forgedLog(7, rng(7))
+	for i, name := range []string{PartialName(segment, 8192), PartName(segment, 8192, 16384)} {
+		if err := c.PushLog(t.Context(), name, content[i*8192:(i+1)*8192], logSize); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if p, err := c.RecoveryPoint(t.Context(), d); err != nil || p.End != 7*logSize+16384 || p.Arrived.IsZero() {
+		t.Errorf("with parts the recovery point is %+v, error %v", p, err)
+	}
+	if p, err := c.RecoveryPoint(t.Context(), a); err != nil || p.End != 7*logSize+16384 || p.Timeline != 2 {
 		t.Errorf("that of the first is %+v, error %v", p, err)
 	}
 }
