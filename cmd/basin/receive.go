@@ -99,6 +99,8 @@ func receiveIntoRepository(ctx context.Context, c call) error {
 	run.afterGap = "All that was received is in the repository, or in the spool and pushed from there by the next start, but what comes next is gone: " +
 		"nothing can be restored through the gap. Take a new backup (basin backup), which begins behind it; then remove \"" + o.Directory + "\" and start the receiver again. " +
 		"A slot (--slot, --create-slot) holds the log, up to max_slot_wal_keep_size; one that was invalidated is to be dropped first."
+	run.behind = "A standby that lags comes to it: it is tried again. A server that was restored to an earlier state writes another log from there on, under the same names: " +
+		"receive it into another --cluster, with a --spool of its own."
 	r := &receiver{receiveWALRun: run, o: o}
 	run.open, run.prepare, run.reopened = r.openSpool, r.makeSlot, r.reopenSpool
 	return run.run(ctx)

@@ -76,6 +76,7 @@ type receiveWALRun struct {
 	prepare  func(context.Context) error // if not nil, is called on each new connection
 	reopened func(context.Context) error // if not nil, opens what is there from before without a server, and sets dir
 	afterGap string                      // what to do about a gap; empty is what the gap's error says
+	behind   string                      // what to do about a server that has less log; empty leaves it to the server to say so
 
 	params conninfo.Params // as given, and with the password once it was asked for
 	conn   *client.Conn    // nil while there is none
@@ -378,9 +379,18 @@ func (r *receiveWALRun) switched(at wal.Position) {
 	r.verbose("switched to timeline %d at %v", at.Timeline, at.LSN)
 }
 
-// start returns where to stream from: behind what the directory has, else where
-// the slot stands, else where the server does.
+// start returns where to stream from.
 func (r *receiveWALRun) start(ctx context.Context) (wal.Position, error) {
+	start, err := r.startPosition(ctx)
+	if server := r.system.Position; err == nil && r.behind != "" && start.Timeline == server.Timeline && start.LSN > server.LSN {
+		err = usererr.Hinted(r.behind, "the server is behind: it has log up to %v, and the log so far goes on to %v", server.LSN, start.LSN)
+	}
+	return start, err
+}
+
+// startPosition returns where the log goes on: behind what the directory has, else where
+// the slot stands, else where the server does.
+func (r *receiveWALRun) startPosition(ctx context.Context) (wal.Position, error) {
 	start, ok, err := r.dir.Start()
 	r.monitor.Gaps(r.gaps())
 	switch {
