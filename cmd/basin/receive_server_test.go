@@ -172,3 +172,40 @@ func TestReceiveRefuses(t *testing.T) {
 	p.ends(t, syscall.SIGTERM)
 	m.recovered(t, r.restore(t, "--target-name", m.name, "--target-action", "promote"))
 }
+
+// TestReceiveFollowsPromotion kills the primary whose standby has not received all that was, and receives what the
+// promoted standby writes: both timelines are in the repository, and "latest" is the new one.
+func TestReceiveFollowsPromotion(t *testing.T) {
+	t.Parallel()
+	r := newReceives(t, newProgram(t, "basin"), map[string]string{"wal_keep_size": "64MB"})
+	standby := r.Standby(t, map[string]string{"wal_keep_size": "64MB"})
+	r.backUp(t, false)
+	r.args = append(r.args, "--synchronous")
+	p := r.receive(t)
+	r.WaitReplay(t, standby)
+	standby.Stop(t, pgtest.Fast)
+	writeNoise(t, r.Server, 2)
+	r.Exec(t, "CREATE TABLE only_in_the_old_timeline AS SELECT 1 AS n")
+	end := lsn(t, r.Server, "SELECT pg_current_wal_flush_lsn()")
+	r.WaitFor(t, "SELECT flush_lsn >= '"+end.String()+"' FROM pg_stat_replication WHERE application_name = 'received'", "t")
+	r.Kill(t)
+	p.ends(t, syscall.SIGTERM)
+
+	standby.Start(t)
+	standby.Promote(t)
+	old := r.Server
+	r.Server = standby
+	r.args = append(r.args, "-d", standby.ConnString()+" application_name=received")
+	p = r.receive(t)
+	writeNoise(t, standby, 2)
+	m := r.mark(t)
+	standby.Exec(t, "SELECT pg_switch_wal()")
+	e := p.ends(t, syscall.SIGTERM)
+	e.said(t, "timeline 1 was left at", "the server that took over had not received it")
+	m.recovered(t, r.restore(t, "--target-name", m.name, "--target-action", "promote"))
+	restored := r.restore(t, "--target-timeline", "1")
+	restored.WaitFor(t, "SELECT pg_is_in_recovery()", "f")
+	if n := restored.Query(t, "SELECT n FROM only_in_the_old_timeline"); n != "1" {
+		t.Errorf("%s: what only the old primary %s had is %q", restored.DataDir, old.DataDir, n)
+	}
+}

@@ -91,6 +91,14 @@ func Open(ctx context.Context, o Options) (*Spool, error) {
 	if o.Pause == 0 {
 		o.Pause = 500 * time.Millisecond
 	}
+	if warn := o.Directory.Warn; warn != nil {
+		var warning sync.Mutex // the directory and who pushes have news of their own
+		o.Directory.Warn = func(err error) {
+			warning.Lock()
+			defer warning.Unlock()
+			warn(err)
+		}
+	}
 	s := &Spool{o: o, changed: make(chan struct{}), pushed: make(chan struct{}), kept: make(map[string]bool)}
 	files, err := s.mark()
 	if err != nil {
