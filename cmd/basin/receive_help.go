@@ -7,19 +7,19 @@ import (
 
 // helpReceive prints what receive does.
 func helpReceive(w io.Writer, called string) error {
-	_, err := fmt.Fprintf(w, `%[1]s receives the log of a running server into a repository, as it is written: what can be
-restored is a second old at most, where archive_command takes until a segment is full. It goes on
-where the log in the repository ends, and comes back by itself when the server was not there, or
-another one was promoted.
+	_, err := fmt.Fprintf(w, `%[1]s receives the log of a running server into a repository, as it is written:
+what can be restored is a second old at most, where archive_command takes until a segment is
+full. It goes on where the log in the repository ends, and comes back by itself when the
+server was not there, or another one was promoted.
 
 Usage:
   %[1]s [OPTION]...
 
-What comes is durable at once in the spool, a directory on this host, and goes to the repository
-from there: every second, or MiB, what is new of a segment, and each segment once it is complete.
-When the repository is not reached the spool fills up to its limit; then nothing more is
-received, and the server has to hold the log in its slot. Nothing is lost. After a crash the log
-in the spool is pushed by the next start, with or without a server.
+What comes is durable at once in the spool, a directory on this host, and goes to the
+repository from there: every second, or MiB, what is new of a segment, and each segment once
+it is complete. When the repository is not reached the spool fills up to its limit; then
+nothing more is received, and the server has to hold the log in its slot. Nothing is lost.
+After a crash the log in the spool is pushed by the next start, with or without a server.
 
 Options:
   -S, --slot=SLOTNAME         replication slot to use: it holds the log until it is here.
@@ -57,7 +57,7 @@ Connection options:
 
 %[3]s
 Examples:
-  %[1]s --repository=/srv/backups -h db1 -S basin --create-slot --spool=/var/spool/basin
+  %[1]s --repository=/srv/backups -h db1 -S basin --create-slot --spool=/srv/spool
                  all of the log; the slot holds what is not here yet
   %[1]s --repository=s3://backups/prod -d 'host=db1,db2 target_session_attrs=primary' \
       -S basin --create-slot --synchronous
