@@ -142,11 +142,17 @@ no error; another one of the same name is, and nothing is overwritten.
 
 get ends with status 1 only if the repository has no such file, which PostgreSQL takes for
 the end of the log; with %[3]d, which stops recovery, if that is not known, or the file is
-damaged.
+damaged, or does not continue the one before it. A standby (standby.signal is there) waits
+until it is known.
 
 Options:
   -D, --pgdata=DIRECTORY     data directory of the cluster that the log is of (default: where
-                             the command is run, as archive_command is)
+                             the command is run, as PostgreSQL does)
+      --spool=DIRECTORY      get: in the background, get what recovery will ask for next, up
+                             to 128 MiB for each server; or BASIN_SPOOL, or spool of the
+                             cluster in the configuration (default: none)
+      --unchecked            get: also a file that does not continue the one before it, or
+                             that was damaged when it was pushed: recovery may end there
   -V, --version              output version information, then exit
   -?, --help                 show this help, then exit
 

@@ -51,6 +51,7 @@ type clusterSettings struct {
 	Success       any      `toml:"success"`        // how many of them: "all", "any" or a number; nil is all
 	Connection    string   `toml:"connection"`     // conninfo
 	DataDirectory string   `toml:"data_directory"` // if it is on this host
+	Spool         string   `toml:"spool"`          // folder for files of the log that are got ahead; empty for none
 }
 
 // setting is one of a repository that an option and a variable can set too.
@@ -186,8 +187,10 @@ func (c configuration) check() error {
 		if _, err := k.needed(); err != nil {
 			return fmt.Errorf("cluster.%s: %w", name, err)
 		}
-		if k.DataDirectory != "" && !filepath.IsAbs(k.DataDirectory) {
-			return fmt.Errorf("cluster.%s: data_directory must be an absolute path, not %q", name, k.DataDirectory)
+		for _, path := range []struct{ key, value string }{{"data_directory", k.DataDirectory}, {"spool", k.Spool}} {
+			if path.value != "" && !filepath.IsAbs(path.value) {
+				return fmt.Errorf("cluster.%s: %s must be an absolute path, not %q", name, path.key, path.value)
+			}
 		}
 	}
 	return nil

@@ -23,13 +23,9 @@ type receives struct {
 // newReceives starts a server with small segments, and makes a repository.
 func newReceives(t *testing.T, basin *program, conf map[string]string) *receives {
 	t.Helper()
-	k := &kept{basin: basin, repository: filepath.Join(pgtest.TempDir(t), "repository")}
-	if e := basin.run(t, nil, "init", k.repository); e.status != exitSuccess {
-		t.Fatal(e)
-	}
-	k.Server = pgtest.Start(t, pgtest.Config{WALSegmentSizeMB: segmentSize >> 20, Conf: conf})
+	k := &kept{store: newStore(t, basin, nil, false), Server: pgtest.Start(t, pgtest.Config{WALSegmentSizeMB: segmentSize >> 20, Conf: conf})}
 	r := &receives{kept: k, spool: filepath.Join(pgtest.TempDir(t), "spool")}
-	r.args = []string{"receive", "--repository", r.repository, "--spool", r.spool, "-S", "basin", "--create-slot", "-s", "1", "-d", r.ConnString() + " application_name=received"}
+	r.args = []string{"receive", "--repository", r.location, "--spool", r.spool, "-S", "basin", "--create-slot", "-s", "1", "-d", r.ConnString() + " application_name=received"}
 	return r
 }
 
@@ -98,7 +94,7 @@ func TestReceiveIsSecondsBehind(t *testing.T) {
 		m := r.mark(t)
 		end := lsn(t, r.Server, "SELECT pg_current_wal_lsn()")
 		eventually(t, "the log in the repository", func() bool {
-			e := r.basin.run(t, nil, "restore", "--repository", r.repository, "-D", filepath.Join(r.spool, "none"), "--target-lsn", end.String(), "--dry-run")
+			e := r.basin.run(t, nil, "restore", "--repository", r.location, "-D", filepath.Join(r.spool, "none"), "--target-lsn", end.String(), "--dry-run")
 			return e.status == exitSuccess
 		})
 		m.recovered(t, r.restore(t, "--target-name", m.name, "--target-action", "promote"))

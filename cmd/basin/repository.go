@@ -207,29 +207,34 @@ func openCluster(ctx context.Context, o repositoryOptions) (*repo.Repository, *r
 	if err != nil {
 		return nil, nil, err
 	}
+	c, err := p.chooseCluster(ctx, r, o)
+	return r, c, err
+}
+
+// chooseCluster returns the part of a repository that openCluster does.
+func (p place) chooseCluster(ctx context.Context, r *repo.Repository, o repositoryOptions) (*repo.Cluster, error) {
 	if err := mustRead(r); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	all, err := r.Clusters(ctx)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	matching, err := matchClusters(all, p.Cluster, o.SystemID)
 	if err != nil {
-		return nil, nil, fmt.Errorf("repository %s: %w", p.Location, err)
+		return nil, fmt.Errorf("repository %s: %w", p.Location, err)
 	}
 	chosen := matching[0]
 	if len(matching) > 1 {
 		if chosen, err = newestCluster(ctx, r, matching); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		if o.Say != nil {
 			o.Say("there are %d clusters of the name %s in the repository: this is of the one with the newest backup, --system-id=%d",
 				len(matching), chosen.Name, chosen.SystemID)
 		}
 	}
-	c, err := r.Cluster(chosen.Name, chosen.SystemID)
-	return r, c, err
+	return r.Cluster(chosen.Name, chosen.SystemID)
 }
 
 // mustRead returns an error if what is in a repository cannot be read.

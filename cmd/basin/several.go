@@ -188,56 +188,20 @@ func inEach(ctx context.Context, r *report, o repositoryOptions, do func(one rep
 	return settle(r, need, outcomes)
 }
 
-// readLog reads a file of the log, or of a segment the part that is there, from the repositories that are meant. That there
-// is none in any of them, each of which has answered, is an error that wraps fs.ErrNotExist; no other does.
-func readLog(ctx context.Context, r *report, o repositoryOptions, name string) ([]byte, error) {
-	all, _, err := o.each()
-	if err != nil {
-		return nil, hideAbsence(err)
-	}
-	content, err := askEach(ctx, r, all, func(ctx context.Context, one repositoryOptions) ([]byte, error) {
-		c, err := openToRead(ctx, one, len(all) > 1)
-		if err != nil {
-			return nil, err
-		}
-		return c.Log(ctx, name)
-	})
-	if !errors.Is(err, fs.ErrNotExist) || !repo.IsSegment(name) {
-		return content, err
-	}
-	// The longest part counts, so all are asked.
-	longest, where := "", (*repo.Cluster)(nil)
-	for _, one := range all {
-		c, err := openToRead(ctx, one, len(all) > 1)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		part, err := c.LongestPartial(ctx, name)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-		case err != nil:
-			return nil, err
-		case where == nil || len(part) >= len(longest) && part > longest:
-			longest, where = part, c
-		}
-	}
-	if where == nil {
-		return nil, err
-	}
-	return partOf(ctx, r, where, name)
-}
-
 // openToRead opens the part of a repository that is of a cluster, and is read. Of several repositories one may have nothing
 // of it yet, which is an error that wraps fs.ErrNotExist; no other does.
 func openToRead(ctx context.Context, one repositoryOptions, isOfSeveral bool) (*repo.Cluster, error) {
 	_, c, err := openCluster(ctx, one)
+	return c, ofSeveral(err, isOfSeveral)
+}
+
+// ofSeveral returns an error that wraps fs.ErrNotExist if one of several repositories has nothing of a cluster yet, and
+// of any other makes one that does not.
+func ofSeveral(err error, isOfSeveral bool) error {
 	if isOfSeveral && errors.Is(err, errNoCluster) {
-		return nil, fmt.Errorf("%w: %w", err, fs.ErrNotExist)
+		return fmt.Errorf("%w: %w", err, fs.ErrNotExist)
 	}
-	return c, hideAbsence(err)
+	return hideAbsence(err)
 }
 
 // askEach asks repositories for something, each if the ones before have not got it, or do not answer for a while. That

@@ -9,14 +9,12 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
-	"strings"
 	"syscall"
 
 	"basin/internal/getopt"
 	"basin/internal/localfs"
 	"basin/internal/pgdata"
 	"basin/internal/repo"
-	"basin/internal/seal"
 	"basin/internal/usererr"
 	"basin/internal/wal"
 )
@@ -30,12 +28,17 @@ const exitUnknown = 126
 // walOptions is what the command lines of basin wal ask for.
 type walOptions struct {
 	repositoryOptions
-	DataDirectory string
+	DataDirectory string // empty is the current one
+	Spool         string // folder for files that are got ahead; empty is that of the environment or the configuration
+	Unchecked     bool   // files are got that recovery would end in without a word
 }
 
 // walTable returns the options of basin wal, which write to o.
 func walTable(o *walOptions) []getopt.Option {
-	return append(o.repositoryOptions.options(), textOption("pgdata", 'D', &o.DataDirectory, nil))
+	return append(o.repositoryOptions.options(),
+		textOption("pgdata", 'D', &o.DataDirectory, nil),
+		textOption("spool", 0, &o.Spool, nil),
+		flagOption("unchecked", 0, &o.Unchecked))
 }
 
 // walCommand is basin wal.
@@ -61,7 +64,8 @@ func walCommand(ctx context.Context, c call) error {
 	case what == "push":
 		return c.usage("wal push takes the path of one file of the log, as archive_command's %%p")
 	case what == "get" && len(rest) == 2:
-		err := getLog(ctx, c.report, o, rest[0], rest[1])
+		g := logGetter{o: o, report: c.report}
+		err := g.untilKnown(ctx, rest[0], rest[1])
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			return reported{err} // with the status: a standby asks every few seconds
@@ -69,6 +73,8 @@ func walCommand(ctx context.Context, c call) error {
 			return exitStatus{err, exitUnknown}
 		}
 		return nil
+	case what == aheadWord && len(rest) == 3:
+		return getAhead(ctx, logGetter{o: o, report: c.report}, rest[0], rest[1], rest[2])
 	case what == "get":
 		return exitStatus{c.usage("wal get takes a name and a path, as restore_command's %%f and %%p"), exitUnknown}
 	default:
@@ -141,60 +147,6 @@ func systemIDOf(dir string, content []byte) (uint64, error) {
 		return 0, fmt.Errorf("%s: %w", path, err)
 	}
 	return parsed.SystemID, nil
-}
-
-// getLog writes a file of the log that is in the repository to a path. That there is none is an error
-// that wraps fs.ErrNotExist; no other does.
-func getLog(ctx context.Context, r *report, o walOptions, name, path string) error {
-	content, err := readLog(ctx, r, o.repositoryOptions, name)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%s is not in the repository: %w", name, fs.ErrNotExist)
-	case errors.Is(err, seal.ErrDamaged):
-		return usererr.Hinted("If another copy of the file is to be had, put it in place by hand. To end recovery before it, restore to a target that comes earlier.", "%w", err)
-	case err != nil:
-		return hideAbsence(err)
-	}
-	return hideAbsence(writeLog(path, content))
-}
-
-// hideAbsence returns an error that is no fs.ErrNotExist: what is missing is not the file of the log.
-func hideAbsence(err error) error {
-	if err != nil && errors.Is(err, fs.ErrNotExist) {
-		return errors.New(strings.TrimSpace(err.Error()))
-	}
-	return err
-}
-
-// partOf returns a segment of which the first part is there, as long as a segment is. It is what
-// recovery reads last.
-func partOf(ctx context.Context, r *report, c *repo.Cluster, segment string) ([]byte, error) {
-	name, err := c.LongestPartial(ctx, segment)
-	if err != nil {
-		return nil, err
-	}
-	content, err := c.Log(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	size, ok := wal.SegmentSize(content)
-	if !ok || int64(len(content)) > size {
-		return nil, fmt.Errorf("%s: %w", name, seal.ErrDamaged)
-	}
-	r.info("of %s the first %d bytes are in the repository", segment, len(content))
-	return append(content, make([]byte, size-int64(len(content)))...), nil
-}
-
-// writeLog writes a file in one step.
-func writeLog(path string, content []byte) error {
-	temporary := localfs.Temporary(path)
-	if err := os.WriteFile(temporary, content, localfs.FileModeOwner); err != nil {
-		return errors.Join(localfs.Errorf(err, temporary, "could not write file \"%s\"", temporary), removeIfThere(temporary))
-	}
-	if err := os.Rename(temporary, path); err != nil {
-		return errors.Join(localfs.Errorf(err, path, "could not rename file \"%s\" to \"%s\"", temporary, path), removeIfThere(temporary))
-	}
-	return nil
 }
 
 // removeIfThere removes a file that may not be there.

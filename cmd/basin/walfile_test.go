@@ -22,7 +22,7 @@ func broken() {
 		select {}
 	case "stack":
 		debug.SetMaxStack(1 << 16)
-		fillStack(1 << 20)
+		os.Exit(fillStack(1 << 20))
 	case "memory":
 		limit := syscall.Rlimit{Cur: 1 << 28, Max: 1 << 28}
 		if err := syscall.Setrlimit(syscall.RLIMIT_AS, &limit); err != nil {

@@ -33,6 +33,7 @@ var floors = [][]string{
 	},
 	{ // mechanisms
 		"internal/accept",
+		"internal/ahead",
 		"internal/backup",
 		"internal/connect",
 		"internal/localfs",

@@ -31,50 +31,6 @@ const (
 	logHead = seal.HeadSize + sha256.Size
 )
 
-// logBegin returns how many bytes are before the first frame: if the repository is encrypted the data key is
-// there, sealed, so that a file of the log is one object, and the next one needs no key that was kept.
-func (r *Repository) logBegin() int64 {
-	if r.info.Encrypted {
-		return logHead + seal.SealedKeySize
-	}
-	return logHead
-}
-
-// newLogBox returns what seals a file of the log, and the data key as it is stored with it.
-func (r *Repository) newLogBox(at string) (box *seal.Box, sealed []byte, err error) {
-	var own ownKey
-	if r.info.Encrypted {
-		r.mu.Lock()
-		own, err = r.drawKey()
-		r.mu.Unlock()
-	} else {
-		own.key = *r.write
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	box, err = seal.NewBox(kindLog, at, own.key)
-	return box, own.sealed, err
-}
-
-// openLog opens a file of the log, which begins with head.
-func (r *Repository) openLog(ctx context.Context, at string, head []byte) (*seal.Box, error) {
-	box, err := seal.OpenBox(kindLog, at, head, func(id seal.KeyID) (seal.Key, error) {
-		if !r.info.Encrypted || r.o.PrivateKey == nil || id == (seal.KeyID{}) {
-			return r.readKey(ctx, id)
-		}
-		key, err := r.o.PrivateKey.OpenDataKey(id, head[logHead:r.logBegin()])
-		if err != nil {
-			return key, fmt.Errorf("its data key: %w", seal.ErrDamaged)
-		}
-		return key, nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", at, err)
-	}
-	return box, nil
-}
-
 // logDigest returns what is told of a file of the log to those who have no key: by it they know
 // one that they pushed before, and nothing else.
 func (r *Repository) logDigest(name string, sum []byte) []byte {
@@ -276,7 +232,8 @@ func (c *Cluster) checkLog(name string, content []byte, size int64) error {
 func (c *Cluster) LogFacts(ctx context.Context, name string) (LogFacts, error) {
 	facts, err := c.fileFacts(ctx, name)
 	if p, ok := parseLogPart(name); ok && p.from == 0 && errors.Is(err, fs.ErrNotExist) {
-		return c.joinedFacts(ctx, p)
+		_, facts, err := c.joinedWithFacts(ctx, p)
+		return facts, err
 	}
 	return facts, err
 }
@@ -303,15 +260,20 @@ func (c *Cluster) fileFacts(ctx context.Context, name string) (LogFacts, error) 
 	case size < c.repo.logBegin()+footerSize:
 		return LogFacts{}, fmt.Errorf("%s: %w", at, seal.ErrDamaged)
 	}
-	head, err := c.repo.store.Get(ctx, at, 0, c.repo.logBegin())
-	if err != nil {
+	var head, tail []byte
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		head, err = c.repo.store.Get(groupCtx, at, 0, c.repo.logBegin())
+		return err
+	})
+	group.Go(func() (err error) {
+		tail, err = c.logTail(groupCtx, at, size, tailSize)
+		return err
+	})
+	if err := group.Wait(); err != nil {
 		return LogFacts{}, err
 	}
 	box, err := c.repo.openLog(ctx, at, head)
-	if err != nil {
-		return LogFacts{}, err
-	}
-	tail, err := c.logTail(ctx, at, size, tailSize)
 	if err != nil {
 		return LogFacts{}, err
 	}
@@ -352,26 +314,37 @@ func (c *Cluster) openFacts(name, at string, box *seal.Box, head, tail []byte, s
 // Log returns the content of a file of the log. One that is not there is fs.ErrNotExist. The first part of a
 // segment, up to what LongestPartial says, is there if parts are that make it up.
 func (c *Cluster) Log(ctx context.Context, name string) ([]byte, error) {
-	content, err := c.logFile(ctx, name)
-	if p, ok := parseLogPart(name); ok && p.from == 0 && errors.Is(err, fs.ErrNotExist) {
-		return c.joined(ctx, p)
-	}
+	content, _, err := c.LogWithFacts(ctx, name)
 	return content, err
 }
 
-// logFile returns the content of a file of the log.
-func (c *Cluster) logFile(ctx context.Context, name string) ([]byte, error) {
+// LogWithFacts is Log and LogFacts in one.
+func (c *Cluster) LogWithFacts(ctx context.Context, name string) ([]byte, LogFacts, error) {
+	content, facts, err := c.logFile(ctx, name)
+	if p, ok := parseLogPart(name); ok && p.from == 0 && errors.Is(err, fs.ErrNotExist) {
+		return c.joinedWithFacts(ctx, p)
+	}
+	return content, facts, err
+}
+
+// logFile returns the content of a file of the log, and what is known of it.
+func (c *Cluster) logFile(ctx context.Context, name string) ([]byte, LogFacts, error) {
 	data, box, facts, err := c.readLog(ctx, name)
 	if err != nil {
-		return nil, err
+		return nil, facts, err
 	}
+	content, err := openLogFrames(ctx, name, data[:len(data):len(data)], c.repo.logBegin(), box, facts)
+	return content, facts, err
+}
+
+// openLogFrames returns the content of a file of the log, whose frames begin at an offset in data.
+func openLogFrames(ctx context.Context, name string, data []byte, at int64, box *seal.Box, facts LogFacts) ([]byte, error) {
 	damaged := fmt.Errorf("%s: %w", name, seal.ErrDamaged)
 	if facts.Size < 0 || facts.Size > wal.MaxSegmentSize || int64(len(facts.Frames)) != (facts.Size+logFrame-1)/logFrame {
 		return nil, damaged
 	}
 	content := make([]byte, facts.Size)
 	group, _ := errgroup.WithContext(ctx)
-	at := c.repo.logBegin()
 	for i, length := range facts.Frames {
 		if length < 0 || length > int64(len(data))-at {
 			_ = group.Wait()

@@ -133,7 +133,7 @@ func (c *Cluster) joined(ctx context.Context, wanted logPart) ([]byte, error) {
 	group.SetLimit(partsAtOnce)
 	for i, p := range chosen {
 		group.Go(func() (err error) {
-			contents[i], err = c.logFile(ctxOfGroup, p.name)
+			contents[i], _, err = c.logFile(ctxOfGroup, p.name)
 			if err == nil && int64(len(contents[i])) != p.to-p.from {
 				err = fmt.Errorf("%s: %w", p.name, seal.ErrDamaged)
 			}
@@ -142,7 +142,7 @@ func (c *Cluster) joined(ctx context.Context, wanted logPart) ([]byte, error) {
 	}
 	err = group.Wait()
 	if errors.Is(err, fs.ErrNotExist) {
-		whole, failed := c.logFile(ctx, wanted.segment)
+		whole, _, failed := c.logFile(ctx, wanted.segment)
 		if failed != nil || int64(len(whole)) < wanted.to {
 			return nil, fmt.Errorf("a part of %s was removed while it was read", wanted.segment) // which is no proof that it is absent
 		}
@@ -162,23 +162,23 @@ func (c *Cluster) joined(ctx context.Context, wanted logPart) ([]byte, error) {
 	return content[:wanted.to], nil
 }
 
-// joinedFacts returns what is known of the first part of a segment, which is made up of others.
-func (c *Cluster) joinedFacts(ctx context.Context, wanted logPart) (LogFacts, error) {
+// joinedWithFacts is joined, and what is known of that.
+func (c *Cluster) joinedWithFacts(ctx context.Context, wanted logPart) ([]byte, LogFacts, error) {
 	content, err := c.joined(ctx, wanted)
 	if err != nil {
-		return LogFacts{}, err
+		return nil, LogFacts{}, err
 	}
 	sum := sha256.Sum256(content)
 	facts := LogFacts{Name: wanted.name, Size: int64(len(content)), SHA256: sum[:]}
 	size, ok := wal.SegmentSize(content)
 	if !ok {
 		facts.Problem = "it is less than the header of a page"
-		return facts, nil
+		return content, facts, nil
 	}
 	if err := c.summarize(&facts, content, size); err != nil {
 		facts.Problem = err.Error()
 	}
-	return facts, nil
+	return content, facts, nil
 }
 
 func otherLog(name string, have, refused []byte) error {
@@ -198,7 +198,7 @@ func (c *Cluster) checkParts(ctx context.Context, name string, content []byte) e
 	other, have := segment, []byte(nil)
 	err := fs.ErrNotExist
 	if isPart {
-		have, err = c.logFile(ctx, segment)
+		have, _, err = c.logFile(ctx, segment)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		if other, err = c.LongestPartial(ctx, segment); err == nil && strings.HasSuffix(other, ".partial") {

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"basin/internal/pgtest"
+)
+
+// TestGetAhead gets a log segment by segment: what comes next is in the spool when it is asked for, and what was
+// damaged there is got from the repository.
+func TestGetAhead(t *testing.T) {
+	t.Parallel()
+	basin := newProgram(t, "basin")
+	repository := filepath.Join(pgtest.TempDir(t), "repository")
+	if e := basin.run(t, nil, "init", repository); e.status != exitSuccess {
+		t.Fatal(e)
+	}
+	s := pgtest.Start(t, pgtest.Config{WALSegmentSizeMB: 1, Conf: map[string]string{"wal_level": "replica", "wal_keep_size": "100MB"}})
+	for i := range 8 {
+		s.Exec(t, fmt.Sprintf("CREATE TABLE t%d (n int)", i), "SELECT pg_switch_wal()")
+	}
+	s.Stop(t, pgtest.Fast)
+	pages := func(name string) []byte {
+		t.Helper()
+		content, err := os.ReadFile(filepath.Join(s.DataDir, "pg_wal", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return content
+	}
+	names := slices.DeleteFunc(entries(t, filepath.Join(s.DataDir, "pg_wal")), func(name string) bool { return len(name) != 24 })
+	names = names[:8]
+	for _, name := range names {
+		if e := basin.run(t, nil, "wal", "push", "--repository", repository, "-D", s.DataDir, filepath.Join(s.DataDir, "pg_wal", name)); e.status != exitSuccess {
+			t.Fatal(e)
+		}
+	}
+	dir := pgtest.TempDir(t)
+	spooled := func() []string {
+		found, err := filepath.Glob(filepath.Join(dir, "*", "*.log"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	get := func(name string, status int) ending {
+		t.Helper()
+		path := filepath.Join(dir, "RECOVERYXLOG")
+		if err := removeIfThere(path); err != nil {
+			t.Fatal(err)
+		}
+		e := basin.run(t, nil, "wal", "get", "--repository", repository, "-D", s.DataDir, "--spool", dir, name, path)
+		if e.status != status {
+			t.Fatal(e)
+		}
+		if got, err := os.ReadFile(path); status == exitSuccess && (err != nil || !bytes.Equal(got, pages(name))) {
+			t.Fatalf("%s comes as %d bytes, error %v", name, len(got), err)
+		}
+		return e
+	}
+	get(names[0], exitSuccess).succeeded(t)
+	eventually(t, "the others are in the spool", func() bool { return len(spooled()) == len(names)-1 })
+	away := repository + ".away"
+	if err := os.Rename(repository, away); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names[1:6] {
+		get(name, exitSuccess).succeeded(t)
+	}
+	if left := spooled(); len(left) != 2 {
+		t.Errorf("in the spool are left %v", left)
+	}
+	damaged := spooled()[0]
+	if err := os.WriteFile(damaged, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	get(names[6], exitUnknown).said(t, "no such file")
+	if err := os.Rename(away, repository); err != nil {
+		t.Fatal(err)
+	}
+	get(names[6], exitSuccess)
+	get(names[7], exitSuccess)
+	next, err := window(names[7], 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := get(next[0], exitFailure); e.stderr != "" { // a standby asks every few seconds
+		t.Error(e)
+	}
+}

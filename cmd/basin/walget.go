@@ -1,0 +1,247 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"basin/internal/ahead"
+	"basin/internal/localfs"
+	"basin/internal/repo"
+	"basin/internal/seal"
+	"basin/internal/usererr"
+	"basin/internal/wal"
+)
+
+// logGetter gets files of the log.
+type logGetter struct {
+	o      walOptions
+	report *report
+	asked  bool // the store was asked: before that, nothing is to be had by waiting
+}
+
+// The shortest and the longest that a standby waits before it asks again.
+const (
+	firstWait = time.Second
+	mostWait  = 30 * time.Second
+)
+
+// untilKnown is get. On a standby it asks again as long as it is not known whether there is such a file: a server that gave
+// up for that would have to be started by somebody once the store answers again.
+func (g *logGetter) untilKnown(ctx context.Context, name, path string) error {
+	for wait := firstWait; ; wait = min(2*wait, mostWait) {
+		err := g.get(ctx, name, path)
+		if err == nil || !g.asked || errors.Is(err, fs.ErrNotExist) || errors.Is(err, seal.ErrDamaged) || errors.Is(err, repo.ErrUnfit) || !g.isStandby() {
+			return err
+		}
+		g.report.warning("%v; this is a standby, which asks again in %v", err, wait)
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return err
+		case <-timer.C:
+		}
+	}
+}
+
+// isStandby says whether the server that asks is a standby.
+//
+// Source: STANDBY_SIGNAL_FILE in src/include/access/xlog.h, PostgreSQL 18.
+func (g *logGetter) isStandby() bool {
+	_, err := os.Stat(filepath.Join(g.o.DataDirectory, "standby.signal"))
+	return err == nil
+}
+
+// get writes a file of the log that is in the repository to a path. That there is none is an error
+// that wraps fs.ErrNotExist; no other does.
+func (g *logGetter) get(ctx context.Context, name, path string) error {
+	p, err := g.o.place()
+	if err != nil {
+		return hideAbsence(err)
+	}
+	s := g.spool(p)
+	if s != nil && repo.IsSegment(name) {
+		if size, ok := g.take(ctx, s, name, path); ok {
+			return g.ahead(p, s, name, size)
+		}
+	}
+	content, err := g.fetch(ctx, name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%s is not in the repository: %w", name, fs.ErrNotExist)
+	case errors.Is(err, seal.ErrDamaged):
+		return usererr.Hinted("If another copy of the file is to be had, put it in place by hand. To end recovery before it, restore to a target that comes earlier.", "%w", err)
+	case errors.Is(err, repo.ErrUnfit):
+		return usererr.Hinted("A copy of the cluster may have written into the repository, or the file was damaged before it was pushed. To end recovery before it, restore to a target that comes earlier; --unchecked gets the file as it is.", "%w", err)
+	case err != nil:
+		return hideAbsence(err)
+	}
+	if err := writeLog(path, content); err != nil {
+		return hideAbsence(err)
+	}
+	if s != nil && repo.IsSegment(name) {
+		return g.ahead(p, s, name, int64(len(content)))
+	}
+	return nil
+}
+
+// fetch reads a file of the log, or of a segment the part that is there, from the repositories that are meant. That
+// there is none in any of them, each of which has answered, is an error that wraps fs.ErrNotExist; no other does.
+func (g *logGetter) fetch(ctx context.Context, name string) ([]byte, error) {
+	all, _, err := g.o.each()
+	if err != nil {
+		return nil, hideAbsence(err)
+	}
+	g.asked = true
+	content, err := askEach(ctx, g.report, all, func(ctx context.Context, one repositoryOptions) ([]byte, error) {
+		h := *g // as several may be asked at once
+		h.o.repositoryOptions = one
+		return h.whole(ctx, len(all) > 1, name)
+	})
+	if !errors.Is(err, fs.ErrNotExist) || !repo.IsSegment(name) {
+		return content, err
+	}
+	// The longest part counts, so all are asked.
+	longest, where := "", (*repo.Cluster)(nil)
+	for _, one := range all {
+		c, err := openToRead(ctx, one, len(all) > 1)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		part, err := c.LongestPartial(ctx, name)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			return nil, err
+		case where == nil || len(part) >= len(longest) && part > longest:
+			longest, where = part, c
+		}
+	}
+	if where == nil {
+		return nil, err
+	}
+	return g.part(ctx, where, name, longest)
+}
+
+// whole reads a file of the log from the repository.
+func (g *logGetter) whole(ctx context.Context, isOfSeveral bool, name string) ([]byte, error) {
+	p, err := g.o.place()
+	if err != nil {
+		return nil, hideAbsence(err)
+	}
+	r, c, err := g.open(ctx, p)
+	if err != nil {
+		return nil, ofSeveral(err, isOfSeveral)
+	}
+	content, err := g.inOrder(ctx, c, name)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return content, err
+	}
+	chosen, other := p.chooseCluster(ctx, r, g.o.repositoryOptions) // it is there, or nothing is known
+	if other != nil {
+		return nil, ofSeveral(other, isOfSeveral)
+	}
+	if chosen.Name() == c.Name() {
+		return nil, err
+	}
+	return g.inOrder(ctx, chosen, name)
+}
+
+// open opens the repository and the part of it that is meant, if that can be known without looking for it: it may not be
+// there. Which cluster it is the data directory says.
+func (g *logGetter) open(ctx context.Context, p place) (*repo.Repository, *repo.Cluster, error) {
+	r, err := p.open(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := mustRead(r); err != nil {
+		return nil, nil, err
+	}
+	if g.o.SystemID == 0 {
+		id, err := systemIDOf(g.o.DataDirectory, nil)
+		if err != nil { // it is not run by a server
+			c, err := p.chooseCluster(ctx, r, g.o.repositoryOptions)
+			return r, c, err
+		}
+		g.o.SystemID = id
+	}
+	c, err := r.Cluster(cmp.Or(p.Cluster, "main"), g.o.SystemID)
+	return r, c, err
+}
+
+// inOrder reads a file of the log, which recovery is to go on into.
+func (g *logGetter) inOrder(ctx context.Context, c *repo.Cluster, name string) ([]byte, error) {
+	if g.o.Unchecked {
+		return c.Log(ctx, name)
+	}
+	content, _, err := c.LogInOrder(ctx, name)
+	return content, err
+}
+
+// part returns a segment of which the first part is there, by a name, as long as a segment is. It is what recovery
+// reads last.
+func (g *logGetter) part(ctx context.Context, c *repo.Cluster, segment, name string) ([]byte, error) {
+	content, err := g.inOrder(ctx, c, name)
+	if err != nil {
+		return nil, err
+	}
+	size, ok := wal.SegmentSize(content)
+	if !ok || int64(len(content)) > size {
+		return nil, fmt.Errorf("%s: %w", name, seal.ErrDamaged)
+	}
+	g.report.info("of %s the first %d bytes are in the repository", segment, len(content))
+	return append(content, make([]byte, size-int64(len(content)))...), nil
+}
+
+// spool returns the folder of what was got ahead, or nil if there is none.
+func (g *logGetter) spool(p place) *ahead.Folder {
+	s, err := g.o.openSpool(p)
+	if err != nil {
+		g.report.warning("%v; it is gone on without a spool", err)
+		return nil
+	}
+	return s
+}
+
+// openSpool opens the folder that a server has in the spool, or returns nil if none is configured.
+func (o *walOptions) openSpool(p place) (*ahead.Folder, error) {
+	dir := cmp.Or(o.Spool, os.Getenv("BASIN_SPOOL"), p.Spool)
+	if dir == "" {
+		return nil, nil
+	}
+	data, err := filepath.Abs(o.DataDirectory)
+	if err != nil {
+		return nil, err
+	}
+	return ahead.Open(dir, strings.Join([]string{p.Location, p.Cluster, fmt.Sprint(o.SystemID), data}, "\x00"))
+}
+
+// hideAbsence returns an error that is no fs.ErrNotExist: what is missing is not the file of the log.
+func hideAbsence(err error) error {
+	if err != nil && errors.Is(err, fs.ErrNotExist) {
+		return usererr.Hinted(usererr.Hint(err), "%s", strings.TrimSpace(err.Error()))
+	}
+	return err
+}
+
+// writeLog writes a file in one step.
+func writeLog(path string, content []byte) error {
+	temporary := localfs.Temporary(path)
+	if err := os.WriteFile(temporary, content, localfs.FileModeOwner); err != nil {
+		return errors.Join(localfs.Errorf(err, temporary, "could not write file \"%s\"", temporary), removeIfThere(temporary))
+	}
+	if err := os.Rename(temporary, path); err != nil {
+		return errors.Join(localfs.Errorf(err, path, "could not rename file \"%s\" to \"%s\"", temporary, path), removeIfThere(temporary))
+	}
+	return nil
+}

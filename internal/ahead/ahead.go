@@ -1,0 +1,210 @@
+// Package ahead keeps files of the log at hand in a folder of this host that recovery will ask for soon.
+//
+// It is a cache. What is in it can be removed at any time, and is not believed: each file has the digest of its
+// content in its name, and is read and compared before it is given out. It does not know where files come from.
+package ahead
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// Sum is the SHA-256 of a file's content.
+type Sum = [sha256.Size]byte
+
+// The ends of the names of what is in the folder: a file, and what is not whole yet.
+const (
+	fileEnd = ".log"
+	partEnd = ".tmp"
+)
+
+// lockName is locked by whoever fetches, and tells what.
+const lockName = "lock"
+
+// Folder is the folder of one server.
+type Folder struct{ dir string }
+
+// Open opens the folder of a server below dir, and makes it if it is not there. Servers are told apart by owner, any
+// text. A folder that others can write to is refused: what they put there would be replayed.
+func Open(dir, owner string) (*Folder, error) {
+	digest := sha256.Sum256([]byte(owner))
+	path, err := filepath.Abs(filepath.Join(dir, hex.EncodeToString(digest[:8])))
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("make a folder in the spool: %w", err)
+	}
+	return At(path)
+}
+
+// At opens the folder of a server by its path, as Dir returns it.
+func At(path string) (*Folder, error) {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return nil, err
+	}
+	if stat, ok := info.Sys().(*syscall.Stat_t); !info.IsDir() || info.Mode().Perm()&0o077 != 0 || ok && int(stat.Uid) != os.Geteuid() {
+		return nil, fmt.Errorf("%s is not a folder that only this user can write to", path)
+	}
+	return &Folder{dir: path}, nil
+}
+
+// Dir returns the path of the folder.
+func (s *Folder) Dir() string { return s.dir }
+
+// name returns what a file, or a note, is called.
+func name(file string, sum Sum, end string) string {
+	return file + "." + hex.EncodeToString(sum[:]) + end
+}
+
+// parse is the inverse of name. It returns false for what is called otherwise.
+func parse(entry, end string) (file string, sum Sum, ok bool) {
+	rest, ok := strings.CutSuffix(entry, end)
+	at := strings.LastIndexByte(rest, '.')
+	if !ok || at < 0 || len(rest)-at-1 != hex.EncodedLen(len(sum)) {
+		return "", sum, false
+	}
+	_, err := hex.Decode(sum[:], []byte(rest[at+1:]))
+	return rest[:at], sum, err == nil
+}
+
+// File is a file in the folder.
+type File struct {
+	Name string // of the file of the log
+	Sum  Sum
+	Size int64 // bytes
+}
+
+// Files returns the files that are there, sorted by name.
+func (s *Folder) Files() ([]File, error) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, err
+	}
+	var files []File
+	for _, e := range entries {
+		if file, sum, ok := parse(e.Name(), fileEnd); ok {
+			if info, err := e.Info(); err == nil { // else it was taken
+				files = append(files, File{file, sum, info.Size()})
+			}
+		}
+	}
+	slices.SortFunc(files, func(a, b File) int { return strings.Compare(a.Name, b.Name) })
+	return files, nil
+}
+
+// Put puts a file into the folder.
+func (s *Folder) Put(file string, content []byte) error {
+	path := filepath.Join(s.dir, name(file, sha256.Sum256(content), fileEnd))
+	if err := os.WriteFile(path+partEnd, content, 0o600); err != nil {
+		return errors.Join(err, remove(path+partEnd))
+	}
+	return os.Rename(path+partEnd, path)
+}
+
+// Take moves a file to a path, if it is there and is what was put. One that is damaged is removed. It returns how many
+// bytes the file has, or fs.ErrNotExist.
+func (s *Folder) Take(file, path string) (int64, error) {
+	files, err := s.Files()
+	if err != nil {
+		return 0, err
+	}
+	for _, f := range files {
+		if f.Name != file {
+			continue
+		}
+		from := filepath.Join(s.dir, name(file, f.Sum, fileEnd))
+		content, err := os.ReadFile(from)
+		if err == nil && sha256.Sum256(content) == f.Sum {
+			if err = os.Rename(from, path); errors.Is(err, syscall.EXDEV) {
+				err = errors.Join(copyTo(path, content), remove(from))
+			}
+		} else if err == nil {
+			err = fmt.Errorf("%s is damaged: %w", from, errors.Join(fs.ErrNotExist, remove(from)))
+		}
+		return int64(len(content)), err
+	}
+	return 0, fs.ErrNotExist
+}
+
+// copyTo writes a file in one step.
+func copyTo(path string, content []byte) error {
+	if err := os.WriteFile(path+partEnd, content, 0o600); err != nil {
+		return errors.Join(err, remove(path+partEnd))
+	}
+	return os.Rename(path+partEnd, path)
+}
+
+// remove removes what may not be there.
+func remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Keep removes all files but those that keep returns true for, and what is left of files that never became whole. It is
+// called with the lock held.
+func (s *Folder) Keep(keep func(file string) bool) error {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		file, _, ok := parse(e.Name(), fileEnd)
+		if ok && !keep(file) || strings.HasSuffix(e.Name(), fileEnd+partEnd) {
+			err = errors.Join(err, remove(filepath.Join(s.dir, e.Name())))
+		}
+	}
+	return err
+}
+
+// Lock makes the caller the one who fetches, until it closes what is returned or ends, and tells others which files
+// these are, from first to last. It returns nil if there is one already.
+func (s *Folder) Lock(first, last string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(s.dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, nil
+		}
+		return nil, err
+	}
+	err = f.Truncate(0)
+	if err == nil {
+		_, err = f.WriteAt([]byte(first+" "+last), 0)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// IsComing says whether somebody is fetching a file.
+func (s *Folder) IsComing(file string) bool {
+	f, err := os.Open(filepath.Join(s.dir, lockName))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	if syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB) == nil {
+		return false // and closing it lets go of it
+	}
+	content := make([]byte, 64)
+	n, _ := f.ReadAt(content, 0)
+	first, last, ok := strings.Cut(string(content[:n]), " ")
+	return ok && first <= file && file <= last
+}

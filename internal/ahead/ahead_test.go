@@ -1,0 +1,129 @@
+package ahead
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// TestWhatIsTakenIsWhatWasPut puts files, does something to them, and takes them.
+func TestWhatIsTakenIsWhatWasPut(t *testing.T) {
+	content := bytes.Repeat([]byte("log"), 1000)
+	for _, test := range []struct {
+		reason string
+		change func(path string) error
+		want   bool
+	}{
+		{"nothing", func(string) error { return nil }, true},
+		{"a byte is another", func(path string) error { return os.WriteFile(path, bytes.ToUpper(content), 0o600) }, false},
+		{"it is shorter, as after a loss of power", func(path string) error { return os.Truncate(path, 100) }, false},
+		{"it was taken by another", os.Remove, false},
+	} {
+		dir := t.TempDir()
+		s, err := Open(dir, "a server")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Put("000000010000000000000005", content); err != nil {
+			t.Fatal(err)
+		}
+		found, err := filepath.Glob(filepath.Join(s.Dir(), "*"))
+		if err != nil || len(found) != 1 {
+			t.Fatalf("%v, %v", found, err)
+		}
+		if err := test.change(found[0]); err != nil {
+			t.Fatal(err)
+		}
+		to := filepath.Join(dir, "RECOVERYXLOG")
+		size, err := s.Take("000000010000000000000005", to)
+		got, _ := os.ReadFile(to)
+		if (err == nil) != test.want || !test.want && !errors.Is(err, fs.ErrNotExist) || test.want && (size != int64(len(content)) || !bytes.Equal(got, content)) {
+			t.Errorf("%s: %d bytes, error %v", test.reason, len(got), err)
+		}
+		if left, err := os.ReadDir(s.Dir()); err != nil || len(left) > 0 {
+			t.Errorf("%s: left are %v, error %v", test.reason, left, err)
+		}
+	}
+}
+
+// TestServersDoNotShare is about two servers with one spool.
+func TestServersDoNotShare(t *testing.T) {
+	dir := t.TempDir()
+	one, err := Open(dir, "one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := Open(dir, "two")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := one.Put("000000010000000000000005", []byte("of one")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := two.Take("000000010000000000000005", filepath.Join(dir, "x")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("two took it: %v", err)
+	}
+	if err := os.Chmod(one.Dir(), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(dir, "one"); err == nil {
+		t.Error("a folder that all can write to was taken")
+	}
+}
+
+// TestOneFetches sees that the second who would fetch does not, and knows what comes.
+func TestOneFetches(t *testing.T) {
+	s, err := Open(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.IsComing("B") {
+		t.Error("nobody fetches")
+	}
+	lock, err := s.Lock("B", "D")
+	if err != nil || lock == nil {
+		t.Fatal(lock, err)
+	}
+	if second, err := s.Lock("C", "E"); second != nil || err != nil {
+		t.Errorf("two fetch: %v", err)
+	}
+	for file, want := range map[string]bool{"A": false, "B": true, "D": true, "E": false} {
+		if got := s.IsComing(file); got != want {
+			t.Errorf("%s is coming: %v", file, got)
+		}
+	}
+	lock.Close()
+	if s.IsComing("B") {
+		t.Error("nobody fetches any more")
+	}
+}
+
+// TestKeep removes what recovery does not ask for, and parts of files.
+func TestKeep(t *testing.T) {
+	s, err := Open(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"A", "B", "C"} {
+		if err := s.Put(name, []byte(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	part := filepath.Join(s.Dir(), name("D", Sum{}, fileEnd)+partEnd)
+	if err := os.WriteFile(part, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Keep(func(file string) bool { return file == "B" }); err != nil {
+		t.Fatal(err)
+	}
+	if files, err := s.Files(); err != nil || len(files) != 1 || files[0] != (File{"B", sha256.Sum256([]byte("B")), 1}) {
+		t.Errorf("left are %v, error %v", files, err)
+	}
+	if _, err := os.Stat(part); err == nil {
+		t.Error("the part is left")
+	}
+}
