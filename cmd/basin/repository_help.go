@@ -12,8 +12,8 @@ const helpRepositoryOptions = `Options that say which repository (not to be abbr
       --system-id=NUMBER      which of several clusters of that name; otherwise that of the
                               newest backup
       --key-file=FILE         the unlocked private key; nobody but its owner may read the file
-      --fingerprint=DIGITS    of the public key, as basin init showed it: to another one nothing
-                              is written
+      --fingerprint=DIGITS    of the public key, as basin init showed it: to another one
+                              nothing is written
       --config=FILE           configuration, instead of /etc/basin/basin.toml
       --s3-endpoint=URL       S3 server, if it is not Amazon's
       --s3-region=REGION      region of the bucket
