@@ -120,6 +120,9 @@ func restoreCluster(ctx context.Context, c call) error {
 	if run.part, err = chooseDatabases(ctx, r, plan.commit, o.Part.Databases); err != nil {
 		return err
 	}
+	if plan.lacksConf, err = run.lacksConf(ctx, plan.commit); err != nil {
+		return err
+	}
 	if plan.space, err = run.space(ctx, plan); err != nil {
 		return err
 	}

@@ -22,7 +22,9 @@ type restorePlan struct {
 	why    string         // it is another one than was asked for; empty if it is not
 	note   string         // about the target; empty if there is nothing to say
 	space  []spaceNeed
-	clear  []backup.Tablespace // of what is in the way, those that recovery makes anew
+	// lacksConf says that the backup has no configuration, and one is made.
+	lacksConf bool
+	clear     []backup.Tablespace // of what is in the way, those that recovery makes anew
 }
 
 // plan chooses the backup and sees that the log leads to the target.
@@ -148,6 +150,9 @@ func (p *restorePlan) text(r *restoreRun) string {
 	}
 	for _, t := range p.clear {
 		fmt.Fprintf(&b, "  tablespace %d in \"%s\" is emptied: recovery makes it\n", t.OID, t.Location)
+	}
+	if p.lacksConf {
+		b.WriteString("  settings  the backup has no postgresql.conf: one is made with which the server starts\n")
 	}
 	b.WriteString(r.part.plan())
 	for _, n := range p.space {

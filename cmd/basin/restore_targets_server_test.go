@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -73,5 +74,34 @@ func TestRestoreTargets(t *testing.T) {
 	latest.WaitFor(t, "SELECT pg_is_in_recovery()", "f")
 	if got := latest.Query(t, "SELECT to_regclass('drill') IS NULL AND to_regclass('afterwards') IS NOT NULL"); got != "t" {
 		t.Error("the newest timeline is that of a drill")
+	}
+}
+
+// TestRestoreWithoutConfiguration restores a server that has its configuration outside of its data directory, as
+// on Debian.
+func TestRestoreWithoutConfiguration(t *testing.T) {
+	t.Parallel()
+	basin := newProgram(t, "basin")
+	k := keep(t, basin, pgtest.Newest, map[string]string{"max_connections": "123", "max_locks_per_transaction": "77", "max_prepared_transactions": "5"})
+	for _, name := range []string{"postgresql.conf", "pg_hba.conf", "pg_ident.conf"} {
+		if err := os.Rename(filepath.Join(k.DataDir, name), filepath.Join(pgtest.TempDir(t), name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k.backUp(t, false)
+	dir := filepath.Join(pgtest.TempDir(t), "data")
+	k.run(t, "restore", "-D", dir, "--no-sync").says(t, exitSuccess, "the backup has no postgresql.conf", "over the socket")
+	hba := filepath.Join(dir, "pg_hba.conf")
+	if content, err := os.ReadFile(hba); err != nil || !strings.Contains(string(content), "local all all peer") || strings.Contains(string(content), "host") {
+		t.Errorf("%q, %v", content, err)
+	}
+	if err := os.WriteFile(hba, []byte("local all all trust\nhost all all 127.0.0.1/32 trust\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	restored := pgtest.StartDir(t, k.Major, dir, nil)
+	restored.WaitFor(t, "SELECT pg_is_in_recovery()", "f")
+	got := restored.Query(t, "SELECT string_agg(setting, ' ' ORDER BY name) FROM pg_settings WHERE name IN ('max_connections', 'max_locks_per_transaction', 'max_prepared_transactions', 'max_wal_senders', 'max_worker_processes')")
+	if got != "123 77 5 10 8" {
+		t.Errorf("settings %s", got)
 	}
 }
