@@ -12,7 +12,9 @@ import (
 // importing is a server whose backups are imported into a new repository.
 func importing(t *testing.T, basin *program, major int, conf map[string]string) *kept {
 	t.Helper()
-	return &kept{store: newStore(t, basin, nil, false), Server: pgtest.Start(t, pgtest.Config{Major: major, Checksums: true, Conf: conf})}
+	k := &kept{store: newStore(t, basin, nil, false), Server: pgtest.Start(t, pgtest.Config{Major: major, Checksums: true, Conf: conf})}
+	k.Exec(t, "CREATE EXTENSION amcheck") // for the copies
+	return k
 }
 
 // take takes a backup as pg_basebackup does.
