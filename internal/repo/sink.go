@@ -9,8 +9,10 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -165,7 +167,7 @@ func (s *Sink) put(ctx context.Context, m backup.Member, r io.Reader) error {
 	default:
 		return fmt.Errorf("member %q is of a kind that cannot be kept", m.Path)
 	}
-	if !fs.ValidPath(name) {
+	if !filepath.IsLocal(name) || strings.ContainsRune(name, 0) { // which need not be text
 		return fmt.Errorf("member %q: %w", m.Path, fs.ErrInvalid)
 	}
 	k := key{m.Tablespace, name}
