@@ -36,7 +36,7 @@ func TestRepositoryChain(t *testing.T) {
 		switch {
 		case i == length*2/5:
 			k.takeOver(t)
-		case i == length*3/5:
+		case i == length*2/5+2: // soon, since the old one replays the log from there on
 			k.rewind(t, lost)
 		case i%7 == 3:
 			k.Kill(t)
