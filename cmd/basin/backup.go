@@ -32,6 +32,8 @@ type backupOptions struct {
 	DataDirectory     string // that is read here; empty: the server sends it
 	Label             string
 	Full              bool // without a parent
+	FullScan          bool // every page is read
+	FullScanEvery     time.Duration
 	FastCheckpoint    bool
 	MaxRate           int // kB a second; zero is no limit
 	NoVerifyChecksums bool
@@ -54,6 +56,8 @@ func backupTable(o *backupOptions) []getopt.Option {
 		textOption("pgdata", 'D', &o.DataDirectory, nil),
 		textOption("label", 'l', &o.Label, nil),
 		flagOption("full", 0, &o.Full),
+		flagOption("full-scan", 0, &o.FullScan),
+		ageOption("full-scan-every", &o.FullScanEvery),
 		getopt.Option{Long: "checkpoint", Short: 'c', Value: func(value string) error {
 			switch value {
 			case "fast":
@@ -83,7 +87,7 @@ func backupTable(o *backupOptions) []getopt.Option {
 
 // backupIntoRepository is basin backup.
 func backupIntoRepository(ctx context.Context, c call) error {
-	o := backupOptions{Label: "basin backup"}
+	o := backupOptions{Label: "basin backup", FullScanEvery: fullScanEvery}
 	o.Say = c.report.info
 	operands, err := c.parse(backupTable(&o))
 	if err != nil {
@@ -149,6 +153,7 @@ type repositoryBackup struct {
 	segment  int64
 	counts   backup.Progress
 	progress *progress
+	logLost  error // why the log could not be streamed to its end
 }
 
 func (b *repositoryBackup) close() {
@@ -169,12 +174,14 @@ func (b *repositoryBackup) run(ctx context.Context) (*repo.Commit, error) {
 	if err != nil {
 		return nil, err
 	}
-	source, err := b.source(ctx)
+	source, err := b.choose(ctx, parent)
 	if err != nil {
 		return nil, err
 	}
 	defer source.Close()
-	sink := b.cluster.NewSink(repo.SinkOptions{Label: b.o.Label, Parent: parent, Workers: b.o.Jobs, Progress: &b.counts})
+	sink := b.cluster.NewSink(repo.SinkOptions{
+		Label: b.o.Label, Parent: parent, Since: source.since, Workers: b.o.Jobs, Progress: &b.counts,
+	})
 	defer func() {
 		if err := sink.Close(); err != nil {
 			b.report.warning("after the backup: %s", err)
@@ -193,8 +200,8 @@ func (b *repositoryBackup) run(ctx context.Context) (*repo.Commit, error) {
 			"the server has pages with wrong checksums")
 	}
 	written := sink.Written()
-	if err == nil && b.repository.CanRead() {
-		_, err = b.cluster.Reach(ctx, *written, written.Stop.Timeline)
+	if err == nil {
+		err = b.checkLog(ctx, written)
 	}
 	return written, err
 }
@@ -254,8 +261,9 @@ func (b *repositoryBackup) parent(ctx context.Context) (*repo.Commit, error) {
 	return nil, nil
 }
 
-// source returns the backup that the server sends, or that is made of its data directory.
-func (b *repositoryBackup) source(ctx context.Context) (backup.Source, error) {
+// source returns the backup that the server sends, or that is made of its data directory; with a
+// manifest an incremental one.
+func (b *repositoryBackup) source(ctx context.Context, parent *parentManifest) (backup.Source, error) {
 	command := protocol.BaseBackup{
 		Label: b.o.Label, Progress: true, FastCheckpoint: b.o.FastCheckpoint, NoWait: true,
 		MaxRate: b.o.MaxRate, NoVerifyChecksums: b.o.NoVerifyChecksums, ManifestChecksums: "CRC32C",
@@ -266,15 +274,26 @@ func (b *repositoryBackup) source(ctx context.Context) (backup.Source, error) {
 		command.ManifestChecksums = ""
 	}
 	if b.o.DataDirectory == "" {
-		return client.NewBaseBackup(b.conn, client.BaseBackupOptions{Command: command, Segment: b.segment, Progress: &b.counts}), nil
+		o := client.BaseBackupOptions{Command: command, Segment: b.segment, Progress: &b.counts}
+		if parent != nil {
+			o.Command.Incremental, o.Manifest = true, parent.reader()
+		}
+		return client.NewBaseBackup(b.conn, o), nil
 	}
-	var err error
-	if b.local, err = openLocal(ctx, b.o.connectionRequest(b.report.name), b.session, b.o.DataDirectory); err != nil {
-		return nil, err
+	if b.local == nil {
+		var err error
+		if b.local, err = openLocal(ctx, b.o.connectionRequest(b.report.name), b.session, b.o.DataDirectory); err != nil {
+			return nil, err
+		}
 	}
 	o, err := cluster.BackupOptions(command)
 	if err != nil {
 		return nil, err
+	}
+	if parent != nil {
+		if o.Parent, err = parent.catalog(); err != nil {
+			return nil, err
+		}
 	}
 	o.Progress = &b.counts
 	o.Notice = func(n live.Notice) { b.report.notice(connect.NoticeText(n.Severity, n.Message, n.Detail, n.Hint)) }
@@ -283,30 +302,6 @@ func (b *repositoryBackup) source(ctx context.Context) (backup.Source, error) {
 		return source, err
 	}
 	return backup.WithRate(source, int64(b.o.MaxRate)*1024), nil
-}
-
-// streamLog keeps the log in the repository while the backup runs, up to its end.
-func (b *repositoryBackup) streamLog(ctx context.Context, start backup.Start, stop <-chan wal.Position) error {
-	session, err := dial(ctx, b.report, b.session.Pinned(), promptNever) // the log of another server would be of no use
-	if err != nil {
-		return err
-	}
-	conn := converse(b.report, session)
-	defer conn.Close()
-	slot := ""
-	if !b.o.NoSlot {
-		slot = fmt.Sprintf("basin_backup_%d", conn.PID)
-		if err := conn.CreatePhysicalSlot(ctx, slot, true, true); err != nil {
-			return err
-		}
-	}
-	err = client.ReceiveWAL(ctx, conn, b.cluster.NewLogKeeper(ctx), client.ReceiveOptions{
-		SystemID: b.system.ID, Start: start.Position, Segment: b.segment, Slot: slot, Stop: stop, StatusInterval: 10 * time.Second,
-	})
-	if err != nil {
-		return fmt.Errorf("the log of the backup: %w", err)
-	}
-	return nil
 }
 
 // started is told that the checkpoint is done.

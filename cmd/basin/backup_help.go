@@ -13,14 +13,18 @@ Usage:
   %[1]s [OPTION]...
 
 Each backup restores by itself, and any can be removed without the others; of what did not
-change since the newest one nothing is stored again. The log that the backup needs is stored
-with it. A backup is there once the command has said so, and not before.
+change since the newest one nothing is stored again. Of servers of version 17 on with
+summarize_wal = on it is not even read: -v says whether, and why not. The log that the backup
+needs is stored with it. A backup is there once the command has said so, and not before.
 
 Options:
   -D, --pgdata=DIRECTORY     read the cluster's data directory, on this host; else the server
                              sends the files
   -l, --label=LABEL          what the backup is called in lists
       --full                 store everything again
+      --full-scan            read every page, even where summaries of the log name what changed
+      --full-scan-every=AGE  do that if it was last done so long ago, as 36h, 14d or 4w
+                             (default: 30d)
   -c, --checkpoint=fast|spread
                              have the server write what is dirty at once, or take its time
                              (default: spread)

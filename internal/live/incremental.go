@@ -107,6 +107,9 @@ func checkRanges(ranges []manifest.Range, all []line, start wal.LSN) (wal.Positi
 		case r.Timeline == ranges[latest].Timeline && r.End > start:
 			return wal.Position{}, explained(codeState, "", "This can happen for incremental backups on a standby if there was little activity since the previous backup.",
 				"manifest requires WAL from final timeline %d ending at %v, but this backup starts at %v", r.Timeline, r.End, start)
+		case r.Timeline == ranges[latest].Timeline && l.end != 0 && r.End > l.end:
+			// The server does not see this. What the parent has of that log is not undone by the log of the next timeline.
+			return wal.Position{}, failed(codeState, "manifest requires WAL from final timeline %d ending at %v, but this server switched timelines at %v", r.Timeline, r.End, l.end)
 		case r.Timeline != ranges[latest].Timeline && r.End != l.end:
 			return wal.Position{}, failed(codeState, "manifest requires WAL from non-final timeline %d ending at %v, but this server switched timelines at %v", r.Timeline, r.End, l.end)
 		}

@@ -254,6 +254,7 @@ func TestCheckRanges(t *testing.T) {
 		{"before its timeline", []manifest.Range{{Timeline: 3, Start: 299, End: 320}}, wal.Position{}, "from initial timeline 3 starting at"},
 		{"a gap between two", []manifest.Range{{Timeline: 3, Start: 301, End: 320}, {Timeline: 2, Start: 210, End: 300}}, wal.Position{}, "from continuation timeline 3 starting at"},
 		{"another switch", []manifest.Range{{Timeline: 3, Start: 300, End: 320}, {Timeline: 2, Start: 210, End: 299}}, wal.Position{}, "from non-final timeline 2 ending at"},
+		{"behind where a timeline was left", []manifest.Range{{Timeline: 2, Start: 210, End: 301}}, wal.Position{}, "from final timeline 2 ending at 0/12D, but this server switched timelines at 0/12C"},
 		{"unknown", []manifest.Range{{Timeline: 4, Start: 310, End: 320}}, wal.Position{}, "timeline 4 found in manifest"},
 	} {
 		got, err := checkRanges(test.ranges, all, 400)

@@ -39,7 +39,15 @@ func (s *Sink) readManifest(ctx context.Context, r io.Reader) error {
 			m.target = f.Algorithm.String() // which is not compared
 		}
 		tablespace, path := backup.CutManifestPath(f.Path)
-		return s.listed.add(group{key: key{tablespace, path}, member: &m})
+		listed := key{tablespace, path}
+		whole, isIncremental := s.cutIncremental(backup.Member{Kind: backup.File}, listed)
+		if !isIncremental {
+			return s.listed.add(group{key: listed, member: &m})
+		}
+		if err := s.pieces.add(group{key: listed, member: &m}); err != nil {
+			return err
+		}
+		return s.listed.add(group{key: whole, member: &member{}}) // of the whole it says nothing
 	})
 	if err != nil {
 		return err
@@ -54,13 +62,17 @@ func (s *Sink) readManifest(ctx context.Context, r io.Reader) error {
 // errUnproved is a backup that is not what its source says that it sent.
 var errUnproved = errors.New("what came is not what the manifest lists")
 
-// prove compares the backup with its manifest.
+// prove compares the backup with its manifest. An incremental file is compared as it came: of
+// the whole, that its blocks are those of the parent is known by their digests.
 func (s *Sink) prove(ctx context.Context) error {
 	if !s.hasManifest {
 		if s.commit.Start.Timeline == s.commit.Stop.Timeline {
 			s.commit.Ranges = []manifest.Range{{Timeline: s.commit.Start.Timeline, Start: s.commit.Start.LSN, End: s.commit.Stop.LSN}}
 		}
 		return nil
+	}
+	if err := s.provePieces(ctx); err != nil {
+		return err
 	}
 	next, stop := pull(s.cluster.index(&s.commit).all(ctx, key{}))
 	defer stop()
@@ -84,6 +96,7 @@ func (s *Sink) prove(ctx context.Context) error {
 			return fmt.Errorf("%w: file %v is missing", errUnproved, g.key)
 		case have.key.compare(g.key) < 0:
 			return fmt.Errorf("%w: file %v is not there", errUnproved, have.key)
+		case g.member.kind == 0:
 		case have.member.size != g.member.size || g.member.target == "" && have.member.crc != g.member.crc:
 			return fmt.Errorf("%w: file %v has %d bytes with checksum %08x, and not %d with %08x", errUnproved,
 				g.key, have.member.size, have.member.crc, g.member.size, g.member.crc)

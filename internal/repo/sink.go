@@ -1,7 +1,6 @@
 package repo
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -36,6 +35,10 @@ type SinkOptions struct {
 	// have as many files and bytes, if that is known.
 	As *Commit
 
+	// Since, if not nil, is asked once the source has begun whether files of relations come as incremental ones;
+	// nil if they do not. There is a Parent then.
+	Since func() *Since
+
 	// Progress, if not nil, is told the path of each member.
 	Progress *backup.Progress
 
@@ -55,11 +58,14 @@ type Sink struct {
 	cancel      context.CancelFunc
 	frame       *frame          // that is being filled; nil for none
 	parent      *index          // nil for none
+	since       *Since          // nil: all files come whole
+	frames      *frames         // of the parent, that are read; nil for none
 	thin        map[PackID]bool // packs in which nothing is left
 	members     runs            // that are new or changed
 	blocks      runs            // that are new or changed
 	seen        runs            // keys of all members, if there is a parent
 	listed      runs            // what the source's manifest says
+	pieces      runs            // incremental files, as they came and as the manifest says
 	hasManifest bool
 	buffer      []byte // of what is read
 	stored      atomic.Int64
@@ -91,6 +97,7 @@ func (c *Cluster) NewSink(o SinkOptions) *Sink {
 	return &Sink{
 		cluster: c, o: o, buffer: make([]byte, readSize),
 		members: runs{dir: temp}, blocks: runs{dir: temp}, seen: runs{dir: temp}, listed: runs{dir: temp},
+		pieces: runs{dir: temp},
 	}
 }
 
@@ -116,6 +123,12 @@ func (s *Sink) Begin(ctx context.Context, start backup.Start) error {
 		s.parent = s.cluster.index(p)
 		if s.thin, err = s.cluster.avoided(ctx); err != nil {
 			return err
+		}
+		if s.o.Since != nil {
+			s.since = s.o.Since()
+		}
+		if s.since != nil {
+			s.commit.FullScan = p.FullScan
 		}
 	}
 	s.commit.DigestKey = digestKey.ID
@@ -170,7 +183,8 @@ func (s *Sink) put(ctx context.Context, m backup.Member, r io.Reader) error {
 	if !filepath.IsLocal(name) || strings.ContainsRune(name, 0) { // which need not be text
 		return fmt.Errorf("member %q: %w", m.Path, fs.ErrInvalid)
 	}
-	k := key{m.Tablespace, name}
+	arrived := key{m.Tablespace, name}
+	k, isIncremental := s.cutIncremental(m, arrived)
 	now := member{kind: m.Kind, mode: m.Mode, uid: m.UID, gid: m.GID, modTime: m.ModTime, target: m.Target}
 	var before *member
 	if s.parent != nil {
@@ -182,7 +196,16 @@ func (s *Sink) put(ctx context.Context, m backup.Member, r io.Reader) error {
 			return err
 		}
 	}
-	if m.Kind == backup.File {
+	switch {
+	case isIncremental && isLabel(k):
+		if err := s.putLabel(ctx, k, m.Size, r, before, &now); err != nil {
+			return err
+		}
+	case isIncremental:
+		if err := s.putIncremental(ctx, arrived, k, m.Size, r, before, &now); err != nil {
+			return err
+		}
+	case m.Kind == backup.File:
 		if err := s.putFile(ctx, k, m.Size, r, before, &now); err != nil {
 			return err
 		}
@@ -200,137 +223,6 @@ func (m *member) equal(other *member) bool {
 	a.modTime, b.modTime = time.Time{}, time.Time{}
 	return same && a == b
 }
-
-// putFile stores the blocks of a file that are not those of its parent's.
-func (s *Sink) putFile(ctx context.Context, k key, size int64, r io.Reader, before, now *member) error {
-	f := fileSink{sink: s, key: k, fresh: before == nil || before.kind != backup.File}
-	if !f.fresh {
-		var err error
-		if f.parent, err = s.parent.file(ctx, k, before.size); err != nil {
-			return err
-		}
-		f.parentSize = before.size
-	}
-	if f.fresh && s.parent == nil {
-		f.fresh = false // there is nothing older
-	}
-	for left := size; left > 0; {
-		p := s.buffer[:min(left, readSize)]
-		if r == nil {
-			return fmt.Errorf("file %v has no bytes, but is to have %d", k, size)
-		}
-		if n, err := io.ReadFull(r, p); err != nil {
-			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-				return fmt.Errorf("file %v was to have %d bytes, but has %d", k, size, size-left+int64(n))
-			}
-			return err
-		}
-		left -= int64(len(p))
-		now.crc = checksumOn(now.crc, p)
-		if err := f.write(ctx, p); err != nil {
-			return err
-		}
-	}
-	if r != nil {
-		if n, err := r.Read(make([]byte, 1)); n > 0 {
-			return fmt.Errorf("file %v was to have %d bytes, but has more", k, size)
-		} else if err != nil && err != io.EOF {
-			return err
-		}
-	}
-	now.size = size
-	s.commit.Files++
-	s.commit.Size += size
-	return f.flushZeros()
-}
-
-// fileSink is a file that is being stored.
-type fileSink struct {
-	sink       *Sink
-	key        key
-	fresh      bool
-	parent     *fileBlocks // nil for none
-	parentSize int64
-	extent     extent // of the parent
-	at         int64  // block that comes next
-	zeros      extent // blocks of zeros that were not told yet
-}
-
-// write takes blocks, the last of which may be shorter if it is the last of the file.
-func (f *fileSink) write(ctx context.Context, p []byte) error {
-	for b := range slices.Chunk(p, BlockSize) {
-		k := zeroBlock
-		isZero := len(b) == BlockSize && isZeros(b)
-		if !isZero {
-			k = block{f.sink.digests.Sum(b), checksum(b)}
-		}
-		same, err := f.isSame(ctx, k, len(b))
-		if err != nil {
-			return err
-		}
-		switch {
-		case same:
-			err = f.flushZeros()
-		case isZero:
-			err = f.addZeros(k)
-		default:
-			if err = f.flushZeros(); err == nil {
-				err = f.sink.add(f, b, k)
-			}
-		}
-		if err != nil {
-			return err
-		}
-		f.at++
-	}
-	return nil
-}
-
-// isSame says whether the parent's block is the one that comes next, and can be left where it is.
-func (f *fileSink) isSame(ctx context.Context, k block, size int) (bool, error) {
-	if f.parent == nil || f.at >= f.parent.limit {
-		return false, nil
-	}
-	for f.extent.end() <= f.at {
-		var err error
-		if f.extent, err = f.parent.next(ctx); err != nil {
-			return false, err
-		}
-	}
-	if f.sink.thin[f.extent.at.pack] {
-		return false, nil
-	}
-	had := min(int64(BlockSize), f.parentSize-f.at*BlockSize)
-	return had == int64(size) && f.extent.blocks[f.at-f.extent.first] == k, nil
-}
-
-// addZeros notes a block of zeros.
-func (f *fileSink) addZeros(k block) error {
-	if len(f.zeros.blocks) == maxBlocks {
-		if err := f.flushZeros(); err != nil {
-			return err
-		}
-	}
-	if len(f.zeros.blocks) == 0 {
-		f.zeros.first = f.at
-	}
-	f.zeros.blocks = append(f.zeros.blocks, k)
-	return nil
-}
-
-// flushZeros tells of the blocks of zeros by now.
-func (f *fileSink) flushZeros() error {
-	if len(f.zeros.blocks) == 0 {
-		return nil
-	}
-	x := f.zeros
-	f.zeros = extent{}
-	return f.sink.zero(f, x)
-}
-
-var zeroPage [BlockSize]byte
-
-func isZeros(b []byte) bool { return bytes.Equal(b, zeroPage[:len(b)]) }
 
 // zero tells of blocks of zeros, in the order of frames, since one goroutine gathers both.
 func (s *Sink) zero(f *fileSink, x extent) error {
@@ -497,7 +389,7 @@ func (s *Sink) Close() error {
 		s.stage = isDone
 		_ = s.packer.finish() // it was given up
 	}
-	errs := []error{s.members.close(), s.blocks.close(), s.seen.close(), s.listed.close()}
+	errs := []error{s.members.close(), s.blocks.close(), s.seen.close(), s.listed.close(), s.pieces.close()}
 	if s.lease != nil {
 		errs = append(errs, s.lease.end())
 	}

@@ -1,0 +1,154 @@
+package repo
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"basin/internal/backup"
+)
+
+// putFile stores the blocks of a file that are not those of its parent's.
+func (s *Sink) putFile(ctx context.Context, k key, size int64, r io.Reader, before, now *member) error {
+	f := fileSink{sink: s, key: k, fresh: before == nil || before.kind != backup.File}
+	if !f.fresh {
+		var err error
+		if f.parent, err = s.parent.file(ctx, k, before.size); err != nil {
+			return err
+		}
+		f.parentSize = before.size
+	}
+	if f.fresh && s.parent == nil {
+		f.fresh = false // there is nothing older
+	}
+	for left := size; left > 0; {
+		p := s.buffer[:min(left, readSize)]
+		if r == nil {
+			return fmt.Errorf("file %v has no bytes, but is to have %d", k, size)
+		}
+		if n, err := io.ReadFull(r, p); err != nil {
+			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+				return fmt.Errorf("file %v was to have %d bytes, but has %d", k, size, size-left+int64(n))
+			}
+			return err
+		}
+		left -= int64(len(p))
+		now.crc = checksumOn(now.crc, p)
+		if err := f.write(ctx, p); err != nil {
+			return err
+		}
+	}
+	if r != nil {
+		if n, err := r.Read(make([]byte, 1)); n > 0 {
+			return fmt.Errorf("file %v was to have %d bytes, but has more", k, size)
+		} else if err != nil && err != io.EOF {
+			return err
+		}
+	}
+	now.size = size
+	s.commit.Files++
+	s.commit.Size += size
+	return f.flushZeros()
+}
+
+// fileSink is a file that is being stored.
+type fileSink struct {
+	sink       *Sink
+	key        key
+	fresh      bool
+	parent     *fileBlocks // nil for none
+	parentSize int64
+	extent     extent // of the parent
+	at         int64  // block that comes next
+	zeros      extent // blocks of zeros that were not told yet
+}
+
+// write takes blocks, the last of which may be shorter if it is the last of the file.
+func (f *fileSink) write(ctx context.Context, p []byte) error {
+	for b := range slices.Chunk(p, BlockSize) {
+		if _, err := f.writeBlock(ctx, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeBlock takes the block that comes next, and returns what is known of it.
+func (f *fileSink) writeBlock(ctx context.Context, b []byte) (block, error) {
+	k := zeroBlock
+	isZero := len(b) == BlockSize && isZeros(b)
+	if !isZero {
+		k = block{f.sink.digests.Sum(b), checksum(b)}
+	}
+	same, err := f.isSame(ctx, k, len(b))
+	switch {
+	case err != nil:
+	case same:
+		err = f.flushZeros()
+	case isZero:
+		err = f.addZeros(k)
+	default:
+		if err = f.flushZeros(); err == nil {
+			err = f.sink.add(f, b, k)
+		}
+	}
+	f.at++
+	return k, err
+}
+
+// reach has the parent's extent in hand be that of the block that comes next, if there is one.
+func (f *fileSink) reach(ctx context.Context) (bool, error) {
+	if f.parent == nil || f.at >= f.parent.limit {
+		return false, nil
+	}
+	for f.extent.end() <= f.at {
+		var err error
+		if f.extent, err = f.parent.next(ctx); err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// isSame says whether the parent's block is the one that comes next, and can be left where it is.
+func (f *fileSink) isSame(ctx context.Context, k block, size int) (bool, error) {
+	if has, err := f.reach(ctx); err != nil || !has {
+		return false, err
+	}
+	if f.sink.thin[f.extent.at.pack] {
+		return false, nil
+	}
+	had := min(int64(BlockSize), f.parentSize-f.at*BlockSize)
+	return had == int64(size) && f.extent.blocks[f.at-f.extent.first] == k, nil
+}
+
+// addZeros notes a block of zeros.
+func (f *fileSink) addZeros(k block) error {
+	if len(f.zeros.blocks) == maxBlocks {
+		if err := f.flushZeros(); err != nil {
+			return err
+		}
+	}
+	if len(f.zeros.blocks) == 0 {
+		f.zeros.first = f.at
+	}
+	f.zeros.blocks = append(f.zeros.blocks, k)
+	return nil
+}
+
+// flushZeros tells of the blocks of zeros by now.
+func (f *fileSink) flushZeros() error {
+	if len(f.zeros.blocks) == 0 {
+		return nil
+	}
+	x := f.zeros
+	f.zeros = extent{}
+	return f.sink.zero(f, x)
+}
+
+var zeroPage [BlockSize]byte
+
+func isZeros(b []byte) bool { return bytes.Equal(b, zeroPage[:len(b)]) }
