@@ -180,7 +180,7 @@ func (b *repositoryBackup) run(ctx context.Context) (*repo.Commit, error) {
 	}
 	defer source.Close()
 	sink := b.cluster.NewSink(repo.SinkOptions{
-		Label: b.o.Label, Parent: parent, Since: source.since, Workers: b.o.Jobs, Progress: &b.counts,
+		Label: b.o.Label, Parent: parent, Since: source.since, Adopt: !b.o.Full, Workers: b.o.Jobs, Progress: &b.counts,
 	})
 	defer func() {
 		if err := sink.Close(); err != nil {

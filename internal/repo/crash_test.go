@@ -155,12 +155,12 @@ func (s *story) check(t *testing.T, store *object.Memory, tried tree) {
 			compare(t, c, commit.ID, want)
 		}
 		c = reopen(t, s.cluster, store)
-		prune(t, c, PruneOptions{Now: time.Now().Add(leaseTime)})
+		prune(t, c, PruneOptions{Now: time.Now().Add(givenUpTime)})
 	}
 	if left := objects(t, c, "leases/"); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
-	if again := prune(t, c, PruneOptions{Now: time.Now().Add(leaseTime)}); again.Removed > 0 {
+	if again := prune(t, c, PruneOptions{Now: time.Now().Add(givenUpTime)}); again.Removed > 0 {
 		t.Errorf("prune had left what it removed later: %+v", again)
 	}
 }

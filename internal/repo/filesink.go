@@ -24,6 +24,10 @@ func (s *Sink) putFile(ctx context.Context, k key, size int64, r io.Reader, befo
 	if f.fresh && s.parent == nil {
 		f.fresh = false // there is nothing older
 	}
+	var err error
+	if f.adopted, err = s.adopted.file(ctx, k, size); err != nil {
+		return err
+	}
 	for left := size; left > 0; {
 		p := s.buffer[:min(left, readSize)]
 		if r == nil {
@@ -51,7 +55,7 @@ func (s *Sink) putFile(ctx context.Context, k key, size int64, r io.Reader, befo
 	now.size = size
 	s.commit.Files++
 	s.commit.Size += size
-	return f.flushZeros()
+	return f.flushTold()
 }
 
 // fileSink is a file that is being stored.
@@ -63,7 +67,8 @@ type fileSink struct {
 	parentSize int64
 	extent     extent // of the parent
 	at         int64  // block that comes next
-	zeros      extent // blocks of zeros that were not told yet
+	adopted    adoptedBlocks
+	told       extent // blocks that are stored somewhere already, or zeros, that were not told yet
 }
 
 // write takes blocks, the last of which may be shorter if it is the last of the file.
@@ -84,14 +89,19 @@ func (f *fileSink) writeBlock(ctx context.Context, b []byte) (block, error) {
 		k = block{f.sink.digests.Sum(b), checksum(b)}
 	}
 	same, err := f.isSame(ctx, k, len(b))
+	var at location
+	isAdopted := false
+	if err == nil && !same && !isZero {
+		at, isAdopted, err = f.adopted.find(ctx, f.at, k)
+	}
 	switch {
 	case err != nil:
 	case same:
-		err = f.flushZeros()
-	case isZero:
-		err = f.addZeros(k)
+		err = f.flushTold()
+	case isZero, isAdopted:
+		err = f.tell(k, at)
 	default:
-		if err = f.flushZeros(); err == nil {
+		if err = f.flushTold(); err == nil {
 			err = f.sink.add(f, b, k)
 		}
 	}
@@ -125,28 +135,28 @@ func (f *fileSink) isSame(ctx context.Context, k block, size int) (bool, error) 
 	return had == int64(size) && f.extent.blocks[f.at-f.extent.first] == k, nil
 }
 
-// addZeros notes a block of zeros.
-func (f *fileSink) addZeros(k block) error {
-	if len(f.zeros.blocks) == maxBlocks {
-		if err := f.flushZeros(); err != nil {
-			return err
-		}
+// tell notes the block that comes next, which is stored somewhere already, or of zeros.
+func (f *fileSink) tell(k block, at location) error {
+	x := extent{first: f.at, at: at, blocks: []block{k}}
+	if len(f.told.blocks) > 0 && follows(f.told, x) {
+		f.told.blocks = append(f.told.blocks, k)
+		return nil
 	}
-	if len(f.zeros.blocks) == 0 {
-		f.zeros.first = f.at
+	if err := f.flushTold(); err != nil {
+		return err
 	}
-	f.zeros.blocks = append(f.zeros.blocks, k)
+	f.told = x
 	return nil
 }
 
-// flushZeros tells of the blocks of zeros by now.
-func (f *fileSink) flushZeros() error {
-	if len(f.zeros.blocks) == 0 {
+// flushTold tells of the blocks that were noted.
+func (f *fileSink) flushTold() error {
+	if len(f.told.blocks) == 0 {
 		return nil
 	}
-	x := f.zeros
-	f.zeros = extent{}
-	return f.sink.zero(f, x)
+	x := f.told
+	f.told = extent{}
+	return f.sink.tell(f, x)
 }
 
 var zeroPage [BlockSize]byte

@@ -136,6 +136,9 @@ func (s *Sink) overlay(ctx context.Context, k key, header pgdata.Incremental, ke
 		return err
 	}
 	f := fileSink{sink: s, key: k, parent: parent, parentSize: before.size}
+	if f.adopted, err = s.adopted.file(ctx, k, now.size); err != nil {
+		return err
+	}
 	page := s.buffer[:BlockSize]
 	listed := header.Blocks
 	for f.at < length {
@@ -158,7 +161,7 @@ func (s *Sink) overlay(ctx context.Context, k key, header pgdata.Incremental, ke
 		}
 		now.crc = appendChecksum(now.crc, b)
 	}
-	return f.flushZeros()
+	return f.flushTold()
 }
 
 // keep leaves the block that comes next as it is in the parent. In a pack that is to be needed no
@@ -169,7 +172,7 @@ func (f *fileSink) keep(ctx context.Context) (block, error) {
 	}
 	i := f.at - f.extent.first
 	b := f.extent.blocks[i]
-	if err := f.flushZeros(); err != nil {
+	if err := f.flushTold(); err != nil {
 		return b, err
 	}
 	s := f.sink

@@ -20,6 +20,8 @@ const (
 	leaseTime = 6 * time.Hour
 	// leaseEnding is how much of that is left when it is renewed.
 	leaseEnding = 4 * time.Hour
+	// givenUpTime is how long what a failed backup stored is kept.
+	givenUpTime = 48 * time.Hour
 	// maxLease is how many bytes a lease has at most.
 	maxLease = 64 << 10
 )
@@ -32,6 +34,13 @@ type Lease struct {
 	Parent string    `json:"parent,omitempty"` // on which it relies
 	Host   string    `json:"host"`
 	Until  time.Time `json:"until"`
+
+	// Digests is the key of the digests in the packs.
+	Digests string `json:"digestKey,omitempty"`
+	// Adopts are digits of other leases, whose packs this one keeps too.
+	Adopts []string `json:"adopts,omitempty"`
+	// GivenUp is that the backup failed, and that nobody makes it any more. What was stored is kept, for another to adopt.
+	GivenUp bool `json:"givenUp,omitempty"`
 }
 
 // leaseSize is how many bytes of an identifier are the lease's.
@@ -48,11 +57,17 @@ type lease struct {
 
 // takeLease tells others of a backup, and sees that its parent is there still.
 func (c *Cluster) takeLease(ctx context.Context, backup, parent string, now func() time.Time) (*lease, error) {
-	host, err := os.Hostname()
-	if err != nil {
-		host = "unknown"
+	return c.takeLeaseSaying(ctx, Lease{Backup: backup, Parent: parent}, now)
+}
+
+// takeLeaseSaying takes a lease that says something. The host and the time are filled in.
+func (c *Cluster) takeLeaseSaying(ctx context.Context, says Lease, now func() time.Time) (*lease, error) {
+	var err error
+	if says.Host, err = os.Hostname(); err != nil {
+		says.Host = "unknown"
 	}
-	l := &lease{cluster: c, now: now, lease: Lease{Backup: backup, Parent: parent, Host: host}}
+	parent := says.Parent
+	l := &lease{cluster: c, now: now, lease: says}
 	_, _ = rand.Read(l.prefix[:]) // never fails
 	if err := l.write(ctx); err != nil {
 		return nil, err
@@ -77,6 +92,9 @@ func (c *Cluster) leaseName(prefix [leaseSize]byte, number int) string {
 // write makes the next object of the lease.
 func (l *lease) write(ctx context.Context) error {
 	l.lease.Until = l.now().UTC().Add(leaseTime)
+	if l.lease.GivenUp {
+		l.lease.Until = l.now().UTC().Add(givenUpTime)
+	}
 	content, err := json.Marshal(l.lease)
 	if err != nil {
 		return err
@@ -116,6 +134,14 @@ func (l *lease) end() error {
 		errs = append(errs, l.cluster.repo.store.Delete(ctx, name))
 	}
 	return errors.Join(errs...)
+}
+
+// giveUp says that the backup will not be there, and keeps what was stored for another one.
+func (l *lease) giveUp() error {
+	ctx, cancel := context.WithTimeout(context.Background(), endTime)
+	defer cancel()
+	l.lease.GivenUp, l.lease.Parent = true, ""
+	return l.write(ctx)
 }
 
 // heldLease is a lease of any writer, as it was found.

@@ -34,7 +34,7 @@ type piece struct {
 type frame struct {
 	content []byte
 	pieces  []piece
-	zeros   []group // blocks of zeros, which are told of with it
+	told    []group // blocks of zeros, or stored before, which are told of with it
 	packed  []byte
 	done    chan struct{} // closed once it is packed
 }
@@ -132,12 +132,12 @@ func (p *packer) finish() error {
 
 // add puts a frame into the pack that grows.
 func (p *packer) add(f *frame) error {
-	for _, g := range f.zeros {
+	for _, g := range f.told {
 		if err := p.placed(g); err != nil {
 			return err
 		}
 	}
-	f.zeros = nil
+	f.told = nil
 	if len(f.pieces) == 0 {
 		p.free.Put(f)
 		return nil

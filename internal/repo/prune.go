@@ -83,7 +83,7 @@ func (c *Cluster) Prune(ctx context.Context, o PruneOptions) (PruneReport, error
 	if err != nil {
 		return report, err
 	}
-	report.Backups, report.Living = len(commits), len(living)
+	report.Backups, report.Living = len(commits), countLiving(living)
 	n := &need{cluster: c, packs: make(map[PackID]bool), parts: make(map[ID]bool), closed: make(map[ID]bool)}
 	used, err := n.add(ctx, commits)
 	if err != nil {
@@ -92,6 +92,13 @@ func (c *Cluster) Prune(ctx context.Context, o PruneOptions) (PruneReport, error
 	prefixes := make(map[[leaseSize]byte]bool)
 	for _, l := range living {
 		prefixes[l.prefix] = true
+		for _, digits := range l.lease.Adopts {
+			adopted, err := parsePrefix(digits)
+			if err != nil {
+				return report, err
+			}
+			prefixes[adopted] = true
+		}
 	}
 	isNeeded := func(id ID, needed map[ID]bool) bool {
 		return needed[id] || prefixes[[leaseSize]byte(id[:leaseSize])]
@@ -163,6 +170,16 @@ func (c *Cluster) sizes(ctx context.Context, folder string) (map[ID]int64, error
 		sizes[id] = info.Size
 	}
 	return sizes, nil
+}
+
+// countLiving returns how many of the leases are of backups that are being made.
+func countLiving(leases []*heldLease) (n int) {
+	for _, l := range leases {
+		if !l.lease.GivenUp {
+			n++
+		}
+	}
+	return n
 }
 
 // settleLeases returns the leases that are not over. Of others it makes the commits impossible that there

@@ -53,7 +53,7 @@ func (c *Cluster) PruneLog(ctx context.Context, o PruneLogOptions) (PruneLogRepo
 	if err != nil {
 		return report, err
 	}
-	report.Waits = len(living) > 0
+	report.Waits = countLiving(living) > 0
 	first, size, ok := firstSegment(commits)
 	var gone []string
 	inOthers := superseded(files, o.Now)

@@ -39,6 +39,9 @@ type SinkOptions struct {
 	// nil if they do not. There is a Parent then.
 	Since func() *Since
 
+	// Adopt takes over what backups have stored that failed, rather than to store it again.
+	Adopt bool
+
 	// Progress, if not nil, is told the path of each member.
 	Progress *backup.Progress
 
@@ -60,6 +63,7 @@ type Sink struct {
 	parent      *index          // nil for none
 	since       *Since          // nil: all files come whole
 	frames      *frames         // of the parent, that are read; nil for none
+	adopted     *adopted        // what failed backups stored; nil for nothing
 	thin        map[PackID]bool // packs in which nothing is left
 	members     runs            // that are new or changed
 	blocks      runs            // that are new or changed
@@ -69,6 +73,7 @@ type Sink struct {
 	hasManifest bool
 	buffer      []byte // of what is read
 	stored      atomic.Int64
+	isLost      bool    // somebody has taken the lease for over
 	written     *Commit // once it is there
 	stage       stage
 	failed      error
@@ -131,11 +136,7 @@ func (s *Sink) Begin(ctx context.Context, start backup.Start) error {
 			s.commit.FullScan = p.FullScan
 		}
 	}
-	s.commit.DigestKey = digestKey.ID
-	if s.digests, err = seal.NewDigester(digestKey); err != nil {
-		return err
-	}
-	if s.lease, err = s.cluster.takeLease(ctx, s.commit.ID, s.commit.Parent, s.o.Now); err != nil {
+	if err := s.takeLease(ctx, digestKey); err != nil {
 		return err
 	}
 	working, cancel := context.WithCancel(ctx) // that of the whole copy
@@ -224,11 +225,11 @@ func (m *member) equal(other *member) bool {
 	return same && a == b
 }
 
-// zero tells of blocks of zeros, in the order of frames, since one goroutine gathers both.
-func (s *Sink) zero(f *fileSink, x extent) error {
+// tell tells of blocks that are not in a frame of this backup, in the order of frames, since one goroutine gathers both.
+func (s *Sink) tell(f *fileSink, x extent) error {
 	fr := s.filling()
-	fr.zeros = append(fr.zeros, group{key: f.key, fresh: f.fresh, extents: []extent{x}})
-	if len(fr.zeros) < 1000 {
+	fr.told = append(fr.told, group{key: f.key, fresh: f.fresh, extents: []extent{x}})
+	if len(fr.told) < 1000 {
 		return nil
 	}
 	return s.give()
@@ -328,6 +329,7 @@ func (s *Sink) finish(ctx context.Context, end wal.Position) error {
 	if err != nil && !object.IsAnswer(err) {
 		s.lease = nil // the backup may be there, or come later: what it needs is kept until the lease is over
 	}
+	s.isLost = errors.Is(err, fs.ErrExist)
 	if errors.Is(err, fs.ErrExist) && s.o.As != nil {
 		return s.asThere()
 	}
@@ -380,7 +382,7 @@ func (s *Sink) bury(ctx context.Context) error {
 }
 
 // Close lets go of what is held. Before Commit there is no backup; packs that were stored
-// stay, and are removed with what else nothing needs.
+// stay for some time, for another to adopt, and are removed then with what else nothing needs.
 func (s *Sink) Close() error {
 	if s.cancel != nil {
 		s.cancel()
@@ -390,7 +392,14 @@ func (s *Sink) Close() error {
 		_ = s.packer.finish() // it was given up
 	}
 	errs := []error{s.members.close(), s.blocks.close(), s.seen.close(), s.listed.close(), s.pieces.close()}
-	if s.lease != nil {
+	if s.adopted != nil {
+		errs = append(errs, s.adopted.close())
+	}
+	switch {
+	case s.lease == nil:
+	case s.written == nil && s.stored.Load() > 0 && !s.isLost:
+		errs = append(errs, s.lease.giveUp())
+	default:
 		errs = append(errs, s.lease.end())
 	}
 	return errors.Join(errs...)

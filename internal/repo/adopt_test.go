@@ -1,0 +1,176 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"testing"
+	"time"
+
+	"basin/internal/backup"
+)
+
+// brokenSource ends with an error before its last files.
+type brokenSource struct {
+	*treeSource
+	left int // files that come
+}
+
+var errBroken = errors.New("the connection broke")
+
+func (s *brokenSource) Next(ctx context.Context) (backup.Member, io.Reader, error) {
+	if len(s.dirs) == 0 {
+		if s.left == 0 {
+			return backup.Member{}, nil, errBroken
+		}
+		s.left--
+	}
+	return s.treeSource.Next(ctx)
+}
+
+// largeTree returns a tree of files that do not compress.
+func largeTree(files int) tree {
+	random := rng(9)
+	t := tree{key{path: "global/pg_control"}: []byte("control")}
+	for i := range files {
+		content := make([]byte, 40*BlockSize)
+		for j := range content {
+			content[j] = byte(random.Uint32())
+		}
+		t[key{path: fmt.Sprintf("base/5/%d", 16384+i)}] = content
+	}
+	return t
+}
+
+// fail has a backup fail after so many files.
+func fail(t *testing.T, c *Cluster, tr tree, files int, o SinkOptions) {
+	t.Helper()
+	o.packSize = 8 * BlockSize
+	sink := c.NewSink(o)
+	if err := backup.Copy(t.Context(), sink, &brokenSource{newTreeSource(tr, rng(3)), files}, backup.Options{}); !errors.Is(err, errBroken) {
+		t.Fatal(err)
+	}
+	if err := sink.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestPruneBesideAdoption has a backup adopt packs before each operation of prune in turn, and end at once or after it:
+// all of it is there.
+func TestPruneBesideAdoption(t *testing.T) {
+	c := newCluster(t, false)
+	all := largeTree(4)
+	parent := take(t, c, tree{key{path: "global/pg_control"}: []byte("control")}, rng(1), SinkOptions{})
+	fail(t, c, all, 4, SinkOptions{Parent: parent})
+	for k, over := 1, false; !over; k++ {
+		for _, atOnce := range []bool{true, false} {
+			store := memory(c)
+			var l *late
+			end := func() {
+				if err := l.goOn(); err != nil {
+					t.Fatal(err)
+				}
+				if l.sink.adopted == nil {
+					t.Error("nothing was adopted")
+				}
+			}
+			begin := func() {
+				l = hold(t, reopen(t, c, store), all, SinkOptions{Parent: parent, Adopt: true, packSize: 8 * BlockSize})
+			}
+			counted := &cut{Store: store}
+			pruner := reopen(t, c, counted)
+			counted.count, counted.before = 0, func(n int) {
+				if n == k {
+					if begin(); atOnce {
+						end()
+					}
+				}
+			}
+			if _, err := pruner.Prune(t.Context(), PruneOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			if over = l == nil; over {
+				begin()
+			}
+			if over || !atOnce {
+				end()
+			}
+			compare(t, reopen(t, c, store), l.sink.Written().ID, all)
+			prune(t, reopen(t, c, store), PruneOptions{Now: time.Now().Add(2 * givenUpTime)})
+			compare(t, reopen(t, c, store), l.sink.Written().ID, all)
+			if t.Failed() {
+				t.Fatalf("operation %d, at once: %v", k, atOnce)
+			}
+		}
+	}
+}
+
+// TestBackupAdoptsPacks has backups fail: the next stores no more than what they have not stored, and prune lets that be.
+func TestBackupAdoptsPacks(t *testing.T) {
+	for _, test := range []struct {
+		reason               string
+		encrypted, hasParent bool
+		adopt                bool
+		later                time.Duration // prune and the next backup come
+		pruned               bool          // what was stored is removed before that
+	}{
+		{reason: "a full one", adopt: true},
+		{reason: "encrypted", encrypted: true, adopt: true},
+		{reason: "with a parent", encrypted: true, hasParent: true, adopt: true},
+		{reason: "a day later", adopt: true, later: 24 * time.Hour},
+		{reason: "shortly before the lease is over", adopt: true, later: givenUpTime - adoptTime/2, pruned: false},
+		{reason: "long ago", adopt: true, later: givenUpTime + time.Hour, pruned: true},
+		{reason: "all is to be stored", adopt: false},
+	} {
+		t.Run(test.reason, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, test.encrypted)
+			all := largeTree(20)
+			var o SinkOptions
+			if test.hasParent {
+				o.Parent = take(t, c, tree{key{path: "global/pg_control"}: []byte("control")}, rng(1), SinkOptions{})
+			}
+			fail(t, c, all, 10, o)
+			fail(t, c, all, 19, o)
+			when := time.Now().Add(test.later)
+			prune := func() {
+				t.Helper()
+				if _, err := c.Prune(t.Context(), PruneOptions{Now: when}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			packs := func() int {
+				sizes, err := c.sizes(t.Context(), "packs/")
+				if err != nil {
+					t.Fatal(err)
+				}
+				return len(sizes)
+			}
+			had := packs()
+			prune()
+			if (packs() < had) != test.pruned {
+				t.Errorf("%d packs of %d are left", packs(), had)
+			}
+			o.Adopt, o.Now = test.adopt, func() time.Time { return when }
+			next := take(t, c, all, rng(4), o)
+			isAdopted := next.Stored < 10*40*BlockSize
+			if want := test.adopt && test.later < givenUpTime-adoptTime; isAdopted != want {
+				t.Errorf("%d bytes were stored, and adopted are some: %v", next.Stored, want)
+			}
+			prune()
+			compare(t, c, next.ID, all)
+			if err := c.CheckIndex(t.Context(), *next); err != nil {
+				t.Error(err)
+			}
+			report, err := c.Verify(t.Context(), VerifyOptions{}, func(d Damage) {
+				if d.Object != "" && len(d.Backups) > 0 && d.Files != nil {
+					t.Errorf("damaged: %+v", d)
+				}
+			})
+			if err != nil {
+				t.Fatal(report, err)
+			}
+		})
+	}
+}
