@@ -220,7 +220,7 @@ func (k *killing) refuse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	content[len(content)/2] ^= 1
+	content[4000] ^= 1 // behind the header of its page
 	path := filepath.Join(pgtest.TempDir(t), name)
 	if err := os.WriteFile(path, content, 0o644); err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 	"basin/internal/backup"
 	"basin/internal/repo"
 	"basin/internal/usererr"
+	"basin/internal/wal"
 )
 
 // restorePlan is what is restored, and how far.
@@ -19,6 +20,7 @@ type restorePlan struct {
 	commit repo.Commit
 	reach  repo.Reach
 	target recoveryTarget // that there is: of a time behind all commits, the end of the log
+	stops  wal.LSN        // of the last record that is replayed; zero if that is not known beforehand
 	why    string         // it is another one than was asked for; empty if it is not
 	note   string         // about the target; empty if there is nothing to say
 	space  []spaceNeed
@@ -81,22 +83,37 @@ func (r *restoreRun) planFrom(ctx context.Context, commit repo.Commit) (*restore
 	if t.kind == "lsn" && t.lsn > reach.End {
 		return nil, usererr.Hinted("A target up to there can be reached.", "the log is there up to %v on timeline %d, and the target is %v", reach.End, timeline, t.lsn)
 	}
-	plan := &restorePlan{commit: commit, reach: reach, target: t}
-	if err := r.checkTablespaces(ctx, plan); err != nil {
+	plan := &restorePlan{commit: commit, reach: reach, target: t, stops: t.lsn}
+	if err := r.prove(ctx, plan); err != nil {
 		return nil, err
 	}
-	if r.o.Standby {
-		return plan, nil
+	return plan, r.checkTablespaces(ctx, plan)
+}
+
+// prove sees that recovery comes to the target.
+func (r *restoreRun) prove(ctx context.Context, p *restorePlan) error {
+	switch {
+	case r.o.Standby:
+		return nil
+	case p.target.kind == "name":
+		return r.proveName(ctx, p)
+	case p.target.kind == "xid":
+		return r.proveTransaction(ctx, p)
+	case p.target.kind == "lsn":
+		return nil
 	}
-	switch t.kind {
-	case "", "time", "immediate":
-		return plan, r.proveEnd(ctx, plan)
-	case "name":
-		return plan, r.proveName(ctx, plan)
-	case "xid":
-		return plan, r.proveTransaction(ctx, plan)
+	return r.proveEnd(ctx, p)
+}
+
+// isBefore says whether recovery does not come to a position, in a segment with such transactions.
+func (p *restorePlan) isBefore(at wal.LSN, transactions wal.Transactions) bool {
+	switch {
+	case p.stops != 0:
+		return p.stops < at
+	case p.target.kind == "time":
+		return transactions.Count > 0 && transactions.Earliest.After(p.target.time)
 	}
-	return plan, nil
+	return p.target.kind == "immediate"
 }
 
 // checkTablespaces refuses to have recovery make a tablespace where there is something: it would
@@ -110,7 +127,7 @@ func (r *restoreRun) checkTablespaces(ctx context.Context, p *restorePlan) error
 			continue
 		}
 		for _, t := range facts.Summary.Tablespaces {
-			if t.LSN < p.commit.Start.LSN || t.Path == "" || r.o.Target.isBefore(t.LSN, facts.Summary.Transactions) {
+			if t.LSN < p.commit.Start.LSN || t.Path == "" || p.isBefore(t.LSN, facts.Summary.Transactions) {
 				continue
 			}
 			if r.into != nil && r.into.Holds(t.OID, t.Path) {

@@ -115,6 +115,7 @@ func (r *restoreRun) proveName(ctx context.Context, p *restorePlan) error {
 		for _, point := range facts.Summary.RestorePoints {
 			if point.Name == p.target.name && point.LSN >= p.commit.Stop.LSN {
 				places = append(places, point.End.String())
+				p.stops = point.LSN
 			}
 		}
 	}
@@ -159,7 +160,7 @@ func (r *restoreRun) proveTransaction(ctx context.Context, p *restorePlan) error
 		}
 		for _, end := range ends {
 			if end.at >= p.commit.Stop.LSN {
-				p.note = end.String()
+				p.note, p.stops = end.String(), end.at
 				return nil
 			}
 			before = true

@@ -98,18 +98,5 @@ func (t recoveryTarget) String() string {
 	return "the end of the log"
 }
 
-// isBefore says whether recovery does not come to a position, in a segment with such transactions.
-func (t recoveryTarget) isBefore(at wal.LSN, transactions wal.Transactions) bool {
-	switch t.kind {
-	case "lsn":
-		return t.lsn < at
-	case "time":
-		return transactions.Count > 0 && transactions.Earliest.After(t.time)
-	case "immediate":
-		return true
-	}
-	return false
-}
-
 // stamp returns a time for messages, in UTC, to the microsecond as PostgreSQL has it.
 func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05.999999 UTC") }

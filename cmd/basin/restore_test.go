@@ -142,19 +142,21 @@ func TestTargetsBeforeAPosition(t *testing.T) {
 	noon := time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
 	later := wal.Transactions{Count: 1, Earliest: noon.Add(time.Second)}
 	for _, test := range []struct {
-		target recoveryTarget
-		want   bool
+		plan restorePlan
+		want bool
 	}{
-		{recoveryTarget{}, false},
-		{recoveryTarget{kind: "lsn", lsn: 99}, true},
-		{recoveryTarget{kind: "lsn", lsn: 100}, false},
-		{recoveryTarget{kind: "time", time: noon}, true},
-		{recoveryTarget{kind: "time", time: noon.Add(time.Minute)}, false},
-		{recoveryTarget{kind: "immediate"}, true},
-		{recoveryTarget{kind: "name", name: "x"}, false},
+		{restorePlan{}, false},
+		{restorePlan{target: recoveryTarget{kind: "lsn", lsn: 99}, stops: 99}, true},
+		{restorePlan{target: recoveryTarget{kind: "lsn", lsn: 100}, stops: 100}, false},
+		{restorePlan{target: recoveryTarget{kind: "time", time: noon}}, true},
+		{restorePlan{target: recoveryTarget{kind: "time", time: noon.Add(time.Minute)}}, false},
+		{restorePlan{target: recoveryTarget{kind: "immediate"}}, true},
+		{restorePlan{target: recoveryTarget{kind: "name", name: "x"}}, false},
+		{restorePlan{target: recoveryTarget{kind: "name", name: "x"}, stops: 99}, true},
+		{restorePlan{target: recoveryTarget{kind: "xid", xid: 7}, stops: 101}, false},
 	} {
-		if got := test.target.isBefore(100, later); got != test.want {
-			t.Errorf("%s: %t", test.target, got)
+		if got := test.plan.isBefore(100, later); got != test.want {
+			t.Errorf("%s: %t", test.plan.target, got)
 		}
 	}
 	if strings.Contains(recoveryTarget{}.String(), "0") {

@@ -46,6 +46,9 @@ type Cluster struct {
 	repo  *Repository
 	name  ClusterName
 	parts partCache
+
+	mu    sync.Mutex
+	known map[string]LogFacts // of files of the log, that were read before
 }
 
 // Cluster returns the part that is of a cluster, whether or not there is something of it.

@@ -9,6 +9,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync"
 
 	"basin/internal/usererr"
 	"basin/internal/wal"
@@ -211,11 +212,51 @@ func (r *Reach) files() []string {
 // Facts yields what is known of the files of the log, the newest first.
 func (c *Cluster) Facts(ctx context.Context, r Reach) iter.Seq2[LogFacts, error] {
 	return func(yield func(LogFacts, error) bool) {
-		for _, name := range r.files() {
-			facts, err := c.LogFacts(ctx, name)
-			if !yield(facts, err) || err != nil {
-				return
+		names, ahead := r.files(), 1
+		for len(names) > 0 { // often one is enough: so there are more at once the farther it goes
+			n := min(ahead, len(names))
+			read, errs := make([]LogFacts, n), make([]error, n)
+			var working sync.WaitGroup
+			for i, name := range names[:n] {
+				working.Go(func() { read[i], errs[i] = c.knownFacts(ctx, name) })
 			}
+			working.Wait()
+			for i := range n {
+				if !yield(read[i], errs[i]) || errs[i] != nil {
+					return
+				}
+			}
+			names, ahead = names[n:], min(2*ahead, factsAtOnce)
 		}
 	}
+}
+
+const (
+	// factsAtOnce is how many files of the log are asked for what is known of them at once.
+	factsAtOnce = 16
+	// factsKept is of how many that is kept, those that were read first: some kilobytes each.
+	factsKept = 8192
+)
+
+// knownFacts is LogFacts, and reads nothing twice: several backups are tried with the same log.
+func (c *Cluster) knownFacts(ctx context.Context, name string) (LogFacts, error) {
+	c.mu.Lock()
+	facts, ok := c.known[name]
+	c.mu.Unlock()
+	if ok {
+		return facts, nil
+	}
+	facts, err := c.LogFacts(ctx, name)
+	if err != nil {
+		return facts, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.known == nil {
+		c.known = make(map[string]LogFacts)
+	}
+	if len(c.known) < factsKept {
+		c.known[name] = facts
+	}
+	return facts, nil
 }
