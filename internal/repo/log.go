@@ -104,17 +104,27 @@ func (c *Cluster) PushLog(ctx context.Context, name string, content []byte, segm
 	if err != nil {
 		return err
 	}
-	sum := sha256.Sum256(content)
-	facts := LogFacts{Name: name, Size: int64(len(content)), SHA256: sum[:]}
-	if err := c.summarize(&facts, content, segmentSize); err != nil {
-		facts.Problem = err.Error()
-	}
 	packer, err := smallPacker()
 	if err != nil {
 		return err
 	}
-	packed := packAll(packer, content)
-	data := slices.Concat(box.Head(), c.repo.logDigest(name, sum[:]), sealed)
+	var working sync.WaitGroup // each goes over all of it
+	var packed [][]byte
+	working.Go(func() { packed = packAll(packer, content) })
+	var sum [sha256.Size]byte
+	working.Go(func() { sum = sha256.Sum256(content) })
+	facts := LogFacts{Name: name, Size: int64(len(content))}
+	if err := c.summarize(&facts, content, segmentSize); err != nil {
+		facts.Problem = err.Error()
+	}
+	working.Wait()
+	facts.SHA256 = sum[:]
+	room := int64(tailSize) + c.repo.logBegin()
+	for _, p := range packed {
+		room += int64(len(p) + seal.Overhead)
+	}
+	data := append(make([]byte, 0, room), box.Head()...)
+	data = append(append(data, c.repo.logDigest(name, sum[:])...), sealed...)
 	for _, p := range packed {
 		begun := len(data)
 		data = box.Seal(data, p, int64(begun))

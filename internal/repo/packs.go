@@ -63,7 +63,7 @@ type packer struct {
 	data    []byte // of the pack that grows
 	content encoder
 	upload  chan struct{} // one for each pack that is on its way
-	buffers sync.Pool     // of packs
+	buffers chan []byte   // of packs that were stored
 }
 
 // newPacker returns a packer that works until finish or the end of ctx. workers is how
@@ -78,7 +78,7 @@ func newPacker(ctx context.Context, c *Cluster, key seal.Key, level, workers int
 		frames: make(chan *frame, 2*workers), slots: make(chan struct{}, workers), upload: make(chan struct{}, packsAtOnce),
 	}
 	p.free.New = func() any { return &frame{content: make([]byte, 0, frameSize+BlockSize)} }
-	p.buffers.New = func() any { return new([]byte) }
+	p.buffers = make(chan []byte, packsAtOnce+1)
 	p.group, p.ctx = errgroup.WithContext(ctx)
 	return p, nil
 }
@@ -154,7 +154,11 @@ func (p *packer) add(f *frame) error {
 		if p.box, err = seal.NewBox(kindPack, p.name, p.key); err != nil {
 			return err
 		}
-		p.data = append((*p.buffers.Get().(*[]byte))[:0], p.box.Head()...)
+		select {
+		case p.data = <-p.buffers:
+		default: // it is made once it is known how large it becomes
+		}
+		p.data = append(p.data[:0], p.box.Head()...)
 	}
 	at := int64(len(p.data))
 	if room := len(f.packed) + seal.Overhead; len(p.data)+room > cap(p.data) { // it has one size, or is small
@@ -195,7 +199,10 @@ func (p *packer) cut() error {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		p.stored(int64(len(data)))
-		p.buffers.Put(&data)
+		select {
+		case p.buffers <- data:
+		default:
+		}
 		return nil
 	})
 	return nil

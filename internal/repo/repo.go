@@ -348,7 +348,7 @@ func (r *Repository) put(ctx context.Context, kind seal.Kind, name string, conte
 }
 
 // smallPacker packs what is not of packs.
-var smallPacker = sync.OnceValues(func() (*seal.Packer, error) { return seal.NewPacker(3) })
+var smallPacker = sync.OnceValues(func() (*seal.Packer, error) { return seal.NewPacker(1) })
 
 // get reads an object of one frame, whose content has at most so many bytes.
 func (r *Repository) get(ctx context.Context, kind seal.Kind, name string, most int) ([]byte, error) {
