@@ -24,6 +24,7 @@ type receives struct {
 func newReceives(t *testing.T, basin *program, conf map[string]string) *receives {
 	t.Helper()
 	k := &kept{store: newStore(t, basin, nil, false), Server: pgtest.Start(t, pgtest.Config{WALSegmentSizeMB: segmentSize >> 20, Conf: conf})}
+	k.Exec(t, "CREATE EXTENSION amcheck") // for the copies
 	r := &receives{kept: k, spool: filepath.Join(pgtest.TempDir(t), "spool")}
 	r.args = []string{"receive", "--repository", r.location, "--spool", r.spool, "-S", "basin", "--create-slot", "-s", "1", "-d", r.ConnString() + " application_name=received"}
 	return r
