@@ -104,7 +104,7 @@ func (b *faultyBucket) start(t *testing.T) string {
 			_, _ = io.WriteString(w, "<Error><Code>AccessDenied</Code></Error>")
 			return
 		case faultSlow:
-			time.Sleep(200 * time.Millisecond) // which is what the fault is
+			<-time.After(200 * time.Millisecond) // which is what the fault is
 		case faultSpliced:
 			if err := b.splice(w, r); err != nil {
 				t.Error(err)
@@ -344,7 +344,7 @@ func testNeverOpensShort(t *testing.T, major int) {
 	}
 	for _, fault := range lasting {
 		for k := 1; k <= calls; k++ {
-			if isFull() || k%3 == 0 && k/3%len(lasting) == slices.Index(lasting, fault) {
+			if isFull() || k%6 == 0 && k/6%len(lasting) == slices.Index(lasting, fault) {
 				try(k, 0, fault)
 			}
 		}
