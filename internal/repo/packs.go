@@ -161,8 +161,9 @@ func (p *packer) add(f *frame) error {
 		p.data = append(p.data[:0], p.box.Head()...)
 	}
 	at := int64(len(p.data))
-	if room := len(f.packed) + seal.Overhead; len(p.data)+room > cap(p.data) { // it has one size, or is small
-		p.data = append(make([]byte, 0, max(packSize, len(p.data)+room)+footerRoom), p.data...)
+	if room := len(p.data) + len(f.packed) + seal.Overhead; room > cap(p.data) { // most backups are small, and a buffer is used again
+		grown := min(max(2*cap(p.data), 1<<20), packSize+footerRoom)
+		p.data = append(make([]byte, 0, max(grown, room)), p.data...)
 	}
 	p.data = p.box.Seal(p.data, f.packed, at)
 	for _, piece := range f.pieces {

@@ -51,9 +51,9 @@ func TestUpdateFetchesWhatDiffers(t *testing.T) {
 			{"the last block", func(b []byte) []byte { b[len(b)-1]++; return b }, 77, 1},
 			{"blocks apart", func(b []byte) []byte { b[0]++; b[300*BlockSize]++; b[301*BlockSize]++; return b }, 3 * BlockSize, 3},
 			{"zeros that are none", func(b []byte) []byte { b[6*BlockSize] = 1; return b }, BlockSize, 0},
-			{"too short", func(b []byte) []byte { return b[:len(b)-BlockSize] }, BlockSize, 2},
+			{"too short", func(b []byte) []byte { return b[:len(b)-BlockSize] }, BlockSize + 77, 2},
 			{"empty", func([]byte) []byte { return nil }, int64(len(content)), 25},
-			{"too long", func(b []byte) []byte { return append(b, make([]byte, 5*BlockSize)...) }, 77, 1},
+			{"too long", func(b []byte) []byte { return append(b, make([]byte, 5*BlockSize)...) }, 0, 0},
 			{"another file", func(b []byte) []byte { return bytes.Repeat([]byte{7}, len(b)) }, int64(len(content)), 25},
 		} {
 			t.Run(test.reason, func(t *testing.T) {
