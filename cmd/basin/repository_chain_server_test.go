@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"strconv"
 	"testing"
@@ -18,7 +17,7 @@ import (
 func TestRepositoryChain(t *testing.T) {
 	t.Parallel()
 	length := 12
-	if os.Getenv("BASIN_MATRIX") == "full" {
+	if isFull() {
 		length = 200
 	}
 	k := keepIn(t, newStore(t, newProgram(t, "basin"), nil, false), pgtest.Config{Checksums: true, WALSegmentSizeMB: 1})

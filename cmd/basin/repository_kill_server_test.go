@@ -40,7 +40,7 @@ func TestRepositoryKilled(t *testing.T) {
 	basin := newProgram(t, "basin")
 	r := newStore(t, basin, s3test.Start(t), true)
 	rounds := 10
-	if os.Getenv("BASIN_MATRIX") == "full" {
+	if isFull() {
 		rounds = 50
 	}
 	k := &killing{

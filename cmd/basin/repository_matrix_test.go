@@ -43,7 +43,7 @@ func repositoryRule(c matrixCase) bool {
 // every pair, and every server with every source and store.
 func repositoryCases() []matrixCase {
 	axes := repositoryAxes()
-	if os.Getenv("BASIN_MATRIX") == "full" {
+	if isFull() {
 		return chooseCases(axes, repositoryRule, "server", "source", "store", "sealed")
 	}
 	cases := chooseCases(axes[1:], repositoryRule)
