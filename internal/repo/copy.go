@@ -140,6 +140,8 @@ type logCopy struct {
 	o        CopyLogOptions
 	report   CopyLogReport
 	problems []error // of files, behind which others were copied all the same
+	sized    string  // name of the segment of which size is known
+	size     int64   // of that, in bytes
 }
 
 // stretch is segments of a timeline that follow each other.
@@ -206,7 +208,7 @@ func (l *logCopy) copy(ctx context.Context, s stretch) error {
 			return nil
 		case IsSegment(name):
 			whole = name
-		case strings.HasPrefix(name, whole+".partial"):
+		case strings.HasPrefix(name, whole+".part"):
 			continue
 		}
 		for more && err == nil && (have < name || historyName.MatchString(have)) {
@@ -249,6 +251,40 @@ func (l *logCopy) history(ctx context.Context, name string) error {
 	return l.file(ctx, name)
 }
 
+// segmentSize returns how many bytes the segment has that a file is of. A part that does not begin with it does not
+// tell; then the first one does.
+func (l *logCopy) segmentSize(ctx context.Context, name string, content []byte) (int64, error) {
+	if l.sized == name[:24] {
+		return l.size, nil
+	}
+	size, ok := wal.SegmentSize(content)
+	if p, isPart := parseLogPart(name); isPart && p.from > 0 {
+		parts, _, err := l.from.segmentParts(ctx, p.segment)
+		if err != nil {
+			return 0, err
+		}
+		ok = false
+		for _, first := range parts {
+			if first.from > 0 || ok {
+				continue
+			}
+			begin, _, err := l.from.logFile(ctx, first.name)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, seal.ErrDamaged) {
+				return 0, fmt.Errorf("read %s: %w", first.name, err)
+			}
+			size, ok = wal.SegmentSize(begin)
+		}
+	}
+	if !ok {
+		size = cmp.Or(l.o.SegmentSize, wal.DefaultSegmentSize)
+		if l.o.For != nil {
+			size = l.o.For.SegmentSize
+		}
+	}
+	l.sized, l.size = name[:24], size
+	return size, nil
+}
+
 // file copies a file.
 func (l *logCopy) file(ctx context.Context, name string) error {
 	size := 0
@@ -259,7 +295,9 @@ func (l *logCopy) file(ctx context.Context, name string) error {
 		}
 		segment := int64(0)
 		if !IsSegment(name) && segmentName.MatchString(name) {
-			segment, _ = wal.SegmentSize(content)
+			if segment, err = l.segmentSize(ctx, name, content); err != nil {
+				return err
+			}
 		}
 		if err := l.to.PushLog(ctx, name, content, segment); err != nil {
 			return err

@@ -248,3 +248,42 @@ func TestCopyLog(t *testing.T) {
 		}
 	})
 }
+
+// TestCopyLogThatWasReceived copies the parts that a receiver made of a segment, of which the later ones do not tell how
+// large it is, but not those of one that is whole.
+func TestCopyLogThatWasReceived(t *testing.T) {
+	for _, there := range []int{0, 1, 2} { // of the parts, before
+		from, to := newCluster(t, true), newCluster(t, false)
+		five, six := forgedLog(5, rng(5)), forgedLog(6, rng(6))
+		segment := func(number uint64) string { return wal.Segment{Timeline: 1, Number: number}.Name(partSegment) }
+		push := func(c *Cluster, name string, content []byte) {
+			t.Helper()
+			if err := c.PushLog(t.Context(), name, content, partSegment); err != nil {
+				t.Fatal(err)
+			}
+		}
+		push(from, PartName(segment(5), 0, 10000), five[:10000])
+		push(from, PartName(segment(5), 10000, 30000), five[10000:30000])
+		push(from, segment(5), five)
+		ends := []int64{0, 10000, 30000, 90000}
+		for i, end := range ends[1:] {
+			name, content := PartName(segment(6), ends[i], end), six[ends[i]:end]
+			push(from, name, content)
+			if i < there {
+				push(to, name, content)
+			}
+		}
+		report, err := to.CopyLog(t.Context(), from, CopyLogOptions{})
+		if err != nil || report.Files != 1+3-there {
+			t.Errorf("%d parts were there: %d files, error %v", there, report.Files, err)
+		}
+		name, err := to.LongestPartial(t.Context(), segment(6))
+		if err != nil {
+			t.Fatal(err)
+		}
+		content, err := to.Log(t.Context(), name)
+		if err != nil || string(content) != string(six[:90000]) {
+			t.Errorf("%d parts were there: %s is another, or %v", there, name, err)
+		}
+	}
+}
