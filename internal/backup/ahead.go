@@ -26,8 +26,9 @@ type aheadSource struct {
 	Source
 	queue   chan aheadMember
 	cancel  context.CancelFunc // nil before the first Next
-	reading sync.WaitGroup
-	taken   chan struct{} // is closed when the member in hand is not used any more; nil if nobody waits for that
+	asking  sync.WaitGroup     // for members
+	reading sync.WaitGroup     // files
+	taken   chan struct{}      // is closed when the member in hand is not used any more; nil if nobody waits for that
 }
 
 // aheadMember is what Next has returned.
@@ -43,7 +44,7 @@ func (s *aheadSource) Next(ctx context.Context) (Member, io.Reader, error) {
 	if s.cancel == nil {
 		var working context.Context
 		working, s.cancel = context.WithCancel(ctx)
-		s.reading.Go(func() { s.read(working) })
+		s.asking.Go(func() { s.read(working) })
 	}
 	if s.taken != nil {
 		close(s.taken)
@@ -104,6 +105,7 @@ func (s *aheadSource) Close() error {
 	if s.cancel != nil {
 		s.cancel()
 	}
+	s.asking.Wait() // it may put one more into the queue
 	for {
 		select {
 		case a := <-s.queue:

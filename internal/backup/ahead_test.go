@@ -164,3 +164,40 @@ func TestReadAheadEnds(t *testing.T) {
 		})
 	}
 }
+
+// late yields a large file, that can be read at once, after it was to end.
+type late struct {
+	farSource
+	asked chan struct{} // closed once it is asked
+}
+
+func (s *late) Next(ctx context.Context) (Member, io.Reader, error) {
+	if s.next++; s.next == 1 {
+		close(s.asked)
+	}
+	<-ctx.Done()
+	time.Sleep(time.Second) // by which Close has looked into the queue
+	return Member{Path: "1", Kind: File, Apart: true, Size: 8 << 20}, &Zeros{Left: 8 << 20}, nil
+}
+
+// TestReadAheadEndsWhileItIsAsked closes a source while the next file of it comes.
+func TestReadAheadEndsWhileItIsAsked(t *testing.T) {
+	for range 20 { // of what is ready either may be chosen
+		synctest.Test(t, func(t *testing.T) {
+			far := &late{asked: make(chan struct{})}
+			src := WithReadAhead(far, 2)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			go func() {
+				<-far.asked
+				cancel()
+			}()
+			if _, _, err := src.Next(ctx); err == nil {
+				t.Error("it goes on")
+			}
+			if err := src.Close(); err != nil || !far.closed {
+				t.Error(err)
+			}
+		})
+	}
+}
