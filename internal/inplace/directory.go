@@ -61,7 +61,9 @@ func Look(path string) (*Directory, error) {
 	}
 	if target, err := os.Readlink(filepath.Join(path, "pg_wal")); err == nil {
 		if d.WALDir = target; !filepath.IsAbs(target) {
-			d.WALDir = filepath.Join(path, target)
+			if d.WALDir, err = filepath.Abs(filepath.Join(path, target)); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return d, d.readTablespaces()

@@ -171,7 +171,7 @@ func (w *strayWalk) entry(at place, rel, name string) error {
 	if w.oid == 0 {
 		wal := w.sink.options.WALDir
 		switch {
-		case isTop && (slices.Contains(w.o.Spare, name) || name == "lost+found" && info.IsDir()):
+		case isTop && slices.Contains(w.o.Spare, name), (name == "lost+found" || name == "pg_wal/lost+found") && info.IsDir():
 			return nil
 		case wal != nil && name == "pg_wal":
 			return w.dir(place{wal.Root(), wal.Path()}, ".", name)

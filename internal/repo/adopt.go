@@ -32,6 +32,9 @@ func parsePrefix(digits string) (prefix [leaseSize]byte, err error) {
 	return [leaseSize]byte(b), nil
 }
 
+// adoptsAtMost is of how many failed backups one takes what they stored.
+const adoptsAtMost = 256
+
 // takeLease takes the lease of the backup, and adopts the packs of others that have the same key of
 // digests. key is that of the parent, or else a new one, in place of which that of others is taken.
 //
@@ -56,7 +59,7 @@ func (s *Sink) takeLease(ctx context.Context, key seal.Key) error {
 			key = theirs
 		}
 	}
-	for _, l := range found {
+	for _, l := range found[max(0, len(found)-adoptsAtMost):] {
 		says.Adopts = append(says.Adopts, hex.EncodeToString(l.prefix[:]))
 	}
 	s.commit.DigestKey, says.Digests = key.ID, key.ID.String()

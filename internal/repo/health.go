@@ -104,7 +104,9 @@ func (c *Cluster) Leases(ctx context.Context) ([]Lease, error) {
 	}
 	var leases []Lease
 	for _, l := range held {
-		leases = append(leases, l.lease)
+		if !l.lease.GivenUp { // whose backup failed, and was told so
+			leases = append(leases, l.lease)
+		}
 	}
 	return leases, nil
 }
@@ -201,7 +203,10 @@ func (r *Repository) Probe(ctx context.Context) (ProbeReport, error) {
 	before := time.Now()
 	first := r.store.Create(ctx, name, []byte("basin check"))
 	after := time.Now()
-	if first != nil && !errors.Is(first, fs.ErrExist) {
+	if errors.Is(first, fs.ErrExist) { // which is what is to be seen; it is of another, who removes it if he can
+		return report, nil
+	}
+	if first != nil {
 		return report, first
 	}
 	if err := r.store.Create(ctx, name, []byte("basin check, again")); !errors.Is(err, fs.ErrExist) {
@@ -210,9 +215,6 @@ func (r *Repository) Probe(ctx context.Context) (ProbeReport, error) {
 		}
 		return report, errors.Join(usererr.Hinted("Use a store with conditional writes, such as a local disk, or S3 with If-None-Match, and copy what is there.",
 			"the store lets an object be overwritten, and is not safe for backups"), r.store.Delete(ctx, name))
-	}
-	if first != nil {
-		return report, nil // it is of another, who removes it if he can
 	}
 	for info, err := range r.store.List(ctx, name, "") {
 		if err == nil && info.Name == name && !info.Time.IsZero() {
