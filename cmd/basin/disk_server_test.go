@@ -165,7 +165,7 @@ func TestUnusableDirectories(t *testing.T) {
 		t.Run(test.reason, func(t *testing.T) {
 			t.Parallel()
 			dir := pgtest.TempDir(t)
-			if out, err := shell(dir, test.prepare).CombinedOutput(); err != nil {
+			if out, err := runShell(dir, test.prepare).CombinedOutput(); err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}
 			args := []string{"-d", s.ConnString(), "-c", "fast"}
@@ -173,7 +173,7 @@ func TestUnusableDirectories(t *testing.T) {
 				args = append(args, strings.ReplaceAll(arg, "$DIR", dir))
 			}
 			basin.run(t, nil, args...).failed(t, strings.ReplaceAll(test.said, "$DIR", dir))
-			out, err := shell(dir, "find . -mindepth 1 -printf '%P\n' | sort | xargs").Output()
+			out, err := runShell(dir, "find . -mindepth 1 -printf '%P\n' | sort | xargs").Output()
 			if err != nil && test.reason != "not to be read" {
 				t.Fatal(err)
 			}
@@ -184,8 +184,8 @@ func TestUnusableDirectories(t *testing.T) {
 	}
 }
 
-// shell returns a script, run in a folder as the user the program runs as.
-func shell(dir, script string) *exec.Cmd {
+// runShell returns a script, run in a folder as the user the program runs as.
+func runShell(dir, script string) *exec.Cmd {
 	c := exec.Command("/bin/sh", "-c", script)
 	c.Dir = dir
 	c.SysProcAttr = &syscall.SysProcAttr{Credential: pgtest.Credential()}

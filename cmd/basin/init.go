@@ -9,6 +9,7 @@ import (
 
 	"basin/internal/repo"
 	"basin/internal/seal"
+	"basin/internal/shell"
 	"basin/internal/usererr"
 )
 
@@ -88,7 +89,7 @@ func initReport(location string, info repo.Info, recipients []seal.Recipient) st
 decided for good; to have it otherwise, make another with basin init --encrypt.
 
 Next: basin list --repository=%s
-`, shellWord(location))
+`, shell.Quote(location))
 		return b.String()
 	}
 	b.WriteString("It is encrypted. Its private key can be unlocked with any of these, and by nobody else:\n")
@@ -104,17 +105,6 @@ Writing needs no key. Hosts that only write should be told the fingerprint of th
 
 Next, where backups are read:
   basin key unlock --repository=%s --key-file=FILE
-`, info.Fingerprint(), shellWord(location))
+`, info.Fingerprint(), shell.Quote(location))
 	return b.String()
-}
-
-// shellWord returns a text as a shell takes it for one word.
-func shellWord(s string) string {
-	isPlain := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-:@+,=", r)
-	}
-	if s != "" && strings.IndexFunc(s, func(r rune) bool { return !isPlain(r) }) < 0 {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }

@@ -181,7 +181,7 @@ func TestReceiverOnFullDisk(t *testing.T) {
 		p := startCommand(t, c)
 		p.says(t, "File too large", "hint: ", "ulimit -f")
 		r.log.checkComplete(t)
-		if out, err := shell(r.log.path, fmt.Sprintf("prlimit --pid %d --fsize=unlimited", p.cmd.Process.Pid)).CombinedOutput(); err != nil {
+		if out, err := runShell(r.log.path, fmt.Sprintf("prlimit --pid %d --fsize=unlimited", p.cmd.Process.Pid)).CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
 		writeNoise(t, s, 2)

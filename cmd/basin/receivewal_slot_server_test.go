@@ -150,7 +150,7 @@ func checkSegments(t *testing.T, s *pgtest.Server, dir string, begin, end wal.LS
 		t.Fatalf("complete are %q", complete)
 	}
 	for _, name := range complete {
-		if out, err := shell(dir, fmt.Sprintf("cmp %s %s", name, filepath.Join(s.DataDir, "pg_wal", name))).CombinedOutput(); err != nil {
+		if out, err := runShell(dir, fmt.Sprintf("cmp %s %s", name, filepath.Join(s.DataDir, "pg_wal", name))).CombinedOutput(); err != nil {
 			t.Errorf("%v: %s", err, out)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"basin/internal/inplace"
 	"basin/internal/repo"
+	"basin/internal/shell"
 	"basin/internal/usererr"
 	"basin/internal/wal"
 )
@@ -89,7 +90,7 @@ func (r *restoreRun) checkLog(ctx context.Context) error {
 		if err == nil && s.Transactions.Count > 0 {
 			until = ", up to what was committed at " + stamp(s.Transactions.Latest)
 		}
-		return usererr.Hinted(fmt.Sprintf("basin salvage %s pushes them. --discard-wal gives them up.", shellWord(r.into.Path)),
+		return usererr.Hinted(fmt.Sprintf("basin salvage %s pushes them. --discard-wal gives them up.", shell.Quote(r.into.Path)),
 			"%d files in pg_wal of \"%s\" are not in the repository, from %s to %s: they would be lost%s", len(lost), r.into.Path, lost[0], lost[len(lost)-1], until)
 	}
 	return nil

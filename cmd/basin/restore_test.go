@@ -127,16 +127,6 @@ func TestTargetsSayWhatTheyAre(t *testing.T) {
 }
 
 // TestShellWords quotes what a shell would take for something else.
-func TestShellWords(t *testing.T) {
-	for word, want := range map[string]string{
-		"/srv/backup": "/srv/backup", "": "''", "a b": "'a b'", "it's": `'it'\''s'`, "$HOME": "'$HOME'", "100%": "'100%'",
-	} {
-		if got := shellWord(word); got != want {
-			t.Errorf("%q is %s, want %s", word, got, want)
-		}
-	}
-}
-
 // TestTargetsBeforeAPosition tells which targets recovery reaches first.
 func TestTargetsBeforeAPosition(t *testing.T) {
 	noon := time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)

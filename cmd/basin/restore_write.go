@@ -17,6 +17,7 @@ import (
 	"basin/internal/inplace"
 	"basin/internal/localfs"
 	"basin/internal/repo"
+	"basin/internal/shell"
 )
 
 // mapped returns where a tablespace goes: as it was told, where it is in place, or where it was.
@@ -168,7 +169,7 @@ func (r *restoreRun) restoreCommand() (string, error) {
 	}
 	words = append(words, options...)
 	for i, w := range words {
-		words[i] = strings.ReplaceAll(shellWord(w), "%", "%%")
+		words[i] = strings.ReplaceAll(shell.Quote(w), "%", "%%")
 	}
 	return guarded(strings.Join(words, " ") + ` %f "%p"`), nil
 }
@@ -201,7 +202,7 @@ func (r *restoreRun) next(p *restorePlan) string {
 		b.WriteString("Restored. ")
 	}
 	if r.o.Format == formatPlain {
-		fmt.Fprintf(&b, "Start it, and see that it comes to its target, with\n  pg_ctl start -D %[1]s\n  basin restored --wait=3600 %[1]s\n", shellWord(dir))
+		fmt.Fprintf(&b, "Start it, and see that it comes to its target, with\n  pg_ctl start -D %[1]s\n  basin restored --wait=3600 %[1]s\n", shell.Quote(dir))
 	}
 	if p.target.kind != "" && (p.target.action == "" || p.target.action == "pause") {
 		b.WriteString("At the target it pauses, and can be read. If that is what was wanted,\n  SELECT pg_wal_replay_resume();\nends recovery; if not, restore again to another target.\n")

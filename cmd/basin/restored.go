@@ -12,6 +12,7 @@ import (
 	"basin/internal/client"
 	"basin/internal/getopt"
 	"basin/internal/pgdata"
+	"basin/internal/shell"
 	"basin/internal/usererr"
 	"basin/internal/wal"
 )
@@ -230,7 +231,7 @@ func (r *restoredReport) stopped(d *restoredDir, t restoredTarget) {
 	}
 	if !d.isBegun {
 		r.State, r.Why = "not started", "no server was started there yet"
-		r.Hint = "Start it: pg_ctl start -D " + shellWord(d.path)
+		r.Hint = "Start it: pg_ctl start -D " + shell.Quote(d.path)
 		return
 	}
 	r.State = "stopped"
@@ -245,7 +246,7 @@ func (r *restoredReport) stopped(d *restoredDir, t restoredTarget) {
 		return
 	}
 	r.Why = fmt.Sprintf("the server does not run, and recovery has not ended: the cluster is %v, and has replayed the log up to %v at least", d.control.State, d.control.MinRecovery)
-	r.Hint = "Start it: pg_ctl start -D " + shellWord(d.path) + ". If it has ended by itself, its log says why."
+	r.Hint = "Start it: pg_ctl start -D " + shell.Quote(d.path) + ". If it has ended by itself, its log says why."
 }
 
 // lines tells people.

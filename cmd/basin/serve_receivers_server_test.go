@@ -171,7 +171,7 @@ func TestServeRemovedLog(t *testing.T) {
 	}
 	v.ends(t)
 
-	if out, err := shell(archive, "gzip -k "+first.Name(segmentSize)+" && mv "+first.Name(segmentSize)+" ..").CombinedOutput(); err != nil {
+	if out, err := runShell(archive, "gzip -k "+first.Name(segmentSize)+" && mv "+first.Name(segmentSize)+" ..").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	v = startServe(t, basin, s, "--wal-archive", archive)

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
+
+	"basin/internal/shell"
 )
 
 // Wanted is what is to be done with the cluster. The zero value is a backup over the wire into a
@@ -126,7 +128,8 @@ func (s Server) levels(Wanted) []Item {
 func (s Server) archiving(w Wanted) []Item {
 	const item = "archive_command"
 	mode, command, library := s.Settings["archive_mode"], s.Settings["archive_command"], s.Settings["archive_library"]
-	advice := "Set archive_command = 'basin wal push --repository=" + first(w.Repository, "LOCATION") + " %p'"
+	option := shell.Quote("--repository=" + strings.ReplaceAll(first(w.Repository, "LOCATION"), "%", "%%"))
+	advice := "Set archive_command = 'basin wal push " + strings.ReplaceAll(option, "'", "''") + " %p'"
 	switch {
 	case mode == "off":
 		return []Item{{"archive_mode", Warning, "off: only the ends of backups can be restored, unless the log is received",
@@ -144,8 +147,8 @@ func (s Server) archiving(w Wanted) []Item {
 
 // command judges an archive_command.
 func (s Server) command(item, command, advice string, w Wanted) Item {
-	words := strings.Fields(command)
-	at := slices.IndexFunc(words, func(word string) bool { return filepath.Base(strings.Trim(word, `"'`)) == "basin" })
+	words := shell.Split(command)
+	at := slices.IndexFunc(words, func(word string) bool { return filepath.Base(word) == "basin" })
 	switch {
 	case at < 0 || at+2 >= len(words) || words[at+1] != "wal" || words[at+2] != "push":
 		return Item{item, Warning, fmt.Sprintf("%q is not basin wal push: the log does not come into the repository that way", command), advice + ", and reload; or receive the log otherwise."}
@@ -165,10 +168,10 @@ func (s Server) command(item, command, advice string, w Wanted) Item {
 func repositoryOf(words []string) string {
 	for i, word := range words {
 		if value, isOption := strings.CutPrefix(word, "--repository="); isOption {
-			return strings.Trim(value, `"'`)
+			return strings.ReplaceAll(value, "%%", "%")
 		}
 		if word == "--repository" && i+1 < len(words) {
-			return strings.Trim(words[i+1], `"'`)
+			return strings.ReplaceAll(words[i+1], "%%", "%")
 		}
 	}
 	return ""

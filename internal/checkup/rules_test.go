@@ -51,6 +51,8 @@ func TestRules(t *testing.T) {
 		{"with success whatever happens", command("basin wal push %p || true"), "archive_command", Warning, "more than one command"},
 		{"with another repository", command("basin wal push --repository /srv/other %p"), "archive_command", Warning, "/srv/other"},
 		{"with its name in the configuration", command("basin wal push --repository='local' %p"), "", OK, ""},
+		{"with quotes", command(`basin wal push "--repository=/srv/it's here/100%%" %p`), "archive_command", Warning, "/srv/it's here/100%, and"},
+		{"with its place in quotes", command(`'/usr/bin/basin' wal push --repository="/srv/b" %p`), "", OK, ""},
 		{"whose archiving fails", func(s *Server) { s.Archiver.FailedAt = s.Archiver.ArchivedAt.Add(time.Second) }, "archiver", Error, "fails"},
 		{"whose archiving failed once", func(s *Server) { s.Archiver.FailedAt = s.Archiver.ArchivedAt.Add(-time.Second) }, "", OK, ""},
 		{"that has not archived", func(s *Server) { s.Archiver = Archiver{} }, "archiver", Warning, "nothing was archived"},
