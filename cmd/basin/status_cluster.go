@@ -160,7 +160,7 @@ func (s *clusterStatus) point(k *repo.Commit, p repo.RecoveryPoint, o *statusOpt
 	}
 	if v := o.server; v != nil && v.SystemID == s.name.SystemID {
 		s.server(v, p.End)
-		if s.Server.BehindBytes == 0 && p.Resumes == "" {
+		if s.Server.BehindBytes == 0 && p.Resumes == "" && v.Timeline == p.Timeline {
 			status.Time = now.UTC() // all that there is
 		}
 	}

@@ -8,8 +8,10 @@ import (
 	"testing"
 	"time"
 
+	"basin/internal/checkup"
 	"basin/internal/repo"
 	"basin/internal/usererr"
+	"basin/internal/wal"
 )
 
 func TestParseLimit(t *testing.T) {
@@ -231,5 +233,20 @@ func TestRecoveryEnd(t *testing.T) {
 				t.Errorf("%+v", r)
 			}
 		})
+	}
+}
+
+// TestRecoveryPointOfServer has a server with no more log than the repository: all is there if that is of its timeline.
+func TestRecoveryPointOfServer(t *testing.T) {
+	now := time.Date(2026, 11, 26, 20, 0, 0, 0, time.UTC)
+	ended := now.Add(-5 * time.Hour)
+	for timeline, want := range map[wal.Timeline]time.Time{1: now, 2: ended} {
+		o := defaultStatus()
+		o.server = &checkup.Server{SystemID: 7, Timeline: timeline, LSN: 0x5000000}
+		s := newStatus(repo.ClusterName{Name: "main", SystemID: 7})
+		s.point(&repo.Commit{Ended: ended}, repo.RecoveryPoint{Reach: repo.Reach{Timeline: 1, End: 0x6000000}}, &o, now)
+		if got := s.RecoveryPoint.Time; !got.Equal(want) {
+			t.Errorf("the server is on timeline %d: the recovery point is of %v, want %v", timeline, got, want)
+		}
 	}
 }
