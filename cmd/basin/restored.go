@@ -186,7 +186,7 @@ func (r *restoredReport) running(d *restoredDir, t restoredTarget, s *restoredSe
 		r.State, r.Why = "paused", "recovery pauses, since the primary had more: "+s.lacking[0]
 		r.Hint = "Set it to at least that, and start the server again."
 		r.isFinal = true
-	case s.paused && t.kind == "lsn" && !t.covers(s.lsn):
+	case s.paused && (t.kind == "" || t.kind == "lsn" && !t.covers(s.lsn)): // at the end of the log it does not pause
 		r.State, r.Why = "paused", "recovery was paused by somebody before its target"
 		r.Hint = "SELECT pg_wal_replay_resume(); has it go on."
 		r.isFinal = true

@@ -250,3 +250,12 @@ func TestRecoveryPointOfServer(t *testing.T) {
 		}
 	}
 }
+
+// TestPausedBeforeTheEnd is of recovery to the end of the log, where it does not pause by itself.
+func TestPausedBeforeTheEnd(t *testing.T) {
+	var r restoredReport
+	d := &restoredDir{signal: "recovery.signal"}
+	if err := r.running(d, restoredTarget{}, &restoredServer{inRecovery: true, paused: true, lsn: 0x5000000}); err != nil || r.Reached || !r.isFinal {
+		t.Errorf("%+v, error %v", r, err)
+	}
+}
