@@ -2,10 +2,12 @@ package repo
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 
 	"basin/internal/object"
@@ -223,4 +225,45 @@ func BenchmarkLogKeys(b *testing.B) {
 			}
 		}
 	})
+}
+
+// asked counts what a store is asked.
+type asked struct {
+	object.Store
+	gets atomic.Int64
+}
+
+func (s *asked) Get(ctx context.Context, name string, off, n int64) ([]byte, error) {
+	s.gets.Add(1)
+	return s.Store.Get(ctx, name, off, n)
+}
+
+// TestFactsAreReadOnce tries the same log several times, as for one backup after another.
+func TestFactsAreReadOnce(t *testing.T) {
+	c, random := newCluster(t, false), rng(1)
+	var r Reach
+	for n := range uint64(20) {
+		name := wal.Segment{Timeline: 1, Number: n + 1}.Name(4 << 20)
+		if err := c.PushLog(t.Context(), name, forgedLog(n+1, random), 0); err != nil {
+			t.Fatal(err)
+		}
+		r.Segments = append(r.Segments, name)
+	}
+	r.Last = r.Segments[len(r.Segments)-1]
+	store := &asked{Store: c.repo.store}
+	c = reopen(t, c, store)
+	for round := range 3 {
+		next := len(r.Segments)
+		for facts, err := range c.Facts(t.Context(), r) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if next--; facts.Name != r.Segments[next] {
+				t.Fatalf("got %s, want %s", facts.Name, r.Segments[next])
+			}
+		}
+		if n := store.gets.Swap(0); next != 0 || (n > 0) != (round == 0) {
+			t.Errorf("round %d: %d files are left, and the store was asked %d times", round, next, n)
+		}
+	}
 }
