@@ -341,7 +341,7 @@ func TestIncrementalOfChanges(t *testing.T) {
 	o := Options{WAL: true, Manifest: WithManifest, Algorithm: manifest.CRC32C}
 	for i := range 4 {
 		if i > 0 {
-			s.Exec(t, "DELETE FROM load_rows WHERE id > (SELECT max(id) / 2 FROM load_rows)", "VACUUM load_rows", "CREATE TABLE IF NOT EXISTS copied (LIKE accounts)", "INSERT INTO copied SELECT * FROM accounts")
+			s.Exec(t, "BEGIN; LOCK TABLE load_rows IN SHARE ROW EXCLUSIVE MODE; DELETE FROM load_rows WHERE id > (SELECT max(id) / 2 FROM load_rows); COMMIT", "VACUUM load_rows", "CREATE TABLE IF NOT EXISTS copied (LIKE accounts)", "INSERT INTO copied SELECT * FROM accounts")
 			o.Parent = openManifest(t, filepath.Join(chain[i-1], manifest.Name))
 		}
 		o.Apart = i%2 == 0
