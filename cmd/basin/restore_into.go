@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -115,15 +117,40 @@ func (r *restoreRun) unkept(ctx context.Context) (lost []string, err error) {
 	return lost, nil
 }
 
+// isAllOf says whether a file of the repository, of which this is known, has all that is in a file of the log in the data
+// directory. That it has the name is not enough: where a cluster was set back in time the same timeline was written twice.
+func (r *restoreRun) isAllOf(ctx context.Context, name string, facts repo.LogFacts) (bool, error) {
+	here, err := r.into.ReadLog(name)
+	if err != nil {
+		return false, err
+	}
+	if sum := sha256.Sum256(here); bytes.Equal(sum[:], facts.SHA256) {
+		return true, nil
+	}
+	s, err := r.into.Summary(name)
+	if err != nil || facts.Summary == nil || facts.Summary.Length < s.Length {
+		return false, nil
+	}
+	there, err := r.cluster.Log(ctx, facts.Name)
+	if err != nil {
+		return false, err
+	}
+	n := min(s.Length, int64(len(here)), int64(len(there))) // behind a switch there is nothing
+	return bytes.Equal(here[:n], there[:n]), nil
+}
+
 // keeps says whether the repository has a file of the log, or all that is in it, or had it: what was
 // archived and comes before all that is there was removed because no backup needs it.
 func (r *restoreRun) keeps(ctx context.Context, file inplace.LogFile, oldest map[wal.Timeline]string) (bool, error) {
 	if r.into.SystemID != r.cluster.Name().SystemID {
 		return false, nil
 	}
-	_, err := r.cluster.LogFacts(ctx, file.Name)
+	facts, err := r.cluster.LogFacts(ctx, file.Name)
+	if err == nil {
+		return r.isAllOf(ctx, file.Name, facts)
+	}
 	if !errors.Is(err, fs.ErrNotExist) {
-		return err == nil, err
+		return false, err
 	}
 	if !repo.IsSegment(file.Name) {
 		return false, nil
@@ -157,10 +184,8 @@ func (r *restoreRun) keeps(ctx context.Context, file inplace.LogFile, oldest map
 	if err != nil {
 		return false, err
 	}
-	facts, err := r.cluster.LogFacts(ctx, part)
-	if err != nil {
+	if facts, err = r.cluster.LogFacts(ctx, part); err != nil {
 		return false, err
 	}
-	s, err := r.into.Summary(file.Name)
-	return err == nil && facts.Summary != nil && facts.Summary.Length >= s.Length, nil
+	return r.isAllOf(ctx, file.Name, facts)
 }

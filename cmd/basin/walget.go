@@ -95,6 +95,11 @@ func (g *logGetter) get(ctx context.Context, name, path string) error {
 // fetch reads a file of the log, or of a segment the part that is there, from the repositories that are meant. That
 // there is none in any of them, each of which has answered, is an error that wraps fs.ErrNotExist; no other does.
 func (g *logGetter) fetch(ctx context.Context, name string) ([]byte, error) {
+	if g.o.SystemID == 0 { // parts, too, are of the server's own cluster, and of no other of the name
+		if id, err := systemIDOf(g.o.DataDirectory, nil); err == nil {
+			g.o.SystemID = id
+		}
+	}
 	all, _, err := g.o.each()
 	if err != nil {
 		return nil, hideAbsence(err)

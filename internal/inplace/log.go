@@ -78,12 +78,21 @@ func (d *Directory) isLog(name string) (bool, error) {
 	return wal.NewPageChecker(rules, segment.Start(info.Size())).Check(page[:n]) == nil, nil
 }
 
-// Summary returns what is in a segment that the directory has, as far as that is whole.
-func (d *Directory) Summary(name string) (wal.Summary, error) {
+// ReadLog returns the content of a file of the log in the data directory.
+func (d *Directory) ReadLog(name string) ([]byte, error) {
 	path := filepath.Join(d.Path, "pg_wal", name)
 	content, err := os.ReadFile(path)
 	if err != nil {
-		return wal.Summary{}, localfs.Errorf(err, path, `could not read file "%s"`, path)
+		return nil, localfs.Errorf(err, path, `could not read file "%s"`, path)
+	}
+	return content, nil
+}
+
+// Summary returns what is in a segment that the directory has, as far as that is whole.
+func (d *Directory) Summary(name string) (wal.Summary, error) {
+	content, err := d.ReadLog(name)
+	if err != nil {
+		return wal.Summary{}, err
 	}
 	size := int64(len(content))
 	digits, _, _ := strings.Cut(name, ".")
