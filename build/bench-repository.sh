@@ -370,7 +370,8 @@ page() {
 		| cluster | $size, page checksums on |
 		| all is on | $(filesystem "$work") |
 
-		Both read the data directory, with zstd at level 3 and $jobs processes or threads; pgBackRest bundles files and stores blocks
+		Both read the data directory with $jobs processes or threads, and compress with zstd: pgBackRest at level 3, basin at its default, which stores
+as much; pgBackRest bundles files and stores blocks
 		(\`repo1-bundle=y\`, \`repo1-block=y\`), and its archiving is on; basin takes the log of a backup along by itself. All other
 		settings are the defaults, \`fsync\` and page checksums among them. The programs run by turns; a ratio is the median of those
 		of the pairs, basin's time to pgBackRest's, with the least and the most.
