@@ -43,6 +43,9 @@ func (r *restoreRun) plan(ctx context.Context) (*restorePlan, error) {
 		}
 		plan, err := r.planFrom(ctx, commit)
 		if err == nil {
+			if len(refused) > 0 && r.o.Target.kind == "" { // an earlier target is why, else
+				r.report.warning("an older backup than the newest is restored: %s", refused[0])
+			}
 			return plan, nil
 		}
 		if ctx.Err() != nil {
