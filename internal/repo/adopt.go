@@ -207,12 +207,14 @@ func (a *adopted) file(ctx context.Context, k key, size int64) (of adoptedBlocks
 		return nil, nil
 	}
 	for _, r := range a.stored {
-		f, err := (&index{parts: r, blocks: r.levels}).file(ctx, k, size)
-		if err != nil {
-			return nil, err
-		}
-		if f.gaps = true; len(f.runs) > 0 {
-			of = append(of, &adoptedFile{blocks: f})
+		for _, s := range r.spills {
+			f, err := (&index{parts: s, blocks: []Level{s.level}}).file(ctx, k, size)
+			if err != nil {
+				return nil, err
+			}
+			if f.gaps = true; len(f.runs) > 0 {
+				of = append(of, &adoptedFile{blocks: f})
+			}
 		}
 	}
 	return of, nil

@@ -4,7 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
-	"io"
+	"errors"
 	"math"
 	"os"
 	"slices"
@@ -19,6 +19,11 @@ const (
 	runMemory = 16 << 20
 	// groupExtents is how many extents one group has at most.
 	groupExtents = 256
+	// spillPartSize is how large the content of a part is, about, that waits in a temporary file: one of each
+	// spill is in memory when they are merged.
+	spillPartSize = 128 << 10
+	// spillsMerged is how many spills of one size become one.
+	spillsMerged = 16
 )
 
 // levelWriter makes a level of groups that come in order. Groups of one file that follow each
@@ -26,6 +31,7 @@ const (
 type levelWriter struct {
 	// put keeps the content of a part, which begins with a file.
 	put   func(content []byte, first key) error
+	size  int // of a part, about, in bytes; zero is partSize
 	part  encoder
 	group group
 	some  bool // there is a group
@@ -74,7 +80,7 @@ func (w *levelWriter) end() error {
 	}
 	w.part.add(w.group)
 	w.some = false
-	if w.part.size() < partSize {
+	if w.part.size() < cmp.Or(w.size, partSize) {
 		return nil
 	}
 	return w.cut()
@@ -95,26 +101,29 @@ func (w *levelWriter) finish() error {
 }
 
 // runs takes groups in any order, and yields them in that of their files and blocks. What is
-// too much for memory is in a temporary file meanwhile.
+// too much for memory is in temporary files meanwhile, of which there are few: many of one size are merged.
 type runs struct {
-	dir    string // of the temporary file; empty is the system's
-	file   *os.File
-	end    int64 // of the file
+	dir    string // of the temporary files; empty is the system's
+	most   int    // bytes of groups that are held in memory; zero is runMemory
 	groups []group
 	memory int // bytes of those, about
-	levels []Level
-	places map[ID]place // in the file, of parts
-	count  uint64
+	spills []*spill
 }
 
-// place is where a part is in a file.
-type place struct{ at, size int64 }
+// spill is sorted groups in a temporary file.
+type spill struct {
+	file  *os.File
+	end   int64 // of the file
+	level Level
+	at    []int64 // where parts begin in the file; their numbers are their identifiers
+	tier  int     // how often what is in it was merged
+}
 
 // add takes a group.
 func (r *runs) add(g group) error {
 	r.groups = append(r.groups, g)
 	r.memory += groupMemory(g)
-	if r.memory < runMemory {
+	if r.memory < cmp.Or(r.most, runMemory) {
 		return nil
 	}
 	return r.spill()
@@ -146,68 +155,139 @@ func firstBlock(g group) int64 {
 	return g.extents[0].first
 }
 
-// spill writes what is in memory to the file.
+// spill writes what is in memory to a file.
 func (r *runs) spill() error {
-	if r.file == nil {
-		var err error
-		if r.file, err = localfs.TempFile(r.dir); err != nil {
-			return err
-		}
-		r.places = make(map[ID]place)
-	}
 	r.sort()
-	var level Level
-	w := levelWriter{put: func(content []byte, first key) error {
-		r.count++
-		var id ID
-		binary.LittleEndian.PutUint64(id[:], r.count)
-		if _, err := r.file.WriteAt(content, r.end); err != nil {
-			return err
+	err := r.keep(0, func(yield func(group) error) error {
+		for _, g := range r.groups {
+			if err := yield(g); err != nil {
+				return err
+			}
 		}
-		r.places[id] = place{r.end, int64(len(content))}
-		r.end += int64(len(content))
-		level = append(level, PartRef{ID: id, Tablespace: first.tablespace, Path: []byte(first.path)})
 		return nil
-	}}
-	for _, g := range r.groups {
-		if err := w.add(g); err != nil {
-			return err
-		}
-	}
-	if err := w.finish(); err != nil {
+	})
+	if err != nil {
 		return err
 	}
-	r.levels = append(r.levels, level)
 	clear(r.groups)
 	r.groups, r.memory = r.groups[:0], 0
+	for r.isCrowded() {
+		if err := r.merge(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keep makes a spill of groups that each yields in order.
+func (r *runs) keep(tier int, each func(yield func(group) error) error) error {
+	file, err := localfs.TempFile(r.dir)
+	if err != nil {
+		return err
+	}
+	s := &spill{file: file, tier: tier}
+	w := levelWriter{put: s.put, size: spillPartSize}
+	if err := each(w.add); err != nil {
+		return errors.Join(err, file.Close())
+	}
+	if err := w.finish(); err != nil {
+		return errors.Join(err, file.Close())
+	}
+	r.spills = append(r.spills, s)
+	return nil
+}
+
+// isCrowded says whether the last spills are as many of one size as become one.
+func (r *runs) isCrowded() bool {
+	n := len(r.spills)
+	return n >= spillsMerged && r.spills[n-spillsMerged].tier == r.spills[n-1].tier
+}
+
+// merge makes one of the last spills.
+func (r *runs) merge() error {
+	from := len(r.spills) - spillsMerged
+	merged := r.spills[from:]
+	r.spills = slices.Clone(r.spills[:from])
+	err := r.keep(merged[0].tier+1, func(yield func(group) error) error {
+		return eachOf(context.Background(), merged, nil, yield) // that of add, which has none, is of the computer's own files
+	})
+	for _, s := range merged {
+		err = errors.Join(err, s.file.Close())
+	}
+	return err
+}
+
+// put appends a part.
+func (s *spill) put(content []byte, first key) error {
+	var id ID
+	binary.LittleEndian.PutUint64(id[:], uint64(len(s.at)))
+	if _, err := s.file.WriteAt(content, s.end); err != nil {
+		return err
+	}
+	s.at = append(s.at, s.end)
+	s.end += int64(len(content))
+	s.level = append(s.level, PartRef{ID: id, Tablespace: first.tablespace, Path: []byte(first.path), Size: int64(len(content))})
 	return nil
 }
 
 // part reads a part from the file. It is a partSource.
-func (r *runs) part(_ context.Context, ref PartRef) (*part, error) {
-	p := r.places[ref.ID]
-	content := make([]byte, p.size)
-	if _, err := io.ReadFull(io.NewSectionReader(r.file, p.at, p.size), content); err != nil {
+func (s *spill) part(_ context.Context, ref PartRef) (*part, error) {
+	content := make([]byte, ref.Size)
+	if _, err := s.file.ReadAt(content, s.at[binary.LittleEndian.Uint64(ref.ID[:])]); err != nil {
 		return nil, err
 	}
 	return parsePart(content)
 }
 
-// each yields all groups in order. Nothing may be added any more.
+// each yields all groups in order, of at most one extent each. Nothing may be added any more.
 func (r *runs) each(ctx context.Context, yield func(group) error) error {
 	r.sort()
-	cursors := (&index{parts: r}).cursors(r.levels)
+	return eachOf(ctx, r.spills, r.groups, yield)
+}
+
+// spillCursor goes over the groups of a spill, cut into such as have one extent at most.
+type spillCursor struct {
+	cursor
+	extent int // of the group
+}
+
+// peek returns the group that the cursor is at, nil at the end.
+func (c *spillCursor) peek(ctx context.Context) (*group, error) {
+	g, err := c.cursor.peek(ctx)
+	if err != nil || g == nil || len(g.extents) < 2 {
+		return g, err
+	}
+	one := *g
+	one.extents = g.extents[c.extent : c.extent+1 : c.extent+1]
+	return &one, nil
+}
+
+// advance goes to the next.
+func (c *spillCursor) advance() {
+	if c.extent++; c.extent >= len(c.group.extents) {
+		c.extent = 0
+		c.cursor.advance()
+	}
+}
+
+// eachOf yields the groups of spills, and others that are sorted, in order.
+func eachOf(ctx context.Context, spills []*spill, others []group, yield func(group) error) error {
+	cursors := make([]*spillCursor, len(spills))
+	heads := make([]*group, len(spills)) // of cursors; nil at the end
+	for i, s := range spills {
+		cursors[i] = &spillCursor{cursor: cursor{parts: s, level: s.level}}
+		var err error
+		if heads[i], err = cursors[i].peek(ctx); err != nil {
+			return err
+		}
+	}
 	for {
 		var least *group
 		from := -1
-		if len(r.groups) > 0 {
-			least = &r.groups[0]
+		if len(others) > 0 {
+			least = &others[0]
 		}
-		for i, c := range cursors {
-			g, err := c.peek(ctx)
-			if err != nil {
-				return err
-			}
+		for i, g := range heads {
 			if g != nil && (least == nil || compareGroups(*g, *least) < 0) {
 				least, from = g, i
 			}
@@ -216,9 +296,13 @@ func (r *runs) each(ctx context.Context, yield func(group) error) error {
 		case least == nil:
 			return nil
 		case from < 0:
-			r.groups = r.groups[1:]
+			others = others[1:]
 		default:
 			cursors[from].advance()
+			var err error
+			if heads[from], err = cursors[from].peek(ctx); err != nil {
+				return err
+			}
 		}
 		if err := yield(*least); err != nil {
 			return err
@@ -226,12 +310,13 @@ func (r *runs) each(ctx context.Context, yield func(group) error) error {
 	}
 }
 
-// close lets go of the file.
+// close lets go of the files.
 func (r *runs) close() error {
-	if r.file == nil {
-		return nil
+	var errs []error
+	for _, s := range r.spills {
+		errs = append(errs, s.file.Close())
 	}
-	return r.file.Close()
+	return errors.Join(errs...)
 }
 
 // unlimited is a number of blocks that no file has.
