@@ -6,7 +6,7 @@ MAJORS   := 10 11 12 13 14 15 16 17 18
 PROGRAMS := pg_basebackup pg_combinebackup pg_receivewal pg_recvlogical pg_verifybackup
 LDFLAGS  := -s -w
 
-.PHONY: all basin help demo test race matrix differential waldump fuzz conformance bench million lint servers compat clean
+.PHONY: all basin help demo test race matrix differential waldump fuzz conformance bench million growth lint servers compat clean
 
 all: basin ## build ./basin
 
@@ -55,6 +55,9 @@ bench: basin ## time and memory beside the stock programs; writes docs/benchmark
 
 million: basin ## memory of verifying and combining a backup of a million files; takes two minutes
 	build/million.sh ./basin
+
+growth: ## memory and index of ten million files, simulated; takes half an hour; writes docs/growth.md
+	BASIN_GROWTH=$(CURDIR)/docs/growth.md $(GO) test -count=1 -timeout 3h -run 'TestGrowth$$' -v ./internal/repo
 
 lint: ## formatting, vet and staticcheck
 	build/lint.sh
