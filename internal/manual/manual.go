@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // Page is a command and its help.
@@ -44,16 +45,28 @@ type line struct {
 	text string
 }
 
-var (
-	optionEntry = regexp.MustCompile(`^ {2,6}(-\S.*?)(?:  +(\S.*))?$`)
-	optionLong  = regexp.MustCompile(`^ {2,6}((?:-., )?--[^ ]+) (\S.*)$`) // one that leaves a single blank
-	wordEntry   = regexp.MustCompile(`^  ([a-z][a-z-]*)  +(\S.*)$`)
-	optionTerm  = regexp.MustCompile(`^(?:-([^-])(?:, )?)?(?:--([a-z0-9-]+)(?:=(\S+))?)?`)
-)
+// patterns are what lines of help look like.
+type patterns struct {
+	optionEntry *regexp.Regexp
+	optionLong  *regexp.Regexp // an option that leaves a single blank
+	wordEntry   *regexp.Regexp
+	optionTerm  *regexp.Regexp
+}
+
+// compiled returns the patterns, which the start of most commands need not wait for.
+var compiled = sync.OnceValue(func() *patterns {
+	return &patterns{
+		optionEntry: regexp.MustCompile(`^ {2,6}(-\S.*?)(?:  +(\S.*))?$`),
+		optionLong:  regexp.MustCompile(`^ {2,6}((?:-., )?--[^ ]+) (\S.*)$`),
+		wordEntry:   regexp.MustCompile(`^  ([a-z][a-z-]*)  +(\S.*)$`),
+		optionTerm:  regexp.MustCompile(`^(?:-([^-])(?:, )?)?(?:--([a-z0-9-]+)(?:=(\S+))?)?`),
+	}
+})
 
 // parse reads help, line by line.
 func parse(help string) (lines []line) {
 	shown, inList := false, false
+	patterns := compiled()
 	for text := range strings.Lines(help) {
 		text = strings.TrimRight(text, "\n ")
 		l := line{kind: isShown, text: strings.TrimSpace(text)}
@@ -68,15 +81,15 @@ func parse(help string) (lines []line) {
 			l.kind, shown = isText, false
 		case shown:
 			l.text = strings.TrimPrefix(text, "  ")
-		case optionEntry.MatchString(text):
-			m := optionEntry.FindStringSubmatch(text)
-			if one := optionLong.FindStringSubmatch(text); m[2] == "" && one != nil {
+		case patterns.optionEntry.MatchString(text):
+			m := patterns.optionEntry.FindStringSubmatch(text)
+			if one := patterns.optionLong.FindStringSubmatch(text); m[2] == "" && one != nil {
 				m = one
 			}
 			l = line{isEntry, m[1], m[2]}
 			inList = true
-		case wordEntry.MatchString(text):
-			m := wordEntry.FindStringSubmatch(text)
+		case patterns.wordEntry.MatchString(text):
+			m := patterns.wordEntry.FindStringSubmatch(text)
 			l = line{isEntry, m[1], m[2]}
 			inList = true
 		case inList:
@@ -93,10 +106,11 @@ func afterBlank(lines []line) bool { return len(lines) == 0 || lines[len(lines)-
 // Options returns the options that help describes, each once, in order.
 func Options(help string) (options []Option) {
 	var last *Option
+	patterns := compiled()
 	for _, l := range parse(help) {
 		switch {
 		case l.kind == isEntry && strings.HasPrefix(l.term, "-"):
-			m := optionTerm.FindStringSubmatch(l.term)
+			m := patterns.optionTerm.FindStringSubmatch(l.term)
 			o := Option{Short: m[1], Long: m[2], Argument: m[3], Text: l.text}
 			if last = nil; !slices.ContainsFunc(options, func(other Option) bool { return other.Long == o.Long && other.Short == o.Short }) {
 				options = append(options, o)

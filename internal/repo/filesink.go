@@ -40,8 +40,7 @@ func (s *Sink) putFile(ctx context.Context, k key, size int64, r io.Reader, befo
 			return err
 		}
 		left -= int64(len(p))
-		now.crc = checksumOn(now.crc, p)
-		if err := f.write(ctx, p); err != nil {
+		if now.crc, err = f.write(ctx, p, now.crc); err != nil {
 			return err
 		}
 	}
@@ -71,14 +70,21 @@ type fileSink struct {
 	told       extent // blocks that are stored somewhere already, or zeros, that were not told yet
 }
 
-// write takes blocks, the last of which may be shorter if it is the last of the file.
-func (f *fileSink) write(ctx context.Context, p []byte) error {
+// write takes blocks, the last of which may be shorter if it is the last of the file. Of the CRC-32C
+// of what comes before them it makes that of all.
+func (f *fileSink) write(ctx context.Context, p []byte, crc uint32) (uint32, error) {
 	for b := range slices.Chunk(p, BlockSize) {
-		if _, err := f.writeBlock(ctx, b); err != nil {
-			return err
+		k, err := f.writeBlock(ctx, b)
+		if err != nil {
+			return 0, err
+		}
+		if len(b) == BlockSize {
+			crc = appendChecksum(crc, k)
+		} else {
+			crc = checksumOn(crc, b)
 		}
 	}
-	return nil
+	return crc, nil
 }
 
 // writeBlock takes the block that comes next, and returns what is known of it.

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -55,7 +54,7 @@ type packer struct {
 	ctx    context.Context
 	frames chan *frame   // in order
 	slots  chan struct{} // one for each frame that is being packed
-	free   sync.Pool     // of frames
+	free   chan *frame   // that were used
 
 	id      ID
 	name    string
@@ -77,7 +76,7 @@ func newPacker(ctx context.Context, c *Cluster, key seal.Key, level, workers int
 		cluster: c, key: key, pack: pack, most: packSize,
 		frames: make(chan *frame, 2*workers), slots: make(chan struct{}, workers), upload: make(chan struct{}, packsAtOnce),
 	}
-	p.free.New = func() any { return &frame{content: make([]byte, 0, frameSize+BlockSize)} }
+	p.free = make(chan *frame, cap(p.frames)+cap(p.slots)+1)
 	p.buffers = make(chan []byte, packsAtOnce+1)
 	p.group, p.ctx = errgroup.WithContext(ctx)
 	return p, nil
@@ -101,7 +100,23 @@ func (p *packer) begin() {
 }
 
 // take returns a frame to be filled.
-func (p *packer) take() *frame { return p.free.Get().(*frame) }
+func (p *packer) take() *frame {
+	select {
+	case f := <-p.free:
+		return f
+	default:
+		return &frame{content: make([]byte, 0, frameSize+BlockSize)}
+	}
+}
+
+// release lets a frame be used again.
+func (p *packer) release(f *frame) {
+	f.content, f.pieces, f.told = f.content[:0], f.pieces[:0], nil
+	select {
+	case p.free <- f:
+	default:
+	}
+}
 
 // give has a frame be packed. It waits for its turn.
 func (p *packer) give(f *frame) error {
@@ -137,9 +152,8 @@ func (p *packer) add(f *frame) error {
 			return err
 		}
 	}
-	f.told = nil
 	if len(f.pieces) == 0 {
-		p.free.Put(f)
+		p.release(f)
 		return nil
 	}
 	if p.box != nil && (len(p.data)+len(f.packed)+seal.Overhead > p.most || p.content.size() > footerRoom) {
@@ -161,9 +175,8 @@ func (p *packer) add(f *frame) error {
 		p.data = append(p.data[:0], p.box.Head()...)
 	}
 	at := int64(len(p.data))
-	if room := len(p.data) + len(f.packed) + seal.Overhead; room > cap(p.data) { // most backups are small, and a buffer is used again
-		grown := min(max(2*cap(p.data), 1<<20), packSize+footerRoom)
-		p.data = append(make([]byte, 0, max(grown, room)), p.data...)
+	if room := len(p.data) + len(f.packed) + seal.Overhead; room > cap(p.data) {
+		p.data = append(make([]byte, 0, max(p.grown(), room)), p.data...)
 	}
 	p.data = p.box.Seal(p.data, f.packed, at)
 	for _, piece := range f.pieces {
@@ -176,9 +189,18 @@ func (p *packer) add(f *frame) error {
 			return err
 		}
 	}
-	f.content, f.pieces = f.content[:0], nil
-	p.free.Put(f)
+	p.release(f)
 	return nil
+}
+
+// grown returns how large the buffer of a pack becomes that is full, in bytes. Most backups
+// are small, and of the others each buffer is used again: it is moved a few times at most, and has
+// room for the trailer.
+func (p *packer) grown() int {
+	if 2*cap(p.data) <= packSize/8 {
+		return max(2*cap(p.data), 1<<20)
+	}
+	return packSize + footerRoom
 }
 
 // cut ends the pack that grows, and has it put into the store.

@@ -144,7 +144,8 @@ type Packer struct{ encoder *zstd.Encoder }
 
 // NewPacker returns a packer that compresses as the zstd level says, 1 to 22.
 func NewPacker(level int) (*Packer, error) {
-	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(level)), zstd.WithSingleSegment(true), zstd.WithEncoderCRC(false), zstd.WithZeroFrames(true))
+	// With a window set, a block has 128 KiB at the fastest level too: what fits into one is packed without its history.
+	e, err := zstd.NewWriter(nil, zstd.WithWindowSize(4<<20), zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(level)), zstd.WithSingleSegment(true), zstd.WithEncoderCRC(false), zstd.WithZeroFrames(true))
 	if err != nil {
 		return nil, err
 	}
