@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"basin/internal/getopt"
 	"basin/internal/repo"
@@ -281,28 +280,29 @@ func matchClusters(all []repo.ClusterName, name string, systemID uint64) ([]repo
 // errNoCluster is a repository that has nothing of a cluster.
 var errNoCluster = errors.New("there is no cluster")
 
-// newestCluster returns which of several has the newest backup.
-func newestCluster(ctx context.Context, r *repo.Repository, of []repo.ClusterName) (newest repo.ClusterName, err error) {
-	var latest time.Time
-	var problems []error
-	newest = of[0]
+// newestCluster returns which of several has the newest backup. If that cannot be read, or it is not known what a cluster
+// has, that is an error: it would be a guess.
+func newestCluster(ctx context.Context, r *repo.Repository, of []repo.ClusterName) (repo.ClusterName, error) {
+	chosen, newest := of[0], repo.Newest{}
 	for _, name := range of {
 		c, err := r.Cluster(name.Name, name.SystemID)
 		if err != nil {
-			return newest, err
+			return chosen, err
 		}
-		commits, err := c.Backups(ctx)
+		n, err := c.Newest(ctx)
 		if err != nil {
-			problems = append(problems, err)
+			return chosen, fmt.Errorf("cluster %v: %w", name, err)
 		}
-		if n := len(commits); n > 0 && commits[n-1].Began.After(latest) {
-			latest, newest = commits[n-1].Began, name
+		if n.Latest > newest.Latest { // they begin with the time
+			chosen, newest = name, n
 		}
 	}
-	if latest.IsZero() {
-		return newest, errors.Join(problems...)
+	isRead := newest.Backup != nil && newest.Backup.ID == newest.Latest || slices.Contains(newest.Damaged, newest.Latest)
+	if newest.Latest != "" && !isRead {
+		return chosen, usererr.Hinted(fmt.Sprintf("Say which is meant: --system-id=%d is that of this backup.", chosen.SystemID),
+			"there are %d clusters of the name %s, and which has the newest backup is not known: %w", len(of), chosen.Name, newest.Unreadable[0])
 	}
-	return newest, nil
+	return chosen, nil
 }
 
 // findBackup returns a backup by its identifier, by what is enough of its beginning, or as "latest", which is

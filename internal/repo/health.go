@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ type Newest struct {
 	Backup     *Commit  // nil if there is none
 	Damaged    []string // newer backups of pages with wrong checksums
 	Unreadable []error  // why newer backups cannot be read
+	Latest     string   // the identifier of the newest of all of these; empty if there is none
 }
 
 // Newest returns the newest backup that is not damaged. It reads those alone that are newer.
@@ -33,6 +35,10 @@ func (c *Cluster) Newest(ctx context.Context) (Newest, error) {
 		case ctx.Err() != nil:
 			return n, context.Cause(ctx)
 		case errors.Is(err, errTombstone), errors.Is(err, fs.ErrNotExist): // it was forgotten meanwhile
+			continue
+		}
+		n.Latest = cmp.Or(n.Latest, id)
+		switch {
 		case err != nil:
 			n.Unreadable = append(n.Unreadable, fmt.Errorf("backup %s: %w", id, err))
 		case commit.Damaged:

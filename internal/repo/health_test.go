@@ -111,7 +111,7 @@ func TestNewest(t *testing.T) {
 	broken := putBackup(t, c, 3, 1, 4, false)
 	c = reopen(t, c, with(t, memory(c), c.commitName(broken.ID), []byte("no commit")))
 	n, err := c.Newest(t.Context())
-	if err != nil || n.Backup == nil || n.Backup.ID != good.ID || len(n.Damaged) != 1 || n.Damaged[0] != damaged.ID || len(n.Unreadable) != 1 {
+	if err != nil || n.Backup == nil || n.Backup.ID != good.ID || len(n.Damaged) != 1 || n.Damaged[0] != damaged.ID || len(n.Unreadable) != 1 || n.Latest != broken.ID {
 		t.Errorf("%+v, %v", n, err)
 	}
 }
