@@ -158,17 +158,21 @@ func list(ctx context.Context, c call) error {
 		if err != nil {
 			return err
 		}
-		commits, err := cluster.Backups(ctx)
-		if err != nil {
-			problems = append(problems, fmt.Errorf("cluster %v: %w", name, err))
-			l.Problems = append(l.Problems, err.Error())
+		unread := func(err error) {
+			if err != nil {
+				problems = append(problems, fmt.Errorf("cluster %v: %w", name, err))
+				l.Problems = append(l.Problems, err.Error())
+			}
 		}
+		commits, err := cluster.Backups(ctx)
+		unread(err)
 		found := clusterListing{Cluster: name.Name, SystemID: strconv.FormatUint(name.SystemID, 10), Backups: []backupListing{}}
 		for _, k := range commits {
 			found.Backups = append(found.Backups, listBackup(name, k))
 		}
-		if err := found.addRestorable(ctx, cluster, commits); err != nil {
-			return err
+		unread(found.addRestorable(ctx, cluster, commits))
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
 		l.Clusters = append(l.Clusters, found)
 	}
@@ -237,14 +241,12 @@ func show(ctx context.Context, c call) error {
 		return showFiles(ctx, c, o, cluster, commit)
 	}
 	b := listBackup(cluster.Name(), commit)
-	if err := b.showRestorable(ctx, cluster, commit); err != nil {
-		return err
-	}
+	unread := b.showRestorable(ctx, cluster, commit)
 	if o.JSON {
-		return printJSON(c, b)
+		return errors.Join(unread, printJSON(c, b))
 	}
 	_, err = c.stdout.Write(b.lines())
-	return err
+	return errors.Join(unread, err)
 }
 
 // lines returns a backup for people, one fact a line.

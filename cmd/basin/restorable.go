@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -44,32 +45,24 @@ func listWindow(w repo.Window) windowListing {
 	return windowListing{w.Backup, w.Start, timeIfAny(w.Since), w.End, timeIfAny(w.Until), w.Resumes}
 }
 
-// listRestorable returns what can be restored of a cluster, and what of it cannot and why.
-func listRestorable(ctx context.Context, c *repo.Cluster, commits []repo.Commit) (timelines []timelineListing, unreachable []string, err error) {
+// addRestorable adds to a cluster's part of a listing what can be restored, and what cannot and why. What could not be
+// read is the error, beside the rest.
+func (l *clusterListing) addRestorable(ctx context.Context, c *repo.Cluster, commits []repo.Commit) error {
+	l.Restorable, l.Unreachable = []timelineListing{}, []string{}
 	all, err := c.Restorable(ctx, commits)
-	if ctx.Err() != nil {
-		return nil, nil, context.Cause(ctx)
-	}
-	timelines, unreachable = []timelineListing{}, []string{}
-	if err != nil {
-		unreachable = strings.Split(err.Error(), "\n")
-	}
 	for _, r := range all {
-		l := timelineListing{Timeline: r.Timeline, Parent: r.Parent, Windows: []windowListing{}}
+		t := timelineListing{Timeline: r.Timeline, Parent: r.Parent, Windows: []windowListing{}}
 		if r.Parent != 0 {
-			l.Fork = &r.Fork
+			t.Fork = &r.Fork
 		}
 		for _, w := range r.Windows {
-			l.Windows = append(l.Windows, listWindow(w))
+			t.Windows = append(t.Windows, listWindow(w))
 		}
-		timelines = append(timelines, l)
+		l.Restorable = append(l.Restorable, t)
+		for _, why := range r.Unreachable {
+			l.Unreachable = append(l.Unreachable, why.Error())
+		}
 	}
-	return timelines, unreachable, nil
-}
-
-// addRestorable adds what can be restored to a cluster's part of a listing.
-func (l *clusterListing) addRestorable(ctx context.Context, c *repo.Cluster, commits []repo.Commit) (err error) {
-	l.Restorable, l.Unreachable, err = listRestorable(ctx, c, commits)
 	return err
 }
 
@@ -148,8 +141,8 @@ func (b *backupListing) showRestorable(ctx context.Context, c *repo.Cluster, k r
 		}
 		reach, err := c.Reach(ctx, k, t)
 		if err != nil {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
+			if !errors.Is(err, repo.ErrUnreachable) {
+				return err
 			}
 			b.Problem = cmp.Or(b.Problem, err.Error())
 			continue

@@ -11,6 +11,7 @@ import (
 
 	"basin/internal/checkup"
 	"basin/internal/repo"
+	"basin/internal/seal"
 	"basin/internal/wal"
 )
 
@@ -137,7 +138,7 @@ func (s *clusterStatus) readPoint(ctx context.Context, c *repo.Cluster, o *statu
 	s.problem(o.BackupAge.judge(age), "the last good backup ended %s ago", ageText(age))
 	p, err := c.RecoveryPoint(ctx, *k)
 	if err != nil {
-		if ctx.Err() == nil {
+		if errors.Is(err, repo.ErrUnreachable) || errors.Is(err, seal.ErrDamaged) {
 			s.problem(stateCritical, "backup %s cannot be restored: %s", k.ID, err)
 			return nil
 		}

@@ -1,14 +1,18 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"basin/internal/object"
 	"basin/internal/object/disk"
 	"basin/internal/repo"
+	"basin/internal/wal"
 )
 
 // failingRepository opens a repository in a folder whose store fails at calls that are about some name.
@@ -55,5 +59,43 @@ func TestNewestCluster(t *testing.T) {
 				t.Errorf("chosen is %v, error %v", c, err)
 			}
 		})
+	}
+}
+
+// What could not be read of the log is told as that, in the listing and by its status, beside what is known; it is not
+// told that something cannot be restored.
+func TestListUnread(t *testing.T) {
+	location, ids := newRepository(t)
+	r, err := openRepository(t.Context(), repositoryOptions{Location: location})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := r.Cluster("shop", 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.PushLog(t.Context(), wal.HistoryName(3), []byte("1\t0/1000000\tbefore\n"), 0); err != nil {
+		t.Fatal(err)
+	}
+	got, err := callBasin(t, "list", "--repository="+location, "--system-id=7")
+	if err != nil || !strings.Contains(got, "cannot be restored: timeline 3: log that backup "+ids[1]+" needs is missing") {
+		t.Errorf("with log missing: %s, %v", got, err)
+	}
+	found, err := filepath.Glob(filepath.Join(location, "shop", "7", "wal", "*", "*.history"))
+	if err != nil || len(found) != 1 {
+		t.Fatalf("%v, %v", found, err)
+	}
+	content, err := os.ReadFile(found[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(found[0], bytes.ToUpper(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"list"}, {"list", "--json"}, {"show", "latest"}} {
+		got, err := callBasin(t, append(args, "--repository="+location, "--system-id=7")...)
+		if err == nil || !strings.Contains(got, ids[2]) || strings.Contains(got, "annot be restored") {
+			t.Errorf("%v: %s, %v", args, got, err)
+		}
 	}
 }

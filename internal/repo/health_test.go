@@ -63,9 +63,13 @@ func TestRestorable(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := c.Restorable(t.Context(), commits)
-	if err == nil || err.Error() != "timeline 3: it is not known where it comes from, as 00000003.history is missing" {
-		t.Errorf("error %v", err)
+	if err != nil || len(got) != 3 {
+		t.Fatalf("error %v", err)
 	}
+	if u := got[2].Unreachable; len(u) != 1 || u[0].Error() != "timeline 3: it is not known where it comes from, as 00000003.history is missing" || !errors.Is(u[0], ErrUnreachable) {
+		t.Errorf("not known of timeline 3: %v", u)
+	}
+	got[2].Unreachable = nil
 	want := []Restorable{
 		{Timeline: 1, Windows: []Window{
 			{Backup: a.ID, Start: a.Stop.LSN, Since: a.Ended, End: 6 * logSize, Resumes: "000000010000000000000007"},
@@ -97,6 +101,40 @@ func TestRestorable(t *testing.T) {
 	}
 	if p, err := c.RecoveryPoint(t.Context(), a); err != nil || p.End != 7*logSize+16384 || p.Timeline != 2 {
 		t.Errorf("that of the first is %+v, error %v", p, err)
+	}
+}
+
+// What the store does not answer is no proof that nothing leads there: neither of a history, nor of what the log has.
+func TestRestorableOfFailingStore(t *testing.T) {
+	c := newCluster(t, false)
+	k := putBackup(t, c, 1, 2, 2, false)
+	putLog(t, c, 2, 2, 3)
+	if err := c.PushLog(t.Context(), wal.HistoryName(2), []byte("1\t0/100000\tbefore\n"), 0); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		reason, part string
+		want         int // windows
+	}{
+		{"all answers", "nothing of that name", 1},
+		{"the history", ".history", 0},
+		{"what is known of the log", "000000020000000000000003", 0},
+	} {
+		t.Run(test.reason, func(t *testing.T) {
+			failing := &object.Failing{Store: c.repo.store, Fail: func(_ context.Context, call object.Call) object.Fault {
+				if call.Method == object.CallGet && strings.Contains(call.Name, test.part) {
+					return object.Before
+				}
+				return object.None
+			}}
+			all, err := reopen(t, c, failing).Restorable(t.Context(), []Commit{k})
+			if errors.Is(err, object.ErrFault) != (test.want == 0) || errors.Is(err, ErrUnreachable) || len(all) != 1 {
+				t.Fatalf("%+v, error %v", all, err)
+			}
+			if len(all[0].Windows) != test.want || len(all[0].Unreachable) != 0 {
+				t.Errorf("%+v", all[0])
+			}
+		})
 	}
 }
 

@@ -80,19 +80,19 @@ func branches(t wal.Timeline, history wal.History, segmentSize int64) []branch {
 	return all
 }
 
-// Reach follows the log from a backup's start to the end of a timeline. It is an error if that is
-// not on the backup's line, or if the log does not lead to where the backup ends.
+// Reach follows the log from a backup's start to the end of a timeline. It is an error that wraps ErrUnreachable if that
+// is not on the backup's line, or if the log does not lead to where the backup ends.
 func (c *Cluster) Reach(ctx context.Context, from Commit, t wal.Timeline) (Reach, error) {
 	history, err := c.History(ctx, t)
 	if errors.Is(err, fs.ErrNotExist) {
-		return Reach{}, fmt.Errorf("timeline %d is not in the repository: %w", t, err)
+		return Reach{}, unreachable{fmt.Errorf("timeline %d is not in the repository: %w", t, err)}
 	}
 	if err != nil {
 		return Reach{}, err
 	}
 	if end, ok := history.End(from.Stop.Timeline); t != from.Stop.Timeline && (!ok || end < from.Stop.LSN) {
-		return Reach{}, usererr.Hinted("Choose a backup that ended before the timelines parted.",
-			"timeline %d does not come from where backup %s is, %v on timeline %d", t, from.ID, from.Stop.LSN, from.Stop.Timeline)
+		return Reach{}, unreachable{usererr.Hinted("Choose a backup that ended before the timelines parted.",
+			"timeline %d does not come from where backup %s is, %v on timeline %d", t, from.ID, from.Stop.LSN, from.Stop.Timeline)}
 	}
 	size := from.SegmentSize
 	if !wal.ValidSegmentSize(size) {
@@ -146,8 +146,8 @@ func (c *Cluster) Reach(ctx context.Context, from Commit, t wal.Timeline) (Reach
 		return reach, err
 	}
 	if reach.End < from.Stop.LSN {
-		return reach, usererr.Hinted("Choose an older or newer backup; basin list shows them. If the missing log is elsewhere, push it: basin wal push FILE.",
-			"log that backup %s needs is missing: it is there up to %v, and the backup ends at %v", from.ID, reach.End, from.Stop.LSN)
+		return reach, unreachable{usererr.Hinted("Choose an older or newer backup; basin list shows them. If the missing log is elsewhere, push it: basin wal push FILE.",
+			"log that backup %s needs is missing: it is there up to %v, and the backup ends at %v", from.ID, reach.End, from.Stop.LSN)}
 	}
 	return reach, nil
 }

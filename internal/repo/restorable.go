@@ -17,7 +17,22 @@ type Restorable struct {
 	Parent   wal.Timeline // that it comes from; zero if it comes from none
 	Fork     wal.LSN      // where it left that
 	Windows  []Window     // oldest first; none if no backup and log lead there
+	// Unreachable is why some of it cannot be restored: errors that wrap ErrUnreachable.
+	Unreachable []error
 }
+
+// ErrUnreachable is wrapped by errors that tell what backup and log do not lead to, whoever asks again: what leads there
+// is not in the repository. Of an error of the store nothing of that kind is known.
+var ErrUnreachable = errors.New("no backup and log lead there")
+
+// unreachable is an error that wraps ErrUnreachable, whose text it does not have.
+type unreachable struct{ error }
+
+// Unwrap returns the error.
+func (u unreachable) Unwrap() error { return u.error }
+
+// Is says whether it is ErrUnreachable.
+func (u unreachable) Is(target error) bool { return target == ErrUnreachable }
 
 // Window is a stretch of a timeline of which each moment can be restored.
 type Window struct {
@@ -36,8 +51,8 @@ type Window struct {
 const lastCommitFiles = 16
 
 // Restorable returns what can be restored of each timeline, sorted by number, with some of the
-// backups, oldest first. Those of damaged pages do not count. What cannot be followed is told in the
-// error, beside the rest. It lists the log, and reads little of it.
+// backups, oldest first. Those of damaged pages do not count. What could not be read, and may lead anywhere, is told in
+// the error, beside the rest. It lists the log, and reads little of it.
 func (c *Cluster) Restorable(ctx context.Context, commits []Commit) ([]Restorable, error) {
 	commits = slices.DeleteFunc(slices.Clone(commits), func(k Commit) bool { return k.Damaged })
 	timelines, err := c.Timelines(ctx)
@@ -55,6 +70,9 @@ func (c *Cluster) Restorable(ctx context.Context, commits []Commit) ([]Restorabl
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
+		for i, err := range r.Unreachable {
+			r.Unreachable[i] = fmt.Errorf("timeline %d: %w", t, err)
+		}
 		if err != nil {
 			problems = append(problems, fmt.Errorf("timeline %d: %w", t, err))
 		}
@@ -68,7 +86,8 @@ func (c *Cluster) restorable(ctx context.Context, t wal.Timeline, commits []Comm
 	r := Restorable{Timeline: t}
 	history, err := c.History(ctx, t)
 	if errors.Is(err, fs.ErrNotExist) {
-		return r, fmt.Errorf("it is not known where it comes from, as %s is missing", wal.HistoryName(t))
+		r.Unreachable = []error{unreachable{fmt.Errorf("it is not known where it comes from, as %s is missing", wal.HistoryName(t))}}
+		return r, nil
 	}
 	if err != nil {
 		return r, err
@@ -87,29 +106,32 @@ func (c *Cluster) restorable(ctx context.Context, t wal.Timeline, commits []Comm
 		}
 	}
 	var reached wal.LSN
+	var problems []error
 	if n := len(before); n > 0 {
 		w, err := c.window(ctx, before[n-1], t)
-		if ctx.Err() != nil {
-			return r, err
-		}
-		if err == nil && w.End > r.Fork { // or else the backup's own timeline tells of it
+		switch {
+		case errors.Is(err, ErrUnreachable): // the backup's own timeline tells of it
+		case err != nil:
+			problems = append(problems, err)
+		case w.End > r.Fork:
 			w.Start, w.Since = r.Fork, time.Time{}
 			r.Windows = append(r.Windows, w)
 			reached = w.End
 		}
 	}
-	var problems []error
 	for _, k := range own {
 		if k.Stop.LSN <= reached {
 			continue
 		}
-		w, err := c.window(ctx, k, t)
-		if err != nil {
+		switch w, err := c.window(ctx, k, t); {
+		case errors.Is(err, ErrUnreachable):
+			r.Unreachable = append(r.Unreachable, err)
+		case err != nil:
 			problems = append(problems, err)
-			continue
+		default:
+			r.Windows = append(r.Windows, w)
+			reached = w.End
 		}
-		r.Windows = append(r.Windows, w)
-		reached = w.End
 	}
 	return r, errors.Join(problems...)
 }
