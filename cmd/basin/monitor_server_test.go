@@ -1,14 +1,17 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"basin/internal/pgtest"
+	"basin/internal/wal"
 )
 
 // says fails the test unless a program ended with a status and printed all of the texts.
@@ -54,6 +57,7 @@ func TestMonitoring(t *testing.T) {
 			k.Exec(t, "CREATE TABLE t (n int)", "BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'left'")
 			m := k.mark(t)
 			k.archived(t)
+			k.stops(t, m)
 			basin.run(t, nil, "check", at, server).says(t, exitSuccess, "✓ cluster main", "recovery point", "✓ archiver")
 			basin.run(t, nil, "list", at).says(t, exitSuccess, "restorable on timeline 1: from 20")
 			basin.run(t, nil, "show", at, "latest").says(t, exitSuccess, "restorable", "on timeline 1")
@@ -99,10 +103,95 @@ func (k *kept) confirm(t *testing.T, at string, m mark) {
 	restored().says(t, exitFailure, "not started", "pg_ctl start")
 	s := pgtest.StartDir(t, k.Major, dir, nil)
 	restored("--wait=60").says(t, exitSuccess, `restore point "mark 0"`, "yes: recovery pauses at its target", "not known before recovery has ended")
+	auto := filepath.Join(dir, "postgresql.auto.conf")
+	settings, err := os.ReadFile(auto)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := append(settings, "recovery_target_name = 'another'\n"...)
+	if err := os.WriteFile(auto, other, 0o600); err != nil { // as if it had been paused by hand, on its way there
+		t.Fatal(err)
+	}
+	restored("--wait=60").says(t, exitFailure, "paused by somebody before its target")
+	if err := os.WriteFile(auto, settings, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	restored("-d", k.ConnString()).says(t, exitFailure, "is another one") // the source, which has the same number
 	s.Exec(t, "SELECT pg_wal_replay_resume()")
 	s.WaitFor(t, "SELECT pg_is_in_recovery()", "f")
 	restored("--wait=60").says(t, exitSuccess, "promoted, on timeline 2", `at restore point "mark 0"`, "last transaction", "'left' of postgres in postgres")
 	s.Stop(t, pgtest.Fast)
 	restored().says(t, exitSuccess, "stopped, on timeline 2", `at restore point "mark 0"`, "last transaction  20")
+}
+
+// stops sees where recovery would stop for a mark, by the log of its source: what ends or begins there tells, and a pause
+// anywhere else is somebody's.
+func (k *kept) stops(t *testing.T, m mark) {
+	t.Helper()
+	d := &restoredDir{path: k.DataDir}
+	at, err := wal.ParseLSN(m.lsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	segment := wal.SegmentAt(wal.Position{LSN: at, Timeline: 1}, wal.DefaultSegmentSize)
+	content, err := os.ReadFile(filepath.Join(k.DataDir, "pg_wal", segment.Name(wal.DefaultSegmentSize)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	moment, err := time.Parse("2006-01-02 15:04:05.999999-07", m.time)
+	if err != nil {
+		t.Fatal(err)
+	}
+	xid, err := strconv.ParseUint(m.xid, 10, 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wants := map[restoredTarget]wal.LSN{} // where recovery stops for each
+	targets := map[string]restoredTarget{
+		"name": {kind: "name", value: m.name, inclusive: true}, "time": {kind: "time", value: m.time, inclusive: true},
+		"xid": {kind: "xid", value: m.xid, inclusive: true}, "before xid": {kind: "xid", value: m.xid},
+	}
+	var ends []wal.LSN
+	records := wal.NewRecordReader(bytes.NewReader(content), segment.Start(wal.DefaultSegmentSize), wal.DefaultSegmentSize)
+	for last := wal.LSN(0); ; last = records.End() {
+		r, err := records.Next()
+		if err != nil {
+			break
+		}
+		ends = append(ends, r.End)
+		note := func(name string, at wal.LSN) {
+			if wants[targets[name]] == 0 {
+				wants[targets[name]] = at
+			}
+		}
+		if point, ok := r.RestorePoint(); ok && point.Name == m.name {
+			note("name", r.End)
+		}
+		end, ok := r.Commit()
+		if ok && end.Time.After(moment) {
+			note("time", last)
+		}
+		if ok && end.XID == uint32(xid) {
+			note("before xid", last)
+			note("xid", r.End)
+		}
+	}
+	if len(wants) != len(targets) {
+		t.Fatalf("found are %v", wants)
+	}
+	ends = ends[len(ends)-min(len(ends), 60):]
+	for target, want := range wants {
+		for _, at := range append(ends, want) {
+			if at > want && target.kind == "time" { // to where recovery does not come
+				continue
+			}
+			as := map[bool]stop{true: stopAtTarget, false: stopElsewhere}[at == want]
+			if got := d.stopAt(target, at); got != as && !(got == stopUnknown && at == ends[len(ends)-1]) {
+				t.Errorf("%v, stops at %v: at %v it is %d, want %d", target, want, at, got, as)
+			}
+		}
+		if got := d.stopAt(target, 0x7700000028); got != stopUnknown {
+			t.Errorf("%v: where no log is it is %d", target, got)
+		}
+	}
 }

@@ -186,17 +186,28 @@ func (r *restoredReport) running(d *restoredDir, t restoredTarget, s *restoredSe
 		r.State, r.Why = "paused", "recovery pauses, since the primary had more: "+s.lacking[0]
 		r.Hint = "Set it to at least that, and start the server again."
 		r.isFinal = true
-	case s.paused && (t.kind == "" || t.kind == "lsn" && !t.covers(s.lsn)): // at the end of the log it does not pause
-		r.State, r.Why = "paused", "recovery was paused by somebody before its target"
-		r.Hint = "SELECT pg_wal_replay_resume(); has it go on."
-		r.isFinal = true
 	case s.paused:
-		r.State, r.Reached, r.Why = "paused", true, "recovery pauses at its target"
+		r.paused(d.stopAt(t, s.lsn))
 	default:
 		r.State, r.Why = "recovering", fmt.Sprintf("it is still recovering, and is at %v", s.lsn)
 		r.Hint = "Look again, or wait with --wait=SECONDS."
 	}
 	return nil
+}
+
+// paused judges a server whose recovery pauses.
+func (r *restoredReport) paused(at stop) {
+	r.State, r.isFinal = "paused", true
+	switch at {
+	case stopAtTarget:
+		r.Reached, r.Why = true, "recovery pauses at its target"
+	case stopElsewhere:
+		r.Why = "recovery was paused by somebody before its target"
+		r.Hint = "SELECT pg_wal_replay_resume(); has it go on."
+	case stopUnknown:
+		r.Why = "recovery pauses, and whether that is at its target is not known: pg_wal does not have the log around it"
+		r.Hint = "If the last that the server's log says of recovery is \"recovery stopping\", it is."
+	}
 }
 
 // ended judges a cluster whose recovery has ended.
