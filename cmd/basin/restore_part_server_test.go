@@ -69,7 +69,12 @@ func TestPartsOfBackups(t *testing.T) {
 					t.Errorf("database %s: %v", dbname, err)
 				}
 			}
+			basin.run(t, nil, "restored", "-U", "postgres", s.DataDir).says(t, exitSuccess, "yes: recovery ended",
+				"crm was left out of the restore", `DROP DATABASE "it's ""odd""";`)
 			s.Exec(t, "DROP DATABASE crm", `DROP DATABASE "it's ""odd"""`)
+			if e := basin.run(t, nil, "restored", "-U", "postgres", s.DataDir); e.status != exitSuccess || strings.Contains(e.stdout, "empty database") {
+				t.Error(e)
+			}
 			sums := pgtest.Sums(t, s)
 			for name, sum := range m.sums {
 				if !strings.HasPrefix(name, "crm.") && !strings.HasPrefix(name, "it's") && sums[name] != sum {

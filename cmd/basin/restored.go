@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -54,6 +55,7 @@ type restoredReport struct {
 	Prepared   []string `json:"preparedTransactions"` // null before recovery has ended, too
 	Invalid    []string `json:"invalidIndexes"`
 	Collations []string `json:"collations"` // that sort otherwise here
+	Empty      []string `json:"emptyDatabases"`
 	Hint       string   `json:"hint,omitempty"`
 
 	isFinal bool // waiting changes nothing
@@ -147,10 +149,11 @@ func lookRestored(ctx context.Context, report *report, o restoredOptions, passwo
 		return nil, err
 	}
 	if r.Reached {
-		if err := conn.readContents(ctx, s); err != nil {
+		if err := conn.readContents(ctx, d, s); err != nil {
 			return nil, err
 		}
 		r.Prepared, r.Invalid, r.Collations = s.prepared, append([]string{}, s.invalid...), append([]string{}, s.collations...)
+		r.Empty = append([]string{}, s.empty...)
 	}
 	return r, nil
 }
@@ -302,6 +305,9 @@ func (r *restoredReport) lines() []byte {
 	several("prepared transaction", "none", r.Prepared, "COMMIT PREPARED or ROLLBACK PREPARED each, as their coordinator says: they hold locks")
 	several("invalid index", "none", r.Invalid, "they were so at the source; DROP INDEX, or REINDEX INDEX CONCURRENTLY, once it can be written to")
 	several("collation", "all as they were", r.Collations, "REINDEX what sorts by them, or rows are not found; then ALTER ... REFRESH (COLLATION) VERSION")
+	for _, name := range r.Empty {
+		line("empty database", "%s was left out of the restore; once recovery has ended, DROP DATABASE \"%s\";", name, strings.ReplaceAll(name, `"`, `""`))
+	}
 	if r.Reached && r.State == "paused" {
 		line("next", "look whether that is what was wanted; then SELECT pg_wal_replay_resume(); or restore to another target")
 	}

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -108,6 +110,25 @@ func (d *restoredDir) read(name string) (string, error) {
 func (d *restoredDir) has(name string) bool {
 	_, err := os.Lstat(filepath.Join(d.path, name))
 	return err == nil
+}
+
+// isEmptyDatabase says whether a database was left out of the restore, so that its files are zeros. The numbers are those of the
+// database and its tablespace.
+func (d *restoredDir) isEmptyDatabase(oid, tablespace string) bool {
+	const ofDefault = "1663" // DEFAULTTABLESPACE_OID
+	dirs := []string{filepath.Join(d.path, "base")}
+	if tablespace != ofDefault {
+		dirs = nil
+		top := filepath.Join(d.path, "pg_tblspc", tablespace)
+		entries, _ := os.ReadDir(top) // without, there is none that is known to be empty
+		for _, e := range entries {
+			dirs = append(dirs, filepath.Join(top, e.Name())) // of each version that was there
+		}
+	}
+	return slices.ContainsFunc(dirs, func(dir string) bool {
+		content, err := os.ReadFile(filepath.Join(dir, oid, "PG_VERSION"))
+		return err == nil && len(content) > 0 && len(bytes.Trim(content, "\x00")) == 0
+	})
 }
 
 // postmaster returns the server that runs there, nil if none does.

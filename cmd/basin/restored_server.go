@@ -29,6 +29,7 @@ type restoredServer struct {
 
 	prepared            []string // nil in recovery, which does not tell of them
 	invalid, collations []string
+	empty               []string // databases that were not restored
 }
 
 // errStarting is a server that does not take connections yet.
@@ -185,19 +186,33 @@ func (d *restoredDir) readLacking(ctx context.Context, c *client.Conn, s *restor
 }
 
 // readContents asks what is left to look after: prepared transactions, indexes that are not valid, collations
-// that sort otherwise here.
-func (r *restoredConn) readContents(ctx context.Context, s *restoredServer) error {
+// that sort otherwise here. Databases of the directory that are empty are not asked.
+func (r *restoredConn) readContents(ctx context.Context, d *restoredDir, s *restoredServer) error {
 	var databases []string
 	list := func(c *client.Conn, into *[]string, query string) error {
 		rows, err := c.Query(ctx, query)
 		for _, row := range rows {
+			if len(row) != 1 {
+				return fmt.Errorf("the server does not answer with one column to %s", query)
+			}
 			*into = append(*into, string(row[0]))
 		}
 		return err
 	}
 	err := r.ask(ctx, "", func(c *client.Conn) error {
-		if err := list(c, &databases, "SELECT datname FROM pg_database WHERE datallowconn ORDER BY 1"); err != nil {
+		rows, err := c.Query(ctx, "SELECT datname, oid, dattablespace FROM pg_database WHERE datallowconn ORDER BY 1")
+		if err != nil {
 			return err
+		}
+		for _, row := range rows {
+			if len(row) != 3 {
+				return errors.New("the server does not answer with three columns of databases")
+			}
+			if d.isEmptyDatabase(string(row[1]), string(row[2])) {
+				s.empty = append(s.empty, string(row[0]))
+			} else {
+				databases = append(databases, string(row[0]))
+			}
 		}
 		if c.Version >= 150000 {
 			if err := list(c, &s.collations, `SELECT format('database %I: version %s, and here it is %s', datname, datcollversion, pg_database_collation_actual_version(oid))
