@@ -93,9 +93,8 @@ func TestReceiveIsSecondsBehind(t *testing.T) {
 	for i := range 2 {
 		writeNoise(t, r.Server, 2)
 		m := r.mark(t)
-		end := lsn(t, r.Server, "SELECT pg_current_wal_lsn()")
 		eventually(t, "the log in the repository", func() bool {
-			e := r.basin.run(t, nil, "restore", "--repository", r.location, "-D", filepath.Join(r.spool, "none"), "--target-lsn", end.String(), "--dry-run")
+			e := r.basin.run(t, nil, "restore", "--repository", r.location, "-D", filepath.Join(r.spool, "none"), "--target-lsn", m.lsn, "--dry-run")
 			return e.status == exitSuccess
 		})
 		m.recovered(t, r.restore(t, "--target-name", m.name, "--target-action", "promote"))

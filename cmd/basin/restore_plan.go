@@ -103,7 +103,7 @@ func (r *restoreRun) prove(ctx context.Context, p *restorePlan) error {
 	case p.target.kind == "xid":
 		return r.proveTransaction(ctx, p)
 	case p.target.kind == "lsn":
-		return nil
+		return r.provePosition(ctx, p)
 	}
 	return r.proveEnd(ctx, p)
 }

@@ -102,6 +102,35 @@ func (r *restoreRun) proveEnd(ctx context.Context, p *restorePlan) error {
 	return nil
 }
 
+// provePosition sees that a record begins at a position or behind it: recovery stops at such a one, and else does not come
+// to the target. The log may be there further than its last record, as the rest of a segment is zeros.
+//
+// Source: recoveryStopsBefore and recoveryStopsAfter in src/backend/access/transam/xlogrecovery.c, PostgreSQL 18.
+func (r *restoreRun) provePosition(ctx context.Context, p *restorePlan) error {
+	for facts, err := range r.joined(ctx, p.reach) {
+		if err != nil {
+			return err
+		}
+		s := facts.Summary
+		switch {
+		case s == nil || s.IsIncomplete, s.Last >= p.target.lsn:
+			return nil // or PostgreSQL finds the end by itself
+		case s.Last == 0: // no record ends in it
+			continue
+		}
+		hint := "Without a target all that is there is recovered."
+		if s.Last >= p.commit.Stop.LSN {
+			hint = fmt.Sprintf("--target-lsn=%v recovers to that record. ", s.Last) + hint
+		}
+		if p.reach.Resumes != "" {
+			return usererr.Hinted("If the missing log is elsewhere, push it: basin wal push FILE. "+hint,
+				"the last record on timeline %d before log is missing begins at %v, and the target is %v; the log goes on at %s", p.reach.Timeline, s.Last, p.target.lsn, p.reach.Resumes)
+		}
+		return usererr.Hinted(hint, "the last record of the log on timeline %d begins at %v, and the target is %v", p.reach.Timeline, s.Last, p.target.lsn)
+	}
+	return nil
+}
+
 // proveName sees that a restore point is there, behind the backup.
 func (r *restoreRun) proveName(ctx context.Context, p *restorePlan) error {
 	var places []string

@@ -34,6 +34,13 @@ func TestRestoreTargets(t *testing.T) {
 	basin.run(t, nil, args("-D", tar, "--target-xid", "4000000000")...).says(t, exitFailure, "no transaction 4000000000 has ended")
 	basin.run(t, nil, args("-D", tar, "--delta")...).says(t, exitFailure, "tar files are made anew")
 	basin.run(t, nil, args("-D", "-")...).says(t, exitFailure, "can only write single tablespace to stdout")
+	// The rest of the last segment is zeros, to which recovery never comes.
+	rest := k.Query(t, "SELECT '0/0'::pg_lsn + (floor((pg_current_wal_insert_lsn() - '0/0') / 16777216) * 16777216 - 8)")
+	refused := basin.run(t, nil, args("-D", tar, "--target-lsn", rest)...)
+	refused.says(t, exitFailure, "the last record of the log on timeline 1 begins at", "Without a target all that is there is recovered")
+	_, last, _ := strings.Cut(refused.stderr, "--target-lsn=")
+	last, _, _ = strings.Cut(last, " ")
+	basin.run(t, nil, args("-D", tar, "--target-lsn", last, "--dry-run")...).says(t, exitSuccess, "target    "+last)
 	if names := entries(t, dir); len(names) > 0 {
 		t.Errorf("a restore that was refused has left %q", names)
 	}
