@@ -203,17 +203,26 @@ func (b *repositoryBackup) checkLine(ctx context.Context, parent *repo.Commit) e
 			return fmt.Errorf("backup %s ends at %v, and the server's timeline %d left that one at %v", parent.ID, parent.Stop.LSN, b.system.Position.Timeline, end)
 		}
 	}
-	known, err := b.cluster.History(ctx, of)
+	return checkSameTimeline(ctx, b.cluster, parent, history)
+}
+
+// checkSameTimeline sees that the timeline of a backup is the one of its number from which a server comes, whose history is
+// given: both came from the same places.
+func checkSameTimeline(ctx context.Context, c *repo.Cluster, parent *repo.Commit, history wal.History) error {
+	of := parent.Stop.Timeline
+	known, err := c.History(ctx, of)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return fmt.Errorf("it is not known whether timeline %d of backup %s is the server's: %s is not in the repository", of, parent.ID, wal.HistoryName(of))
 	}
 	if err != nil {
 		return err
 	}
-	for i, line := range known {
-		if i >= len(history) || history[i].Timeline != line.Timeline || history[i].End != line.End {
-			return fmt.Errorf("timeline %d of backup %s is not the server's of that number", of, parent.ID)
-		}
+	isSame := len(history) == len(known) || len(history) > len(known) && history[len(known)].Timeline == of
+	for i := 0; isSame && i < len(known); i++ {
+		isSame = history[i].Timeline == known[i].Timeline && history[i].End == known[i].End
+	}
+	if !isSame {
+		return fmt.Errorf("timeline %d of backup %s is not the server's of that number", of, parent.ID)
 	}
 	return nil
 }
