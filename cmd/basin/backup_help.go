@@ -80,7 +80,7 @@ Options:
       --discard-wal          do so although log would be lost that is in its pg_wal alone
       --over-cluster=NUMBER|unknown
                              do so although it is the cluster with this system identifier
-  -b, --backup=ID            this backup, and no other
+  -b, --backup=ID            this backup, and no other: its ID, the beginning of it, or latest
   -n, --dry-run              print the plan and do nothing
       --no-space-check       try it although the disks seem to be too small
   -F, --format=plain|tar     a data directory (default), or tar files in DIRECTORY, as

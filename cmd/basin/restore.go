@@ -109,6 +109,13 @@ func restoreCluster(ctx context.Context, c call) error {
 	if len(o.Part.Files) > 0 {
 		return restoreFiles(ctx, c, o, r)
 	}
+	if o.Backup != "" {
+		commit, err := findBackup(ctx, r, o.Backup)
+		if err != nil {
+			return err
+		}
+		o.Backup = commit.ID
+	}
 	run := &restoreRun{report: c.report, o: o, cluster: r, without: make(map[string]bool)}
 	if err := run.look(ctx); err != nil {
 		return err

@@ -153,3 +153,24 @@ func TestTargetsBeforeAPosition(t *testing.T) {
 		t.Error("no target has a number")
 	}
 }
+
+// TestBackupToRestore names one as show and forget take it.
+func TestBackupToRestore(t *testing.T) {
+	location, ids := newRepository(t)
+	_, c, err := openCluster(t.Context(), repositoryOptions{Location: location, SystemID: 7})
+	if err == nil {
+		err = c.PushLog(t.Context(), wal.HistoryName(3), []byte("1\t0/1000000\tbefore\n"), 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{
+		ids[1]: "log that backup " + ids[1], ids[1][:12]: "log that backup " + ids[1], "latest": "log that backup " + ids[2],
+		"2026": `2 backups of cluster shop/7 begin with "2026"`, "2025": `no backup "2025"`,
+	} {
+		_, err := callBasin(t, "restore", "--repository="+location, "--system-id=7", "-D", filepath.Join(t.TempDir(), "data"), "--dry-run", "-b", name)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
