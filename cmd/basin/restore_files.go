@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"os"
 	"path"
 	"path/filepath"
 	"strings"
@@ -57,19 +58,48 @@ func restoreFiles(ctx context.Context, c call, o restoreOptions, cluster *repo.C
 	if err := printWanted(c, o, cluster, commit, wanted); err != nil || o.DryRun {
 		return err
 	}
-	dir, err := localfs.ClaimDir(o.Directory, localfs.DirModeOwner)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, dir.Close()) }()
 	source := &filesSource{files: files, wanted: wanted, made: make(map[string]bool), warn: c.report.warning}
 	defer source.Close()
-	sink := plain.NewSink(plain.Options{Dir: dir, Sync: localfs.Syncer{Off: o.NoSync, Warn: func(err error) { c.report.warning("%s", err) }}})
-	defer func() { err = errors.Join(err, sink.Close()) }()
-	if err := backup.Copy(ctx, sink, source, backup.Options{Workers: o.Jobs}); err != nil {
+	if err := writeFiles(ctx, o, source, c.report.warning); err != nil {
 		return err
 	}
 	return source.report(c, o)
+}
+
+// unfinishedFiles is the folder below the directory in which files are until all are whole.
+const unfinishedFiles = "basin_restore.tmp"
+
+// writeFiles writes what a source yields into the directory, in which a file is there once all are whole. After an error
+// it is as it was.
+func writeFiles(ctx context.Context, o restoreOptions, source backup.Source, warn func(format string, args ...any)) (err error) {
+	sync := localfs.Syncer{Off: o.NoSync, Warn: func(err error) { warn("%s", err) }}
+	dir, err := localfs.ClaimDir(o.Directory, localfs.DirModeOwner)
+	if errors.Is(err, localfs.ErrNotEmpty) {
+		if _, statErr := os.Lstat(filepath.Join(o.Directory, unfinishedFiles)); statErr == nil {
+			return usererr.Hinted("Its "+unfinishedFiles+" is of a restore of files that was broken off: remove that.", "%w", err)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, dir.Remove())
+			return
+		}
+		err = dir.Close()
+	}()
+	below, err := localfs.ClaimBelow(dir.Root(), unfinishedFiles, filepath.Join(o.Directory, unfinishedFiles), localfs.DirModeOwner)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, below.Close()) }()
+	sink := plain.NewSink(plain.Options{Dir: below, Sync: sync})
+	err = backup.Copy(ctx, sink, source, backup.Options{Workers: o.Jobs})
+	if err := errors.Join(err, sink.Close()); err != nil {
+		return err
+	}
+	return sync.MoveUp(dir, unfinishedFiles)
 }
 
 // printWanted tells what is restored.

@@ -4,15 +4,20 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
 
 	"basin/internal/backup"
+	"basin/internal/localfs"
 	"basin/internal/pgdata"
+	"basin/internal/usererr"
 )
 
 func TestPatternsOfPaths(t *testing.T) {
@@ -166,5 +171,55 @@ func TestShowFiles(t *testing.T) {
 	}
 	if _, err := callBasin(t, "show", "--repository="+location, "latest", "*"); err == nil {
 		t.Error("a pattern is of files")
+	}
+}
+
+// brokenSource is a source of which a file does not come.
+type brokenSource struct {
+	smallSource
+	ended error
+}
+
+func (s *brokenSource) Next(ctx context.Context) (backup.Member, io.Reader, error) {
+	if s.done {
+		return backup.Member{}, nil, s.ended
+	}
+	m, r, err := s.smallSource.Next(ctx)
+	m.Path = "pg_control"
+	return m, r, err
+}
+
+// TestFilesAreWhole restores files of which one cannot be read: the directory is as it was. What a restore has left that was
+// killed is named.
+func TestFilesAreWhole(t *testing.T) {
+	broken := errors.New("it cannot be read")
+	dir := filepath.Join(t.TempDir(), "above", "files")
+	write := func(ended error) error {
+		return writeFiles(t.Context(), restoreOptions{Directory: dir, Jobs: 1}, &brokenSource{smallSource{text: "control"}, ended}, func(string, ...any) {})
+	}
+	if err := write(broken); !errors.Is(err, broken) {
+		t.Errorf("error %v", err)
+	}
+	absent(t, filepath.Dir(dir))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := write(broken); !errors.Is(err, broken) {
+		t.Errorf("error %v", err)
+	}
+	if names := entries(t, dir); len(names) > 0 {
+		t.Errorf("left are %q", names)
+	}
+	if err := write(io.EOF); err != nil {
+		t.Fatal(err)
+	}
+	if content, err := os.ReadFile(filepath.Join(dir, "pg_control")); err != nil || string(content) != "control" || len(entries(t, dir)) != 1 {
+		t.Errorf("%q, %v, of %q", content, err, entries(t, dir))
+	}
+	if err := os.Mkdir(filepath.Join(dir, unfinishedFiles), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := write(io.EOF); !errors.Is(err, localfs.ErrNotEmpty) || !strings.Contains(usererr.Hint(err), unfinishedFiles) {
+		t.Errorf("%v, hint %q", err, usererr.Hint(err))
 	}
 }

@@ -1,6 +1,7 @@
 package localfs
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 )
@@ -57,6 +58,36 @@ func (s Syncer) RemoveDurable(c *Claim, name string) error {
 		return Errorf(err, path, `could not remove file "%s"`, path)
 	}
 	return s.syncNameOf(c, name)
+}
+
+// MoveUp has all that is in a folder of a claimed directory be in the directory itself, and removes the folder. It makes names
+// durable, and not what is in files.
+func (s Syncer) MoveUp(c *Claim, folder string) error {
+	path := filepath.Join(c.path, folder)
+	dir, err := c.root.Open(folder)
+	if err != nil {
+		return Errorf(err, path, `could not open directory "%s"`, path)
+	}
+	names, err := dir.Readdirnames(-1)
+	if err := errors.Join(err, dir.Close()); err != nil {
+		return Errorf(err, path, `could not read directory "%s"`, path)
+	}
+	for _, name := range names {
+		if err := c.root.Rename(filepath.Join(folder, name), name); err != nil {
+			from := filepath.Join(path, name)
+			return Errorf(err, from, `could not rename file "%s" to "%s"`, from, filepath.Join(c.path, name))
+		}
+	}
+	if err := c.root.Remove(folder); err != nil {
+		return Errorf(err, path, `could not remove directory "%s"`, path)
+	}
+	if s.Off {
+		return nil
+	}
+	if err := SyncRoot(c.root, c.path); err != nil {
+		return err
+	}
+	return s.names([]*Claim{c})
 }
 
 // syncNameOf makes the names in the directory that a file is in durable.
