@@ -50,9 +50,9 @@ func (c *Cluster) followLog(ctx context.Context, size int64, from wal.Position) 
 // there is is not listed: the newest folder is looked for by halves.
 func (c *Cluster) newestLog(ctx context.Context, size int64, t wal.Timeline) (end wal.Position, ok bool, err error) {
 	folder := func(log uint64) string { return c.below(fmt.Sprintf("wal/%08X/%08X/", uint32(t), log)) }
-	isThere := func(log uint64) (bool, error) { // that folder, or one behind it
+	isThere := func(log uint64) (bool, error) { // log in that folder, or in one behind it
 		for info, err := range c.repo.store.List(ctx, c.below(fmt.Sprintf("wal/%08X/", uint32(t))), strings.TrimSuffix(folder(log), "/")) {
-			if err != nil || !strings.HasSuffix(info.Name, ".history") {
+			if err != nil || !isNoLog(info.Name) {
 				return err == nil, err
 			}
 		}
@@ -76,7 +76,7 @@ func (c *Cluster) newestLog(ctx context.Context, size int64, t wal.Timeline) (en
 			return end, false, err
 		}
 		name := info.Name[strings.LastIndexByte(info.Name, '/')+1:]
-		if len(name) < 24 || strings.HasSuffix(name, ".backup") {
+		if len(name) < 24 || isNoLog(name) {
 			continue
 		}
 		segment, err := wal.ParseSegment(name[:24], size)
@@ -90,4 +90,9 @@ func (c *Cluster) newestLog(ctx context.Context, size int64, t wal.Timeline) (en
 		ok = true
 	}
 	return end, ok, nil
+}
+
+// isNoLog says whether a file that is kept with the log has none in it: a history, of a timeline or of a backup.
+func isNoLog(name string) bool {
+	return strings.HasSuffix(name, ".history") || strings.HasSuffix(name, ".backup")
 }

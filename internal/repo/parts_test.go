@@ -220,6 +220,8 @@ func TestLogEnd(t *testing.T) {
 	}{
 		{"the newest is begun", nil, wal.Position{}, at(1, 0x101000000), true},
 		{"a history alone is no log", nil, wal.Position{}, at(1, 0x101000000), true},
+		{"the history of a backup alone is none either", []string{"000000010000000300000007.00000028.backup"}, wal.Position{}, at(1, 0x101000000), true},
+		{"nor does it make a timeline", []string{"000000030000000300000007.00000028.backup"}, wal.Position{}, at(1, 0x101000000), true},
 		{"the newest is whole", []string{"0000000100000002000000FF"}, wal.Position{}, at(1, 0x300000000), true},
 		{"the newest timeline", []string{"000000020000000000000007"}, wal.Position{}, at(2, 0x8000000), true},
 		{"the last log", []string{"00000001FFFFFFFF000000FE"}, wal.Position{}, at(1, 0xFFFFFFFFFF000000), true},
