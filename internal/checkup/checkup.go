@@ -107,20 +107,34 @@ func ReadServer(ctx context.Context, c *client.Conn) (Server, error) {
 	return s, nil
 }
 
-// row runs a statement that answers with one row of so many columns; NULL is an empty text.
-func row(ctx context.Context, c *client.Conn, columns int, statement string) ([]string, error) {
+// table runs a statement that answers with rows of so many columns; NULL is an empty text.
+func table(ctx context.Context, c *client.Conn, columns int, statement string) ([][]string, error) {
 	rows, err := c.Query(ctx, statement)
 	if err != nil {
 		return nil, err
 	}
-	if len(rows) != 1 || len(rows[0]) != columns {
-		return nil, fmt.Errorf("the server does not answer with one row of %d columns to %s", columns, statement)
-	}
-	texts := make([]string, columns)
-	for i, value := range rows[0] {
-		texts[i] = string(value)
+	texts := make([][]string, len(rows))
+	for i, r := range rows {
+		if len(r) != columns {
+			return nil, fmt.Errorf("the server answers with %d columns, and not with %d, to %s", len(r), columns, statement)
+		}
+		for _, value := range r {
+			texts[i] = append(texts[i], string(value))
+		}
 	}
 	return texts, nil
+}
+
+// row is table for one row.
+func row(ctx context.Context, c *client.Conn, columns int, statement string) ([]string, error) {
+	rows, err := table(ctx, c, columns, statement)
+	if err != nil {
+		return nil, err
+	}
+	if len(rows) != 1 {
+		return nil, fmt.Errorf("the server answers with %d rows, and not with one, to %s", len(rows), statement)
+	}
+	return rows[0], nil
 }
 
 func (s *Server) readIdentity(ctx context.Context, c *client.Conn) error {
@@ -180,12 +194,12 @@ func (s *Server) readRole(ctx context.Context, c *client.Conn) error {
 }
 
 func (s *Server) readSettings(ctx context.Context, c *client.Conn) error {
-	rows, err := c.Query(ctx, "SELECT name, setting FROM pg_settings WHERE name IN ('"+strings.Join(settings, "', '")+"')")
+	rows, err := table(ctx, c, 2, "SELECT name, setting FROM pg_settings WHERE name IN ('"+strings.Join(settings, "', '")+"')")
 	if err != nil {
 		return err
 	}
 	for _, r := range rows {
-		s.Settings[string(r[0])] = string(r[1])
+		s.Settings[r[0]] = r[1]
 	}
 	return nil
 }
@@ -211,17 +225,17 @@ func (s *Server) readSlots(ctx context.Context, c *client.Conn) error {
 	if s.Version >= 130000 {
 		status = "coalesce(wal_status, '')"
 	}
-	rows, err := c.Query(ctx, fmt.Sprintf(`SELECT slot_name, slot_type = 'physical', active,
+	rows, err := table(ctx, c, 5, fmt.Sprintf(`SELECT slot_name, slot_type = 'physical', active,
 		greatest(0, coalesce('%v'::pg_lsn - restart_lsn, 0))::bigint, %s FROM pg_replication_slots ORDER BY 1`, s.LSN, status))
 	if err != nil {
 		return err
 	}
 	for _, r := range rows {
-		retained, err := strconv.ParseInt(string(r[3]), 10, 64)
+		retained, err := strconv.ParseInt(r[3], 10, 64)
 		if err != nil {
 			return fmt.Errorf("slot %s: %w", r[0], err)
 		}
-		s.Slots = append(s.Slots, Slot{string(r[0]), string(r[1]) == "t", string(r[2]) == "t", retained, string(r[4])})
+		s.Slots = append(s.Slots, Slot{r[0], r[1] == "t", r[2] == "t", retained, r[4]})
 	}
 	return nil
 }
