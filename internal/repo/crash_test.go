@@ -54,6 +54,28 @@ func TestDamagedHints(t *testing.T) {
 				next := take(t, c, tr, rng(1), SinkOptions{Parent: parent})
 				compare(t, c, next.ID, tr)
 				prune(t, c, PruneOptions{})
+				if encrypted { // and a fact whose key is damaged, is another's, or is gone
+					store := memory(c)
+					writer := reopen(t, c, store)
+					if _, err := writer.putFact(t.Context(), kind, packsFact{Packs: []PackID{{2}}}); err != nil {
+						t.Fatal(err)
+					}
+					key, err := writer.repo.writeKey(t.Context())
+					if err != nil {
+						t.Fatal(err)
+					}
+					for _, sealed := range [][]byte{[]byte("no key"), nil} {
+						damaged := with(t, store, dataKeyName(key.ID), sealed)
+						if sealed == nil {
+							if err := damaged.Delete(t.Context(), dataKeyName(key.ID)); err != nil {
+								t.Fatal(err)
+							}
+						}
+						again := reopen(t, c, damaged)
+						next := take(t, again, tr, rng(1), SinkOptions{Parent: parent})
+						compare(t, again, next.ID, tr)
+					}
+				}
 				store := &cut{Store: memory(c)}
 				other := reopen(t, c, store)
 				for k := 1; ; k++ {

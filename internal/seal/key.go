@@ -8,7 +8,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 )
 
@@ -100,14 +99,11 @@ func (k PublicKey) NewDataKey() (key Key, sealed []byte, err error) {
 	return key, sealed, err
 }
 
-// errDataKey is a data key that was not sealed to this private key, or is damaged.
-var errDataKey = errors.New("the data key is damaged, or is of another repository")
-
-// OpenDataKey returns a data key.
+// OpenDataKey returns a data key. One that was not sealed to this private key, or under another identifier, is ErrDamaged.
 func (k PrivateKey) OpenDataKey(id KeyID, sealed []byte) (Key, error) {
 	secret, err := hpke.Open(k.key, hpke.HKDFSHA256(), hpke.AES256GCM(), []byte(dataKeyInfo+id.String()), sealed)
 	if err != nil || len(secret) != secretSize {
-		return Key{}, errDataKey
+		return Key{}, ErrDamaged
 	}
 	return Key{ID: id, Secret: Secret(secret), Encrypts: true}, nil
 }
