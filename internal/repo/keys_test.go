@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"regexp"
 	"slices"
 	"sync"
 	"testing"
 
 	"basin/internal/object"
 	"basin/internal/seal"
+	"basin/internal/usererr"
 )
 
 // newLocked makes an encrypted repository whose private key is wrapped so often.
@@ -178,3 +180,52 @@ func TestInitWhereSomethingIs(t *testing.T) {
 		}
 	}
 }
+
+// TestInitBrokenOff has Init die at each operation. The next one makes the repository, finds it made, or says what to remove
+// so that it can be.
+func TestInitBrokenOff(t *testing.T) {
+	private, err := seal.NewPrivateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	public := private.Public()
+	o := InitOptions{PublicKey: &public, Keys: [][]byte{[]byte("a"), []byte("b")}}
+	outcomes := make(map[string]int)
+	for k := 1; ; k++ {
+		store := new(object.Memory)
+		if _, err := Init(t.Context(), object.CrashAt(store, k, object.After), o); err == nil {
+			break
+		}
+		_, err := Init(t.Context(), store, o)
+		switch names := leftKeys.FindAllString(usererr.Hint(err), -1); {
+		case err == nil:
+			outcomes["made"]++
+		case errors.Is(err, fs.ErrExist):
+			outcomes["there"]++
+		case len(names) > 0:
+			outcomes["said"]++
+			for _, name := range names {
+				if err := store.Delete(t.Context(), name); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := Init(t.Context(), store, o); err != nil {
+				t.Errorf("operation %d: when all was removed: %v", k, err)
+			}
+		default:
+			t.Errorf("operation %d: %v", k, err)
+		}
+		r, err := Open(t.Context(), store, Options{PrivateKey: &private})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := contents(t, r); !slices.Equal(got, []string{"a", "b"}) {
+			t.Errorf("operation %d: the keys are %q", k, got)
+		}
+	}
+	if outcomes["made"] == 0 || outcomes["there"] == 0 || outcomes["said"] < 2 {
+		t.Errorf("%v", outcomes)
+	}
+}
+
+var leftKeys = regexp.MustCompile(`keys/[0-9a-f]{32}`)

@@ -114,13 +114,8 @@ func Init(ctx context.Context, store object.Store, o InitOptions) (Info, error) 
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return info, err
 	}
-	for existing, err := range store.List(ctx, "", "") {
-		if err != nil {
-			return info, err
-		}
-		if !strings.HasPrefix(existing.Name, "probe/") {
-			return info, usererr.Hinted("Name a place that is empty.", "the place is not empty: there is %q", existing.Name)
-		}
+	if err := checkEmpty(ctx, store); err != nil {
+		return info, err
 	}
 	if err := probe(ctx, store); err != nil {
 		return info, err
@@ -143,6 +138,30 @@ func Init(ctx context.Context, store object.Store, o InitOptions) (Info, error) 
 		}
 	}
 	return info, err
+}
+
+// checkEmpty sees that a store has nothing but what Probe may leave. Of a place that has keys alone, of an Init that came to no
+// end, it tells what to remove: another Init at the same time would lose its keys if that were done here.
+func checkEmpty(ctx context.Context, store object.Store) error {
+	var keys []string
+	for existing, err := range store.List(ctx, "", "") {
+		if err != nil {
+			return err
+		}
+		if strings.HasPrefix(existing.Name, "probe/") {
+			continue
+		}
+		text, isKey := strings.CutPrefix(existing.Name, "keys/")
+		if !isKey || new(ID).UnmarshalText([]byte(text)) != nil {
+			return usererr.Hinted("Name a place that is empty.", "the place is not empty: there is %q", existing.Name)
+		}
+		keys = append(keys, existing.Name)
+	}
+	if len(keys) > 0 {
+		return usererr.Hinted("If no other basin init is at work there, nobody needs them: remove "+strings.Join(keys, ", ")+", and do it again.",
+			"there are keys of a repository that was not made to its end, and no %s", infoName)
+	}
+	return nil
 }
 
 // probe sees that a store refuses to create an object twice, one after the other and at once.
