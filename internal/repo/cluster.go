@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,11 +30,10 @@ type ClusterName struct {
 // String returns the name and the number.
 func (n ClusterName) String() string { return n.Name + "/" + strconv.FormatUint(n.SystemID, 10) }
 
-var clusterNames = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,63}$`)
-
 // CheckName says whether a cluster can have a name.
 func CheckName(name string) error {
-	if !clusterNames.MatchString(name) || name == "keys" || name == "probe" {
+	isAllowed := len(name) > 0 && len(name) <= 64 && 'a' <= name[0] && name[0] <= 'z' && strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789_-") == ""
+	if !isAllowed || name == "keys" || name == "probe" {
 		return usererr.Hinted("Letters from a to z, digits, - and _ are allowed, a letter first, 64 at most.", "%q cannot be the name of a cluster", name)
 	}
 	return nil

@@ -202,7 +202,7 @@ func (l *logCopy) copy(ctx context.Context, s stretch) error {
 		switch {
 		case problem != nil:
 			return problem
-		case historyName.MatchString(name):
+		case isHistory(name):
 			continue
 		case s.last != "" && name[:24] > s.last:
 			return nil
@@ -211,7 +211,7 @@ func (l *logCopy) copy(ctx context.Context, s stretch) error {
 		case strings.HasPrefix(name, whole+".part"):
 			continue
 		}
-		for more && err == nil && (have < name || historyName.MatchString(have)) {
+		for more && err == nil && (have < name || isHistory(have)) {
 			have, err, more = next()
 		}
 		if more && err != nil {
@@ -294,7 +294,7 @@ func (l *logCopy) file(ctx context.Context, name string) error {
 			return fmt.Errorf("read %s: %w", name, err)
 		}
 		segment := int64(0)
-		if !IsSegment(name) && segmentName.MatchString(name) {
+		if !IsSegment(name) && isOfSegment(name) {
 			if segment, err = l.segmentSize(ctx, name, content); err != nil {
 				return err
 			}

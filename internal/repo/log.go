@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -52,26 +51,35 @@ type LogFacts struct {
 	Problem string       `json:"problem,omitempty"`
 }
 
-// The kinds of names that an archive_command is called with, and parts of a segment that was being
-// received: those have where they end, or begin and end, as offsets in the segment.
-var (
-	segmentName = regexp.MustCompile(`^[0-9A-F]{24}(\.partial(\.[0-9A-F]{8})?|\.part\.[0-9A-F]{8}\.[0-9A-F]{8}|\.[0-9A-F]{8}\.backup)?$`)
-	historyName = regexp.MustCompile(`^[0-9A-F]{8}\.history$`)
-)
+// isOfSegment says whether a name is one that is kept of a segment: those that an archive_command is called with, and
+// parts of a segment that was being received.
+func isOfSegment(name string) bool {
+	switch wal.KindOf(name) {
+	case wal.SegmentFile, wal.PartialFile, wal.BackupFile:
+		return true
+	case wal.HistoryFile:
+		return false
+	}
+	_, ok := parseLogPart(name)
+	return ok
+}
+
+// isHistory says whether a name is that of a timeline's history.
+func isHistory(name string) bool { return wal.KindOf(name) == wal.HistoryFile }
 
 // logName returns the name of the object that has a file of the log.
 func (c *Cluster) logName(name string) (string, error) {
 	switch {
-	case segmentName.MatchString(name):
+	case isOfSegment(name):
 		return c.below("wal/" + name[:8] + "/" + name[8:16] + "/" + name), nil
-	case historyName.MatchString(name):
+	case isHistory(name):
 		return c.below("wal/" + name[:8] + "/" + name), nil
 	}
 	return "", fmt.Errorf("%q is not the name of a file of the log", name)
 }
 
 // IsSegment says whether a name is that of a whole segment.
-func IsSegment(name string) bool { return len(name) == 24 && segmentName.MatchString(name) }
+func IsSegment(name string) bool { return wal.KindOf(name) == wal.SegmentFile }
 
 // OtherLogError is a file of the log that is there with another content.
 type OtherLogError struct {
@@ -167,7 +175,7 @@ func (c *Cluster) compareLog(ctx context.Context, name, at string, content, sum 
 
 // summarize notes what is in a segment. It is an error if that is damaged.
 func (c *Cluster) summarize(facts *LogFacts, content []byte, size int64) error {
-	if !segmentName.MatchString(facts.Name) || strings.HasSuffix(facts.Name, ".backup") {
+	if !isOfSegment(facts.Name) || strings.HasSuffix(facts.Name, ".backup") {
 		return nil
 	}
 	size = cmp.Or(size, int64(len(content)))
@@ -204,7 +212,7 @@ func packAll(packer *seal.Packer, content []byte) [][]byte {
 // checkLog sees that a file of the log is what its name says: its pages have the addresses, the
 // timeline and the cluster. Of a part of a segment, what follows the log may be anything.
 func (c *Cluster) checkLog(name string, content []byte, size int64) error {
-	if !segmentName.MatchString(name) || strings.HasSuffix(name, ".backup") {
+	if !isOfSegment(name) || strings.HasSuffix(name, ".backup") {
 		return nil
 	}
 	if size == 0 {

@@ -134,5 +134,5 @@ func previousName(segment string) string {
 
 // isPart says whether a name is that of a part of a segment.
 func isPart(name string) bool {
-	return segmentName.MatchString(name) && len(name) >= 32 && name[24:32] == ".partial"
+	return isOfSegment(name) && len(name) >= 32 && name[24:32] == ".partial"
 }

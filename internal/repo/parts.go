@@ -38,26 +38,29 @@ type logPart struct {
 
 // parseLogPart takes the name of such a part apart.
 func parseLogPart(name string) (p logPart, ok bool) {
-	if !segmentName.MatchString(name) {
+	if len(name) < 24 || !wal.IsDigits(name[:24], 24) {
 		return p, false
 	}
 	p = logPart{name: name, segment: name[:24]}
-	fields := strings.Split(name[24:], ".")
-	switch {
-	case len(fields) == 3 && fields[1] == "partial":
-		p.to = parseOffset(fields[2])
-	case len(fields) == 4 && fields[1] == "part":
-		p.from, p.to = parseOffset(fields[2]), parseOffset(fields[3])
-	default:
+	if to, isPartial := strings.CutPrefix(name[24:], ".partial."); isPartial {
+		p.to, ok = parseOffset(to)
+		return p, ok
+	}
+	rest, isPart := strings.CutPrefix(name[24:], ".part.")
+	from, to, isPair := strings.Cut(rest, ".")
+	if !isPart || !isPair {
 		return p, false
 	}
-	return p, true
+	var isFrom, isTo bool
+	p.from, isFrom = parseOffset(from)
+	p.to, isTo = parseOffset(to)
+	return p, isFrom && isTo
 }
 
 // parseOffset reads eight hexadecimal digits.
-func parseOffset(digits string) int64 {
-	n, _ := strconv.ParseUint(digits, 16, 32) // of which they are
-	return int64(n)
+func parseOffset(digits string) (int64, bool) {
+	n, err := strconv.ParseUint(digits, 16, 32)
+	return int64(n), err == nil && wal.IsDigits(digits, 8)
 }
 
 // cover returns the parts by which the beginning of a segment is there, and where that ends.

@@ -83,8 +83,8 @@ func (c *Cluster) logFiles(ctx context.Context) ([]object.Info, error) {
 		}
 		name := info.Name[strings.LastIndexByte(info.Name, '/')+1:]
 		switch {
-		case historyName.MatchString(name):
-		case segmentName.MatchString(name):
+		case isHistory(name):
+		case isOfSegment(name):
 			files = append(files, info)
 		default:
 			return nil, errForeign(info.Name)

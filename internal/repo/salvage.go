@@ -45,13 +45,13 @@ func (c *Cluster) SalvageLog(ctx context.Context, o SalvageOptions) (SalvageRepo
 	var segments, rest []string
 	for _, name := range names {
 		switch {
-		case historyName.MatchString(name):
+		case isHistory(name):
 			if err := s.history(ctx, name); err != nil {
 				return s.report, err
 			}
 		case IsSegment(name):
 			segments = append(segments, name)
-		case segmentName.MatchString(name):
+		case isOfSegment(name):
 			rest = append(rest, name)
 		}
 	}

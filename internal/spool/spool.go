@@ -17,7 +17,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -123,11 +122,11 @@ func Open(ctx context.Context, o Options) (*Spool, error) {
 	return s, nil
 }
 
-// Names of files in a spool.
-var (
-	segmentName = regexp.MustCompile(`^[0-9A-F]{24}(\.partial)?$`)
-	historyName = regexp.MustCompile(`^[0-9A-F]{8}\.history$`)
-)
+// isSegment says whether a name is that of a segment in a spool, whole or not.
+func isSegment(name string) bool {
+	kind := wal.KindOf(name)
+	return kind == wal.SegmentFile || kind == wal.PartialFile
+}
 
 // mark sees that the directory is a spool, or makes it one if there is no log in it. It returns the names of
 // files of the log in it.
@@ -143,10 +142,10 @@ func (s *Spool) mark() (files []string, err error) {
 		switch name := e.Name(); {
 		case name == marker:
 			isMarked = true
-		case segmentName.MatchString(name) || historyName.MatchString(name):
+		case isSegment(name) || wal.KindOf(name) == wal.HistoryFile:
 			files = append(files, name)
 			strange = name
-		case len(name) >= 24 && segmentName.MatchString(name[:24]):
+		case len(name) >= 24 && isSegment(name[:24]):
 			strange = name
 		}
 	}
@@ -180,13 +179,13 @@ func (s *Spool) takeStock() error {
 	}
 	for _, e := range entries {
 		name := e.Name()
-		if historyName.MatchString(name) {
+		if wal.KindOf(name) == wal.HistoryFile {
 			s.kept[name] = true
 			s.queue = append(s.queue, &file{name: name, isHistory: true, isComplete: true})
 		}
 	}
 	for _, e := range entries {
-		if !segmentName.MatchString(e.Name()) {
+		if !isSegment(e.Name()) {
 			continue
 		}
 		name, isPartial := strings.CutSuffix(e.Name(), ".partial")
@@ -419,7 +418,7 @@ func Holds(dir string) (systemID uint64, segmentSize int64, ok bool, err error) 
 		return 0, 0, false, localfs.Errorf(err, dir, "could not open directory \"%s\"", dir)
 	}
 	for _, e := range entries {
-		if !segmentName.MatchString(e.Name()) {
+		if !isSegment(e.Name()) {
 			continue
 		}
 		f, err := os.Open(filepath.Join(dir, e.Name()))

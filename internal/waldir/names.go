@@ -80,5 +80,5 @@ func isTemporary(name string, size int64) bool {
 func parseHistory(name string) (seal.Algorithm, bool) {
 	method := seal.BySuffix(name)
 	digits, ok := strings.CutSuffix(strings.TrimSuffix(name, seal.Suffix(method)), ".history")
-	return method, ok && len(digits) == 8 && strings.Trim(digits, "0123456789ABCDEF") == ""
+	return method, ok && wal.IsDigits(digits, 8)
 }
