@@ -82,6 +82,7 @@ func check(ctx context.Context, c call) error {
 	if !o.RepositoryOnly {
 		r.within(ctx, func(ctx context.Context) { r.checkServer(ctx, p) })
 	}
+	r.checkQueue(p)
 	all, _, err := o.each()
 	if err != nil {
 		return err

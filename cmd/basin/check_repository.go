@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -63,6 +64,39 @@ func (r *checkRun) checkRepository(ctx context.Context, p place) {
 	}
 }
 
+// checkQueue looks at the log that waits on this host, if the data directory is known, and at what was given up, if the spool is.
+func (r *checkRun) checkQueue(p place) {
+	const item = "queue"
+	limits, err := p.queueLimits()
+	if err != nil {
+		r.fail(context.Background(), item, err)
+		return
+	}
+	if r.o.DataDirectory != "" {
+		q, err := readQueue(filepath.Join(r.o.DataDirectory, "pg_wal"))
+		if err != nil {
+			r.fail(context.Background(), item, err)
+		} else if is, text := limits.judge(q); is == stateOK {
+			r.add(checkup.OK, item, "", "%v wait to be archived", q)
+		} else {
+			r.add(levelOf(is), item, "See why the archive_command fails, or is too slow: the server's log has what it prints.", "%s", text)
+		}
+	}
+	s := newStatus(repo.ClusterName{Name: cmp.Or(p.Cluster, "main"), SystemID: r.o.SystemID})
+	s.readDropped(p)
+	for _, problem := range s.Problems {
+		r.add(levelOf(problem.State), item, "Once the repository takes log again: basin backup.", "%s", problem.Text)
+	}
+}
+
+// levelOf returns the level of an item that basin status has a state for.
+func levelOf(s state) checkup.Level {
+	if s == stateWarning {
+		return checkup.Warning
+	}
+	return checkup.Error
+}
+
 // checkKey says whether this host can read, or only write.
 func (r *checkRun) checkKey(repository *repo.Repository, p place) {
 	const item = "encryption"
@@ -116,7 +150,7 @@ func (r *checkRun) checkStore(ctx context.Context, repository *repo.Repository, 
 // checkCluster looks at what the repository has of the cluster.
 func (r *checkRun) checkCluster(ctx context.Context, repository *repo.Repository, p place) error {
 	o := defaultStatus()
-	o.server = r.server
+	o.server, o.isLocalTold = r.server, true
 	all, err := repository.Clusters(ctx)
 	if err != nil {
 		return err
@@ -144,11 +178,7 @@ func (r *checkRun) checkCluster(ctx context.Context, repository *repo.Repository
 			if strings.HasPrefix(problem.Text, "archiver: ") || strings.HasPrefix(problem.Text, "slot ") || strings.HasPrefix(problem.Text, "max_") {
 				continue // that was told of the server
 			}
-			level := checkup.Warning
-			if problem.State != stateWarning {
-				level = checkup.Error
-			}
-			r.add(level, "cluster "+s.Cluster, "", "%s", problem.Text)
+			r.add(levelOf(problem.State), "cluster "+s.Cluster, "", "%s", problem.Text)
 		}
 	}
 	return nil

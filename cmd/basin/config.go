@@ -51,7 +51,11 @@ type clusterSettings struct {
 	Success       any      `toml:"success"`        // how many of them: "all", "any" or a number; nil is all
 	Connection    string   `toml:"connection"`     // conninfo
 	DataDirectory string   `toml:"data_directory"` // if it is on this host
-	Spool         string   `toml:"spool"`          // folder for files of the log that are got ahead; empty for none
+	Spool         string   `toml:"spool"`          // folder for what basin wal knows between calls; empty for none
+	PushJobs      int      `toml:"push_jobs"`      // files of the log that are pushed at once; zero is defaultPushJobs
+	QueueWarn     string   `toml:"queue_warn"`     // size of the log that waits past which is warned; empty is half of the next
+	QueueMax      string   `toml:"queue_max"`      // size past which queue_full counts; empty for none
+	QueueFull     string   `toml:"queue_full"`     // "keep" the log, or "drop" it; empty keeps it
 }
 
 // setting is one of a repository that an option and a variable can set too.
@@ -186,6 +190,12 @@ func (c configuration) check() error {
 		}
 		if _, err := k.needed(); err != nil {
 			return fmt.Errorf("cluster.%s: %w", name, err)
+		}
+		if _, err := k.queueLimits(); err != nil {
+			return fmt.Errorf("cluster.%s: %w", name, err)
+		}
+		if k.PushJobs < 0 || k.PushJobs > maxJobs {
+			return fmt.Errorf("cluster.%s: push_jobs must be 1 to %d, not %d", name, maxJobs, k.PushJobs)
 		}
 		for _, path := range []struct{ key, value string }{{"data_directory", k.DataDirectory}, {"spool", k.Spool}} {
 			if path.value != "" && !filepath.IsAbs(path.value) {

@@ -153,21 +153,6 @@ func settle(r *report, need int, outcomes []outcome) error {
 	return nil
 }
 
-// pushToEach keeps a file of the log of a cluster in the repositories that are meant.
-func pushToEach(ctx context.Context, r *report, o repositoryOptions, systemID uint64, name string, content []byte) error {
-	all, need, err := o.each()
-	if err != nil {
-		return err
-	}
-	return settle(r, need, doInAll(ctx, all, need, func(ctx context.Context, one repositoryOptions) error {
-		_, c, err := openClusterOf(ctx, one, systemID)
-		if err != nil {
-			return err
-		}
-		return c.PushLog(ctx, name, content, 0)
-	}))
-}
-
 // inEach does something in the repositories that are meant, one after the other. Of one it is as if there were no others.
 func inEach(ctx context.Context, r *report, o repositoryOptions, do func(one repositoryOptions) error) error {
 	all, need, err := o.each()

@@ -29,7 +29,8 @@ type statusOptions struct {
 	Prometheus                   string        // a file; empty is none
 	JSON                         bool
 
-	server *checkup.Server // nil if none was asked
+	server      *checkup.Server // nil if none was asked
+	isLocalTold bool            // what is on this host was looked at
 }
 
 // statusTable returns the options of status, which write to o.
@@ -107,6 +108,7 @@ func status(ctx context.Context, c call) error {
 	r := statusReport{Time: time.Now().UTC(), Clusters: []clusterStatus{}, limits: o}
 	if err := r.read(ctx, c.report, &o); err != nil {
 		r.State, r.Problem, r.hint = stateUnknown, strings.TrimSpace(statusError(ctx, err).Error()), usererr.Hint(err)
+		r.readAlone(o.repositoryOptions)
 	}
 	if o.JSON {
 		err = printJSON(c, r)

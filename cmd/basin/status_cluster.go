@@ -30,6 +30,8 @@ type clusterStatus struct {
 	LeasesActive  int                  `json:"leasesActive"` // backups that are being made
 	LeasesOver    int                  `json:"leasesOver"`   // that were broken off
 	Server        *serverStatus        `json:"server,omitempty"`
+	Queue         *queueStatus         `json:"queue,omitempty"` // if it is on this host and has a limit
+	Holes         []holeStatus         `json:"holes,omitempty"`
 
 	name   repo.ClusterName
 	newest repo.Newest
@@ -102,6 +104,12 @@ func (s *clusterStatus) read(ctx context.Context, r *repo.Repository, o *statusO
 		err = s.readPoint(ctx, c, o, now)
 	}
 	if err == nil {
+		err = s.readHoles(ctx, c)
+	}
+	if err == nil && !o.isLocalTold {
+		err = s.readLocal(o.repositoryOptions)
+	}
+	if err == nil {
 		err = s.readCare(ctx, c, o, now)
 	}
 	if err != nil {
@@ -148,6 +156,9 @@ func (s *clusterStatus) readPoint(ctx context.Context, c *repo.Cluster, o *statu
 	return nil
 }
 
+// gapTime is how long log is behind a gap before that is one: several files are pushed at once, and may come in another order.
+const gapTime = 3 * time.Minute
+
 // point judges the recovery point.
 func (s *clusterStatus) point(k *repo.Commit, p repo.RecoveryPoint, o *statusOptions, now time.Time) {
 	at := p.Commit
@@ -156,7 +167,7 @@ func (s *clusterStatus) point(k *repo.Commit, p repo.RecoveryPoint, o *statusOpt
 	}
 	status := &recoveryPointStatus{Time: at.UTC(), Timeline: p.Timeline, LSN: p.End, Arrived: timeIfAny(p.Arrived), Resumes: p.Resumes}
 	s.RecoveryPoint = status
-	if p.Resumes != "" {
+	if p.Resumes != "" && now.Sub(p.Resumed) > gapTime {
 		s.problem(stateCritical, "log is missing behind %v; it goes on at %s, which no backup leads to: take one", p.End, p.Resumes)
 	}
 	if v := o.server; v != nil && v.SystemID == s.name.SystemID {

@@ -22,10 +22,18 @@ func (r statusReport) lines() []byte {
 	var b bytes.Buffer
 	if r.Problem != "" {
 		first, rest, _ := strings.Cut(r.Problem, "\n")
+		if len(r.Clusters) > 0 {
+			first = r.summary() + "; " + first
+		}
 		fmt.Fprintf(&b, "BASIN %v - %s\n", r.State, oneLine(first))
 		for _, line := range []string{rest, r.hint} {
 			if line != "" {
 				fmt.Fprintf(&b, "%s\n", oneLine(line))
+			}
+		}
+		for _, s := range r.Clusters {
+			for _, p := range s.Problems {
+				fmt.Fprintf(&b, "%v %s: %s\n", p.State, s.Cluster, oneLine(p.Text))
 			}
 		}
 		return b.Bytes()
@@ -125,7 +133,10 @@ func (r statusReport) writeMetrics(name string) error {
 	m.Gauge("status_timestamp_seconds", "When basin status looked, in seconds of the Unix time.").Set(seconds(r.Time))
 	m.Gauge("repository_readable", "1 if the repository could be read, else 0, and nothing else is known.").Set(reached)
 	for _, s := range r.Clusters {
-		s.metrics(m)
+		if r.Problem == "" {
+			s.metrics(m)
+		}
+		s.metricsOfQueue(m)
 	}
 	return m.WriteFile(name)
 }

@@ -14,7 +14,6 @@ import (
 	"basin/internal/getopt"
 	"basin/internal/localfs"
 	"basin/internal/pgdata"
-	"basin/internal/repo"
 	"basin/internal/usererr"
 	"basin/internal/wal"
 )
@@ -29,8 +28,11 @@ const exitUnknown = 126
 type walOptions struct {
 	repositoryOptions
 	DataDirectory string // empty is the current one
-	Spool         string // folder for files that are got ahead; empty is that of the environment or the configuration
+	Spool         string // folder for what is known between calls; empty is that of the environment or the configuration
 	Unchecked     bool   // files are got that recovery would end in without a word
+	Jobs          int    // files that are pushed at once; zero is what the configuration says
+	// QueueWarn, QueueMax and QueueFull are as in the configuration, which has what is empty.
+	QueueWarn, QueueMax, QueueFull string
 }
 
 // walTable returns the options of basin wal, which write to o.
@@ -38,6 +40,13 @@ func walTable(o *walOptions) []getopt.Option {
 	return append(o.repositoryOptions.options(),
 		textOption("pgdata", 'D', &o.DataDirectory, nil),
 		textOption("spool", 0, &o.Spool, nil),
+		getopt.Option{Long: "jobs", Short: 'j', Value: func(value string) (err error) {
+			o.Jobs, err = parseInt(value, "--jobs", 1, maxJobs)
+			return err
+		}},
+		textOption("queue-warn", 0, &o.QueueWarn, nil),
+		textOption("queue-max", 0, &o.QueueMax, nil),
+		textOption("queue-full", 0, &o.QueueFull, nil),
 		flagOption("unchecked", 0, &o.Unchecked))
 }
 
@@ -98,25 +107,6 @@ func abortIfBroken() error {
 // ends with status 2 before it can do anything about that.
 func guarded(command string) string {
 	return command + fmt.Sprintf("; s=$?; [ $s -lt 2 ] || [ $s -gt 125 ] || s=%d; exit $s", exitUnknown)
-}
-
-// pushLog keeps a file of the log in the repository.
-func pushLog(ctx context.Context, r *report, o walOptions, path string) error {
-	content, err := os.ReadFile(path)
-	if err != nil {
-		return localfs.Errorf(err, path, "could not read file \"%s\"", path)
-	}
-	id := o.SystemID
-	if id == 0 {
-		if id, err = systemIDOf(o.DataDirectory, content); err != nil {
-			return err
-		}
-	}
-	err = pushToEach(ctx, r, o.repositoryOptions, id, filepath.Base(path), content)
-	if other := (*repo.OtherLogError)(nil); errors.As(err, &other) {
-		return usererr.Hinted("Two servers write to one archive, or the file was written to after it was archived. Nothing was overwritten, and nothing more is archived until this is settled.", "%w", err)
-	}
-	return err
 }
 
 // systemIDOf returns the number of the cluster that a file of the log is of: that of the data

@@ -218,9 +218,14 @@ func (g *logGetter) spool(p place) *ahead.Folder {
 	return s
 }
 
+// spoolFolder returns the spool, or nothing if none is configured.
+func (o *walOptions) spoolFolder(p place) string {
+	return cmp.Or(o.Spool, os.Getenv("BASIN_SPOOL"), p.Spool)
+}
+
 // openSpool opens the folder that a server has in the spool, or returns nil if none is configured.
 func (o *walOptions) openSpool(p place) (*ahead.Folder, error) {
-	dir := cmp.Or(o.Spool, os.Getenv("BASIN_SPOOL"), p.Spool)
+	dir := o.spoolFolder(p)
 	if dir == "" {
 		return nil, nil
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 // TestWhatIsTakenIsWhatWasPut puts files, does something to them, and takes them.
@@ -125,5 +126,34 @@ func TestKeep(t *testing.T) {
 	}
 	if _, err := os.Stat(part); err == nil {
 		t.Error("the part is left")
+	}
+}
+
+// TestNotes notes what is stored: a note is of one content alone, and old ones do not count.
+func TestNotes(t *testing.T) {
+	t.Parallel()
+	s, err := Open(t.TempDir(), "server")
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, other := []byte("one"), []byte("other")
+	begun := time.Now().Add(-time.Minute)
+	for _, file := range []string{"a", "b", "b"} { // again, which is no error
+		if err := s.Note(file, one); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Put("b", []byte("ahead")); err != nil {
+		t.Fatal(err)
+	}
+	if !s.Noted("a", one, begun) || s.Noted("a", other, begun) || s.Noted("c", one, begun) || s.Noted("a", one, begun.Add(time.Hour)) {
+		t.Error("notes are not what was noted")
+	}
+	if err := s.KeepNotes(func(file string, made time.Time) bool { return file > "a" && made.After(begun) }); err != nil {
+		t.Fatal(err)
+	}
+	files, err := s.Files()
+	if s.Noted("a", one, begun) || !s.Noted("b", one, begun) || err != nil || len(files) != 1 {
+		t.Errorf("other notes are left, or files: %v, %v", files, err)
 	}
 }

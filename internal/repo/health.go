@@ -58,6 +58,8 @@ type RecoveryPoint struct {
 	Commit time.Time
 	// Arrived is when the last file of the log came, by the store's clock; zero if there is no log.
 	Arrived time.Time
+	// Resumed is when the first file behind the gap came, if there is one.
+	Resumed time.Time
 }
 
 // RecoveryPoint follows the log from a backup to its end, on the newest timeline. It reads few objects, and of a segment that
@@ -70,6 +72,11 @@ func (c *Cluster) RecoveryPoint(ctx context.Context, from Commit) (RecoveryPoint
 	}
 	if p.Reach, err = c.Reach(ctx, from, t); err != nil {
 		return p, err
+	}
+	if p.Resumes != "" {
+		if p.Resumed, err = c.arrived(ctx, p.Resumes); err != nil {
+			return p, err
+		}
 	}
 	if p.Commit, err = c.LastCommit(ctx, p.Reach); err != nil || p.Last == "" {
 		return p, err
