@@ -33,13 +33,18 @@ type RetryOptions struct {
 // ours. List goes on behind the last object it has yielded, and counts its
 // attempts from there.
 //
-// A store that does not mind its context makes an attempt last longer.
+// A store that does not mind its context makes an attempt last longer. Of a Locker
+// it is one, too.
 func Retry(s Store, o RetryOptions) Store {
 	o.Attempts = cmp.Or(o.Attempts, 10)
 	o.Timeout = cmp.Or(o.Timeout, 3*time.Minute)
 	o.Wait = cmp.Or(o.Wait, 200*time.Millisecond)
 	o.MaxWait = cmp.Or(o.MaxWait, 15*time.Second)
-	return &retry{s, o}
+	r := &retry{s, o}
+	if locker, ok := s.(Locker); ok {
+		return &retryLocker{r, locker}
+	}
+	return r
 }
 
 type retry struct {

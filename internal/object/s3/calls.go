@@ -42,12 +42,15 @@ func (s *Store) Create(ctx context.Context, name string, data []byte) error {
 	if s.options.KeyID != "" {
 		input.SSEKMSKeyId = &s.options.KeyID
 	}
-	if s.options.LockMode != "" {
+	if lock := s.lockFor(name); lock > 0 {
 		input.ObjectLockMode = types.ObjectLockMode(s.options.LockMode)
-		input.ObjectLockRetainUntilDate = aws.Time(time.Now().Add(s.options.LockFor))
+		input.ObjectLockRetainUntilDate = aws.Time(time.Now().Add(lock))
 		input.ChecksumAlgorithm = types.ChecksumAlgorithmCrc32 // without any, locks are refused
 	}
-	_, err := s.client.PutObject(ctx, input)
+	output, err := s.client.PutObject(ctx, input)
+	if err == nil {
+		s.isPlain.Store(aws.ToString(output.VersionId) == "")
+	}
 	return s.worded(err, "create", name)
 }
 
@@ -162,21 +165,6 @@ func (s *Store) page(ctx context.Context, input *s3.ListObjectsV2Input) (*s3.Lis
 	ctx, cancel := context.WithTimeout(ctx, s.options.Timeout)
 	defer cancel()
 	return s.client.ListObjectsV2(ctx, input)
-}
-
-// Delete removes an object. In a bucket with versions, and while it is locked,
-// what it held stays as an older version.
-func (s *Store) Delete(ctx context.Context, name string) error {
-	if err := cmp.Or(ctx.Err(), object.CheckName(name)); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, s.options.Timeout)
-	defer cancel()
-	_, err := s.client.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &s.options.Bucket, Key: aws.String(s.prefix + name)})
-	if code(err) == "NoSuchKey" {
-		return nil
-	}
-	return s.worded(err, "delete", name)
 }
 
 // path returns where an object is, for messages.

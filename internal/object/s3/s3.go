@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -45,11 +46,11 @@ type Options struct {
 	Encryption   string // at the server, AES256 or aws:kms; empty is the bucket's
 	KeyID        string // of the key for aws:kms; empty is the account's
 
-	// Retention keeps each object from deletion: LockMode is GOVERNANCE or COMPLIANCE,
-	// LockFor how long from its creation on. Without a mode there is none, but
-	// what the bucket says.
+	// LockMode, GOVERNANCE or COMPLIANCE, keeps objects from being removed; the bucket needs to
+	// be made for that. LockFor says of a name for how long from its creation on, zero for not at all.
+	// Without a mode there is nothing but what the bucket says.
 	LockMode string
-	LockFor  time.Duration
+	LockFor  func(name string) time.Duration
 
 	// ChecksumWhenRequired leaves out the checksums that S3 does not insist on,
 	// for stores that do not know them.
@@ -68,12 +69,14 @@ const (
 // not AWS mostly do not care.
 const defaultRegion = "us-east-1"
 
-// Store is an object.Store in a bucket.
+// Store is an object.Store in a bucket, and an object.Locker.
 type Store struct {
 	client  *s3.Client
 	http    *awshttp.BuildableClient
 	options Options
 	prefix  string // with the slash behind it, or empty
+
+	isPlain atomic.Bool // the bucket has no versions
 }
 
 // Open returns the store in a bucket. It reads settings and files, and asks the
@@ -143,10 +146,10 @@ func (o Options) check() error {
 		return fmt.Errorf("prefix %q: has other characters than letters, digits, '.', '_', '-' and slashes", o.Prefix)
 	case o.Encryption == "" && o.KeyID != "", o.Encryption == string(types.ServerSideEncryptionAes256) && o.KeyID != "":
 		return usererr.Hinted("set the encryption to aws:kms", "a key is given for encryption that takes none")
-	case (o.LockMode == "") != (o.LockFor == 0) || o.LockFor < 0:
-		return errors.New("a mode of retention and how long it is need each other")
+	case (o.LockMode == "") != (o.LockFor == nil):
+		return errors.New("a mode of locks and how long they last need each other")
 	case o.LockMode != "" && o.LockMode != string(types.ObjectLockModeGovernance) && o.LockMode != string(types.ObjectLockModeCompliance):
-		return fmt.Errorf("mode of retention %q: not GOVERNANCE or COMPLIANCE", o.LockMode)
+		return fmt.Errorf("mode of locks %q: not GOVERNANCE or COMPLIANCE", o.LockMode)
 	}
 	return nil
 }

@@ -11,10 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
-	"github.com/aws/aws-sdk-go-v2/service/s3/types"
-
 	"basin/internal/object"
 	"basin/internal/object/objecttest"
 	"basin/internal/object/s3"
@@ -52,10 +48,13 @@ func TestStore(t *testing.T) {
 	})
 }
 
+// TestPrefix runs the suite below a prefix, in buckets that keep versions, as those with locks do.
 func TestPrefix(t *testing.T) {
 	server := s3test.Start(t)
+	var buckets []string
 	objecttest.Run(t, func(t *testing.T) object.Store {
-		bucket := server.Bucket(t)
+		bucket := server.LockedBucket(t)
+		buckets = append(buckets, bucket)
 		other := open(t, s3.Options{Bucket: bucket, Endpoint: server.Endpoint, PathStyle: true})
 		for _, name := range []string{"some/pre", "some/prefix0/x", "some/x"} { // which are not seen
 			if err := other.Create(t.Context(), name, nil); err != nil {
@@ -66,29 +65,8 @@ func TestPrefix(t *testing.T) {
 			Bucket: bucket, Prefix: "/some/prefix/", Endpoint: server.Endpoint, PathStyle: true, ChecksumWhenRequired: true,
 		}), object.RetryOptions{Wait: 10 * time.Millisecond})
 	})
-}
-
-func TestRetention(t *testing.T) {
-	server := s3test.Start(t)
-	bucket := server.LockedBucket(t)
-	for key, isRequired := range map[string]bool{"supported": false, "required": true} {
-		s := open(t, s3.Options{
-			Bucket: bucket, Endpoint: server.Endpoint, PathStyle: true,
-			LockMode: "COMPLIANCE", LockFor: time.Hour, ChecksumWhenRequired: isRequired,
-		})
-		before := time.Now()
-		if err := s.Create(t.Context(), key, []byte("x")); err != nil {
-			t.Fatal(err)
-		}
-		got, err := server.Client.GetObjectRetention(t.Context(), &awss3.GetObjectRetentionInput{Bucket: &bucket, Key: &key})
-		if err != nil {
-			t.Fatal(err)
-		}
-		until := aws.ToTime(got.Retention.RetainUntilDate)
-		if got.Retention.Mode != types.ObjectLockRetentionModeCompliance ||
-			until.Sub(before) < 59*time.Minute || until.Sub(before) > 61*time.Minute {
-			t.Errorf("locked %v until %v", got.Retention.Mode, until)
-		}
+	for _, bucket := range buckets {
+		checkVersions(t, server, bucket)
 	}
 }
 
@@ -194,15 +172,15 @@ func TestOpen(t *testing.T) {
 		want    bool
 	}{
 		{"in order", s3.Options{Bucket: "b"}, true},
-		{"all", s3.Options{Bucket: "b", Prefix: "a/b/", Encryption: "aws:kms", KeyID: "k", LockMode: "GOVERNANCE", LockFor: 1}, true},
+		{"all", s3.Options{Bucket: "b", Prefix: "a/b/", Encryption: "aws:kms", KeyID: "k", LockMode: "GOVERNANCE", LockFor: forHour}, true},
 		{"no bucket", s3.Options{}, false},
 		{"prefix", s3.Options{Bucket: "b", Prefix: "a b"}, false},
 		{"dots", s3.Options{Bucket: "b", Prefix: "a/../b"}, false},
 		{"key without encryption", s3.Options{Bucket: "b", KeyID: "k"}, false},
 		{"key with AES256", s3.Options{Bucket: "b", Encryption: "AES256", KeyID: "k"}, false},
 		{"lock without time", s3.Options{Bucket: "b", LockMode: "GOVERNANCE"}, false},
-		{"lock without mode", s3.Options{Bucket: "b", LockFor: time.Hour}, false},
-		{"unknown lock", s3.Options{Bucket: "b", LockMode: "FOREVER", LockFor: time.Hour}, false},
+		{"lock without mode", s3.Options{Bucket: "b", LockFor: forHour}, false},
+		{"unknown lock", s3.Options{Bucket: "b", LockMode: "FOREVER", LockFor: forHour}, false},
 		{"no authorities", s3.Options{Bucket: "b", CAFile: "absent"}, false},
 		{"empty authorities", s3.Options{Bucket: "b", CAFile: empty}, false},
 	} {
