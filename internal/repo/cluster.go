@@ -124,6 +124,9 @@ type Commit struct {
 	// Damaged is that the source found pages whose checksums are wrong. It is restored when
 	// it is named, and never counts as a good one.
 	Damaged bool `json:"damaged,omitempty"`
+	// Locked is until when all that it needs is kept from being removed at least; zero for not at all. It
+	// itself is for less.
+	Locked time.Time `json:"locked,omitzero"`
 
 	DigestKey seal.KeyID `json:"-"`
 	Digests   string     `json:"digestKey"`

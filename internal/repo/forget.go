@@ -131,11 +131,14 @@ func (p Pin) reason() string {
 
 // Forget removes a backup; what it alone needs stays until Prune. It refuses to remove one that is pinned, that
 // another relies on which is being made, and the last that is not damaged and whose index can be read, also if others
-// are removed at the same time.
+// are removed at the same time. One that is locked is an *object.LockedError.
 func (c *Cluster) Forget(ctx context.Context, id string, now time.Time) error {
 	commit, err := c.Backup(ctx, id)
 	if err != nil {
 		return fmt.Errorf("backup %s: %w", id, err)
+	}
+	if err := c.CheckForget(ctx, id); err != nil {
+		return err
 	}
 	pins, err := c.Pins(ctx)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"basin/internal/object"
 	"basin/internal/usererr"
 )
 
@@ -125,13 +126,15 @@ func (l *lease) newID() ID {
 // endTime is how long it may take to end a lease, which is removed later otherwise.
 const endTime = 30 * time.Second
 
-// end gives the lease up.
+// end gives the lease up. Who may not remove it leaves it, until it is over.
 func (l *lease) end() error {
 	ctx, cancel := context.WithTimeout(context.Background(), endTime)
 	defer cancel()
 	var errs []error
 	for _, name := range l.names {
-		errs = append(errs, l.cluster.repo.store.Delete(ctx, name))
+		if err := l.cluster.repo.store.Delete(ctx, name); !errors.Is(err, object.ErrRefused) {
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }

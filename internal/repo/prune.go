@@ -9,10 +9,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"basin/internal/backup"
 	"basin/internal/usererr"
@@ -39,6 +36,7 @@ type PruneReport struct {
 	Packs   int      // that were removed
 	Removed int64    // bytes of what was removed
 	Kept    int64    // bytes of parts and packs that are left
+	Locked  Kept     // what would have been removed too, but is locked
 	Thin    int      // packs that the next backup needs no more
 }
 
@@ -83,7 +81,7 @@ func (c *Cluster) Prune(ctx context.Context, o PruneOptions) (PruneReport, error
 	if err != nil {
 		return report, err
 	}
-	report.Backups, report.Living = len(commits), countLiving(living)
+	report.Backups, report.Living = len(commits), countLiving(living, commits)
 	n := &need{cluster: c, packs: make(map[PackID]bool), parts: make(map[ID]bool), closed: make(map[ID]bool)}
 	used, err := n.add(ctx, commits)
 	if err != nil {
@@ -103,33 +101,56 @@ func (c *Cluster) Prune(ctx context.Context, o PruneOptions) (PruneReport, error
 	isNeeded := func(id ID, needed map[ID]bool) bool {
 		return needed[id] || prefixes[[leaseSize]byte(id[:leaseSize])]
 	}
-	var gone []string
+	gone := make(map[string]int64) // bytes of what is to be removed
+	var partNames, packNames []string
 	for id, size := range parts {
 		if isNeeded(id, n.parts) {
 			report.Kept += size
 			continue
 		}
-		gone = append(gone, c.partName(id))
-		report.Removed += size
+		partNames = append(partNames, c.partName(id))
+		gone[c.partName(id)] = size
 	}
-	report.Parts = len(gone)
 	for id, size := range packs {
 		if isNeeded(id, n.packs) {
 			report.Kept += size
 			continue
 		}
-		gone = append(gone, c.packName(id))
+		packNames = append(packNames, c.packName(id))
+		gone[c.packName(id)] = size
+	}
+	remove := c.remove
+	if o.DryRun {
+		remove = c.locked
+	}
+	names := slices.Concat(partNames, packNames)
+	slices.Sort(names)
+	locked, err := remove(ctx, names)
+	for name, size := range gone {
+		if until, isLocked := locked[name]; isLocked {
+			report.Locked.add(size, until)
+			report.Kept += size
+			delete(gone, name)
+			continue
+		}
 		report.Removed += size
 	}
-	report.Packs = len(gone) - report.Parts
-	slices.Sort(gone)
-	if !o.DryRun {
-		if err := c.remove(ctx, gone); err != nil {
-			return report, err
-		}
+	if err != nil {
+		return report, err
 	}
+	report.Parts, report.Packs = count(gone, partNames), count(gone, packNames)
 	report.Thin, err = c.thin(ctx, o, used, packs)
 	return report, err
+}
+
+// count returns how many of the names are those of something.
+func count(of map[string]int64, names []string) (n int) {
+	for _, name := range names {
+		if _, ok := of[name]; ok {
+			n++
+		}
+	}
+	return n
 }
 
 // backupIDs returns the identifiers of all commits, be they backups or tombstones, sorted.
@@ -172,10 +193,12 @@ func (c *Cluster) sizes(ctx context.Context, folder string) (map[ID]int64, error
 	return sizes, nil
 }
 
-// countLiving returns how many of the leases are of backups that are being made.
-func countLiving(leases []*heldLease) (n int) {
+// countLiving returns how many of the leases are of backups that are being made. One of a backup that is there was
+// left by a host that may not remove it.
+func countLiving(leases []*heldLease, commits []Commit) (n int) {
 	for _, l := range leases {
-		if !l.lease.GivenUp {
+		isThere := slices.ContainsFunc(commits, func(k Commit) bool { return k.ID == l.lease.Backup })
+		if !l.lease.GivenUp && !isThere {
 			n++
 		}
 	}
@@ -206,7 +229,7 @@ func (c *Cluster) settleLeases(ctx context.Context, o PruneOptions, report *Prun
 		} else if !errors.Is(err, fs.ErrExist) {
 			return nil, fmt.Errorf("give up backup %s, whose lease is over: %w", l.lease.Backup, err)
 		}
-		if err := c.remove(ctx, l.names); err != nil {
+		if _, err := c.remove(ctx, l.names); err != nil {
 			return nil, err
 		}
 	}
@@ -249,26 +272,6 @@ func (c *Cluster) commitsSince(ctx context.Context, before []string, living []*h
 		}
 	}
 	return commits, nil
-}
-
-// remove removes objects.
-func (c *Cluster) remove(ctx context.Context, names []string) error {
-	var failed atomic.Bool
-	var group errgroup.Group
-	group.SetLimit(removedAtOnce)
-	for _, name := range names {
-		group.Go(func() error {
-			if failed.Load() {
-				return nil
-			}
-			if err := c.repo.store.Delete(ctx, name); err != nil {
-				failed.Store(true)
-				return fmt.Errorf("remove %s: %w", name, err)
-			}
-			return nil
-		})
-	}
-	return group.Wait()
 }
 
 // need is what backups need.

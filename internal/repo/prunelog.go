@@ -21,6 +21,7 @@ type PruneLogReport struct {
 	Files   int   // that were removed
 	Removed int64 // bytes of those
 	Kept    int   // files that are left, but for histories
+	Locked  Kept  // of those, what would have been removed too, but is locked
 	Waits   bool  // nothing is removed as long as a backup is being made
 }
 
@@ -53,9 +54,10 @@ func (c *Cluster) PruneLog(ctx context.Context, o PruneLogOptions) (PruneLogRepo
 	if err != nil {
 		return report, err
 	}
-	report.Waits = countLiving(living) > 0
+	report.Waits = countLiving(living, commits) > 0
 	first, size, ok := firstSegment(commits)
 	var gone []string
+	sizes := make(map[string]int64) // in bytes, by name
 	inOthers := superseded(files, o.Now)
 	for _, info := range files {
 		segment, err := wal.ParseSegment(info.Name[strings.LastIndexByte(info.Name, '/')+1:][:24], size)
@@ -65,13 +67,23 @@ func (c *Cluster) PruneLog(ctx context.Context, o PruneLogOptions) (PruneLogRepo
 			continue
 		}
 		gone = append(gone, info.Name)
-		report.Removed += info.Size
+		sizes[info.Name] = info.Size
 	}
-	report.Files = len(gone)
+	remove := c.remove
 	if o.DryRun {
-		return report, nil
+		remove = c.locked
 	}
-	return report, c.remove(ctx, gone)
+	locked, err := remove(ctx, gone)
+	for _, name := range gone {
+		if until, isLocked := locked[name]; isLocked {
+			report.Locked.add(sizes[name], until)
+			report.Kept++
+			continue
+		}
+		report.Files++
+		report.Removed += sizes[name]
+	}
+	return report, err
 }
 
 // logFiles returns the files of the log, but for histories.

@@ -182,7 +182,11 @@ func probe(ctx context.Context, store object.Store) (err error) {
 			err = errors.Join(err, one)
 		}
 	}
-	defer func() { err = errors.Join(err, store.Delete(ctx, name)) }()
+	defer func() {
+		if removed := store.Delete(ctx, name); !errors.Is(removed, object.ErrRefused) { // which leaves it, and does no harm
+			err = errors.Join(err, removed)
+		}
+	}()
 	if err != nil {
 		return err
 	}
@@ -198,6 +202,10 @@ type Options struct {
 	PrivateKey *seal.PrivateKey // reads what is encrypted
 	TempDir    string           // for what is too much for memory; empty is the system's
 	Cache      int64            // bytes of index that are kept in memory; zero is 32 MiB
+
+	// Lock is how long each backup is kept from being removed, with all that it needs. The store is an
+	// object.Locker then, that locks what it creates as LockTime says. Zero is not at all.
+	Lock time.Duration
 }
 
 // Repository is a repository that was opened. It may be used from several goroutines.

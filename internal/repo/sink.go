@@ -73,8 +73,10 @@ type Sink struct {
 	hasManifest bool
 	buffer      []byte // of what is read
 	stored      atomic.Int64
-	isLost      bool    // somebody has taken the lease for over
-	written     *Commit // once it is there
+	begun       time.Time
+	writeKey    seal.KeyID // of what it writes
+	isLost      bool       // somebody has taken the lease for over
+	written     *Commit    // once it is there
 	stage       stage
 	failed      error
 }
@@ -109,6 +111,7 @@ func (c *Cluster) NewSink(o SinkOptions) *Sink {
 // Begin takes a lease, which keeps what the backup relies on from being removed.
 func (s *Sink) Begin(ctx context.Context, start backup.Start) error {
 	now := s.o.Now()
+	s.begun = now
 	s.commit = Commit{
 		ID: newBackupID(now), Label: s.o.Label, Began: now.UTC(), FullScan: now.UTC(),
 		ServerVersion: start.ServerVersion, SegmentSize: start.SegmentSize, Start: start.Position,
@@ -119,6 +122,7 @@ func (s *Sink) Begin(ctx context.Context, start backup.Start) error {
 	if err != nil {
 		return err
 	}
+	s.writeKey = key.ID
 	digestKey := key
 	if p := s.o.Parent; p != nil {
 		s.commit.Parent = p.ID
@@ -324,6 +328,9 @@ func (s *Sink) finish(ctx context.Context, end wal.Position) error {
 	s.commit.Ended, s.commit.Stored = s.o.Now().UTC(), s.stored.Load()
 	if err := s.takeAs(); err != nil {
 		return err
+	}
+	if err := s.keepLocked(ctx); err != nil {
+		return fmt.Errorf("keep what the backup needs from being removed: %w", err)
 	}
 	err = s.cluster.putCommit(ctx, &s.commit)
 	if err != nil && !object.IsAnswer(err) {

@@ -106,7 +106,8 @@ func (c *Cluster) thin(ctx context.Context, o PruneOptions, used, sizes map[Pack
 			return 0, err
 		}
 	}
-	return len(thin), c.remove(ctx, names)
+	_, err = c.remove(ctx, names)
+	return len(thin), err
 }
 
 // chooseThin returns the packs that have less than their share in use, and, if packs are much larger than what

@@ -234,7 +234,8 @@ func (v *verifier) remember(ctx context.Context) error {
 	if _, err := v.writer.putFact(ctx, factVerified, fact); err != nil {
 		return err
 	}
-	return v.writer.remove(ctx, names)
+	_, err := v.writer.remove(ctx, names)
+	return err
 }
 
 // log reads the log, and sees that there is what backups need of it.
