@@ -57,6 +57,7 @@ func (r *checkRun) checkRepository(ctx context.Context, p place) {
 	r.add(checkup.OK, item, "", "%s, id %v", p.Location, repository.Info().ID)
 	r.checkKey(repository, p)
 	r.checkStore(ctx, repository, p)
+	r.checkLock(ctx, repository, p)
 	if repository.CanRead() {
 		if err := r.checkCluster(ctx, repository, p); err != nil {
 			r.fail(ctx, "cluster", err)

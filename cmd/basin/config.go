@@ -42,6 +42,8 @@ type repositorySettings struct {
 	S3StorageClass   string `toml:"s3_storage_class"`   // empty is the bucket's
 	S3Encryption     string `toml:"s3_encryption"`      // AES256 or aws:kms; empty is the bucket's
 	S3KMSKey         string `toml:"s3_kms_key"`         // for aws:kms; empty is the account's
+	S3LockMode       string `toml:"s3_lock_mode"`       // governance or compliance; empty locks nothing
+	S3LockFor        string `toml:"s3_lock_for"`        // how long backups are locked: 30d
 	S3FewerChecksums bool   `toml:"s3_fewer_checksums"` // for stores that do not know S3's newer ones
 }
 
@@ -78,6 +80,8 @@ func (s *repositorySettings) settings() []setting {
 		{name: "s3-storage-class", text: &s.S3StorageClass},
 		{name: "s3-encryption", text: &s.S3Encryption},
 		{name: "s3-kms-key", text: &s.S3KMSKey},
+		{name: "s3-lock-mode", text: &s.S3LockMode},
+		{name: "s3-lock-for", text: &s.S3LockFor},
 		{name: "s3-fewer-checksums", flag: &s.S3FewerChecksums},
 	}
 }

@@ -104,11 +104,18 @@ func forget(ctx context.Context, c call) error {
 		}
 		verdicts = repo.Plan(commits, o.Policy, pins, now)
 	}
+	locked, err := keepLocked(ctx, cluster, verdicts)
+	if err != nil {
+		return err
+	}
 	if err := printVerdicts(c.stdout, verdicts); err != nil || o.DryRun {
 		return err
 	}
 	forgotten := 0
 	var refused []error // of which none keeps the others
+	if len(o.Backups) > 0 {
+		refused = locked
+	}
 	for _, v := range verdicts {
 		if v.Keep {
 			continue
@@ -172,6 +179,8 @@ func prune(ctx context.Context, c call) error {
 	fmt.Fprintf(&b, "of %s: %s and %s of index, %s, %s\n", counted(report.Backups, "backup"),
 		counted(report.Packs, "pack"), counted(report.Parts, "part"), bytesText(report.Removed), removed)
 	fmt.Fprintf(&b, "of the log: %s, %s, %s\n", counted(log.Files, "file"), bytesText(log.Removed), removed)
+	b.WriteString(keptText("", report.Locked))
+	b.WriteString(keptText(" of the log", log.Locked))
 	if log.Waits {
 		b.WriteString("log is removed once the backup that is being made has ended\n")
 	}

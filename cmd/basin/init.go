@@ -65,6 +65,9 @@ func initRepository(ctx context.Context, c call) error {
 			return err
 		}
 	}
+	if err := p.checkNewLock(ctx, c); err != nil {
+		return err
+	}
 	store, err := p.newStore(ctx)
 	if err != nil {
 		return err

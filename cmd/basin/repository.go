@@ -161,6 +161,10 @@ func (p place) open(ctx context.Context) (*repo.Repository, error) {
 		}
 		open.PrivateKey = &private
 	}
+	var err error
+	if open.Lock, err = p.lockFor(); err != nil {
+		return nil, err
+	}
 	store, err := p.store(ctx)
 	if err != nil {
 		return nil, err

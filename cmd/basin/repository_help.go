@@ -23,6 +23,9 @@ const helpRepositoryOptions = `Options that say which repository (not to be abbr
                               storage class of what is written
       --s3-encryption=HOW     encryption at the S3 server, AES256 or aws:kms
       --s3-kms-key=ID         key for aws:kms
+      --s3-lock-mode=MODE     lock backups, and all that they need, in the mode governance or
+                              compliance; the bucket needs object lock
+      --s3-lock-for=TIME      how long: 36h, 30d or 8w
       --s3-fewer-checksums    for S3 servers that do not know the newer checksums
 
 Each of these but --system-id is also a variable of the environment, BASIN_REPOSITORY and so

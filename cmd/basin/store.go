@@ -25,8 +25,8 @@ func (p place) isFolder() bool { return !strings.Contains(p.Location, "://") }
 
 // store returns where the objects of the repository are.
 func (p place) store(ctx context.Context) (object.Store, error) {
-	if rest, ok := strings.CutPrefix(p.Location, s3Scheme); ok {
-		return p.bucket(ctx, rest)
+	if strings.HasPrefix(p.Location, s3Scheme) {
+		return p.bucket(ctx)
 	}
 	if scheme, _, ok := strings.Cut(p.Location, "://"); ok {
 		return nil, usererr.Hinted("A location is a path, or s3://BUCKET/PREFIX.", "a repository cannot be at %s://", scheme)
@@ -41,15 +41,13 @@ func (p place) store(ctx context.Context) (object.Store, error) {
 	return s, nil
 }
 
-// bucket returns a bucket of S3, which is asked again when it does not answer. where is BUCKET/PREFIX.
-func (p place) bucket(ctx context.Context, where string) (object.Store, error) {
-	name, prefix, _ := strings.Cut(where, "/")
-	s, err := s3.Open(ctx, s3.Options{
-		Bucket: name, Prefix: prefix,
-		Region: p.S3Region, Endpoint: p.S3Endpoint, PathStyle: p.S3PathStyle, CAFile: p.S3CAFile,
-		StorageClass: p.S3StorageClass, Encryption: p.S3Encryption, KeyID: p.S3KMSKey,
-		ChecksumWhenRequired: p.S3FewerChecksums,
-	})
+// bucket returns a bucket of S3, which is asked again when it does not answer.
+func (p place) bucket(ctx context.Context) (object.Store, error) {
+	o, err := p.bucketOptions()
+	if err != nil {
+		return nil, err
+	}
+	s, err := s3.Open(ctx, o)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", p.Location, err)
 	}
@@ -58,6 +56,18 @@ func (p place) bucket(ctx context.Context, where string) (object.Store, error) {
 			p.say("%v; it is tried again in %v", err, wait.Round(time.Millisecond))
 		}
 	}}), nil
+}
+
+// bucketOptions say where the bucket is, and how objects are kept in it.
+func (p place) bucketOptions() (s3.Options, error) {
+	name, prefix, _ := strings.Cut(strings.TrimPrefix(p.Location, s3Scheme), "/")
+	o := s3.Options{
+		Bucket: name, Prefix: prefix,
+		Region: p.S3Region, Endpoint: p.S3Endpoint, PathStyle: p.S3PathStyle, CAFile: p.S3CAFile,
+		StorageClass: p.S3StorageClass, Encryption: p.S3Encryption, KeyID: p.S3KMSKey,
+		ChecksumWhenRequired: p.S3FewerChecksums,
+	}
+	return o, p.lockOptions(&o)
 }
 
 // newStore returns where the objects of a repository are that is made. A folder that is not there is made, and

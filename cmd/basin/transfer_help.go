@@ -36,6 +36,8 @@ Options that say where to (--repository is the one that is read):
                               storage class of what is copied
       --to-s3-encryption=HOW  encryption at its S3 server
       --to-s3-kms-key=KEY     key for aws:kms there
+      --to-s3-lock-mode=MODE  lock what is copied there, in the mode governance or compliance
+      --to-s3-lock-for=TIME   how long: 36h, 30d or 8w
       --to-s3-fewer-checksums
                               for a server that refuses S3's newer checksums
 
