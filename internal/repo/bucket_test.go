@@ -21,8 +21,9 @@ import (
 	"basin/internal/wal"
 )
 
-// faultyStores return a bucket as it is, and on a way on which a share of requests, which share says, has a fault.
-func faultyStores(t *testing.T, server *s3test.Server, random *rand.Rand, share func() float64) (sound, faulty object.Store) {
+// faultyStores return a bucket as it is, and on a way on which a share of requests, which share says, has a fault. lock is how long
+// backups are locked, zero for not at all.
+func faultyStores(t *testing.T, server *s3test.Server, random *rand.Rand, lock time.Duration, share func() float64) (sound, faulty object.Store) {
 	t.Helper()
 	var mu sync.Mutex
 	proxy := server.Proxy(t, func(*http.Request) s3test.Fault {
@@ -35,21 +36,28 @@ func faultyStores(t *testing.T, server *s3test.Server, random *rand.Rand, share 
 		return all[random.IntN(len(all))]
 	})
 	open := func(endpoint, bucket string, timeout time.Duration, o object.RetryOptions) object.Store {
-		s, err := s3.Open(t.Context(), s3.Options{Bucket: bucket, Endpoint: endpoint, PathStyle: true, Timeout: timeout})
+		so := s3.Options{Bucket: bucket, Endpoint: endpoint, PathStyle: true, Timeout: timeout}
+		if lock > 0 {
+			so.LockMode, so.LockFor = "COMPLIANCE", func(name string) time.Duration { return LockTime(name, lock) }
+		}
+		s, err := s3.Open(t.Context(), so)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return object.Retry(s, o)
 	}
 	bucket := server.Bucket(t)
+	if lock > 0 {
+		bucket = server.LockedBucket(t)
+	}
 	return open(server.Endpoint, bucket, 0, object.RetryOptions{}),
 		open(proxy.Endpoint, bucket, 200*time.Millisecond, object.RetryOptions{Attempts: 4, Wait: time.Millisecond})
 }
 
-// openAs opens a repository, with a key if it is not nil.
-func openAs(t *testing.T, store object.Store, key *seal.PrivateKey) *Cluster {
+// openAs opens a repository.
+func openAs(t *testing.T, store object.Store, o Options) *Cluster {
 	t.Helper()
-	r, err := Open(t.Context(), store, Options{PrivateKey: key})
+	r, err := Open(t.Context(), store, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +70,7 @@ func openAs(t *testing.T, store object.Store, key *seal.PrivateKey) *Cluster {
 
 // TestBucketThatFails has a server of S3 refuse, break off, answer by half, too late or not, and do too late what it was
 // asked for, now and then or mostly: what is done ends in time, what was said to be there is there, and every backup that is there is
-// all there.
+// all there. In some buckets what is made is locked, and prolonged.
 func TestBucketThatFails(t *testing.T) {
 	server := s3test.Start(t)
 	seeds := uint64(2)
@@ -79,25 +87,28 @@ func TestBucketThatFails(t *testing.T) {
 				defer mu.Unlock()
 				share = to
 			}
-			sound, faulty := faultyStores(t, server, rng(seed+100), func() float64 {
+			var open Options
+			if seed%4 == 1 {
+				open.Lock = time.Hour
+			}
+			sound, faulty := faultyStores(t, server, rng(seed+100), open.Lock, func() float64 {
 				mu.Lock()
 				defer mu.Unlock()
 				return share
 			})
 			var init InitOptions
-			var key *seal.PrivateKey
 			if seed%2 == 0 {
 				private, err := seal.NewPrivateKey()
 				if err != nil {
 					t.Fatal(err)
 				}
 				public := private.Public()
-				init.PublicKey, key = &public, &private
+				init.PublicKey, open.PrivateKey = &public, &private
 			}
 			if _, err := Init(t.Context(), sound, init); err != nil {
 				t.Fatal(err)
 			}
-			w := &weather{sound: openAs(t, sound, key), faulty: openAs(t, faulty, key), random: random,
+			w := &weather{sound: openAs(t, sound, open), faulty: openAs(t, faulty, open), random: random,
 				tried: make(map[string]tree), made: make(map[string]bool), log: make(map[string][]byte)}
 			for range 10 {
 				set([]float64{0.1, 0.3, 0.7}[random.IntN(3)])
