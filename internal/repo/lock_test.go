@@ -184,24 +184,12 @@ func TestLocksOutliveCommit(t *testing.T) {
 				s.lock = []time.Duration{lock, lock, lock, lock / 2, 0}[random.IntN(5)]
 				host := reopen(t, c, s) // with a data key of its own
 				host.repo.o.Lock = s.lock
-				o := SinkOptions{packSize: 4 * BlockSize, Now: s.now, Adopt: true}
+				o := SinkOptions{packSize: 4 * BlockSize, Now: s.now}
 				if len(order) > 0 && random.IntN(6) > 0 {
 					o.Parent = order[len(order)-1-random.IntN(min(2, len(order)))]
 				}
 				if i == 0 {
 					if err := host.PushLog(t.Context(), wal.Segment{Timeline: 1, Number: 1}.Name(4<<20), forgedLog(1, random), 0); err != nil {
-						t.Fatal(err)
-					}
-				}
-				if random.IntN(4) == 0 { // one fails, so that its packs are adopted
-					failing := host.NewSink(o)
-					if err := failing.Begin(t.Context(), backup.Start{SegmentSize: 4 << 20}); err != nil {
-						t.Fatal(err)
-					}
-					for k, content := range now {
-						_ = failing.Put(t.Context(), now.member(k), bytes.NewReader(content))
-					}
-					if err := failing.Close(); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -230,22 +218,56 @@ func TestLocksOutliveCommit(t *testing.T) {
 				if s.until[first].Before(until) {
 					t.Errorf("log that %s needs is locked until %v, and the commit until %v", commit.ID, s.until[first], until)
 				}
-				left := s.keptUntil(t, commit.Locked)
-				data, err := s.Get(t.Context(), c.commitName(commit.ID), 0, -1)
-				if err == nil {
-					err = left.Create(t.Context(), c.commitName(commit.ID), data) // which is locked for less
-				}
-				if err != nil {
-					t.Fatal(err)
-				}
-				if got, err := readTree(t.Context(), reopen(t, c, left), commit.ID); err != nil || !maps.EqualFunc(got, states[commit.ID], bytes.Equal) {
-					t.Errorf("of what is locked until %v: %v", commit.Locked, err)
-				}
+				s.check(t, c, commit, states[commit.ID])
 				checked++
 			}
 			t.Logf("%d of %d are locked", checked, len(order))
 		})
 	}
+}
+
+// check sees that a backup is restored if all is removed that is not locked as long as it says.
+func (s *lockable) check(t *testing.T, c *Cluster, commit *Commit, want tree) {
+	t.Helper()
+	left := s.keptUntil(t, commit.Locked)
+	data, err := s.Get(t.Context(), c.commitName(commit.ID), 0, -1)
+	if err == nil {
+		err = left.Create(t.Context(), c.commitName(commit.ID), data) // which is locked for less
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := readTree(t.Context(), reopen(t, c, left), commit.ID); err != nil || !maps.EqualFunc(got, want, bytes.Equal) {
+		t.Errorf("of what is locked until %v: %v", commit.Locked, err)
+	}
+}
+
+// TestAdoptedIsLocked has a backup take over what another has stored that failed long ago.
+func TestAdoptedIsLocked(t *testing.T) {
+	s, c := newLockable(t, true, 48*time.Hour)
+	content := make([]byte, 40*BlockSize)
+	random := rng(1)
+	for i := range content {
+		content[i] = byte(random.IntN(256))
+	}
+	all := tree{{path: "a"}: content, {path: "global/pg_control"}: nil}
+	o := SinkOptions{packSize: 4 * BlockSize, Now: s.now, Adopt: true}
+	failing := reopen(t, c, s).NewSink(o)
+	source := newTreeSource(all, rng(1))
+	source.lie = true
+	if err := backup.Copy(t.Context(), failing, source, backup.Options{}); err == nil {
+		t.Fatal("it did not fail")
+	}
+	if err := failing.Close(); err != nil {
+		t.Fatal(err)
+	}
+	stored := len(objects(t, c, "packs/"))
+	s.clock = s.clock.Add(40 * time.Hour)
+	commit := take(t, reopen(t, c, s), all, rng(1), o)
+	if more := len(objects(t, c, "packs/")) - stored; stored < 2 || more > 1 {
+		t.Fatalf("%d packs were stored, and then %d, so that nothing was adopted", stored, more)
+	}
+	s.check(t, c, commit, all)
 }
 
 // TestLocksAreFew takes a backup a day: not each prolongs the locks of all that is there.
