@@ -178,6 +178,7 @@ Usage:
 
 Any backup can be removed without another. What it alone needed stays until basin prune. The
 last good backup, one that is pinned, and one that another is being made on are never removed.
+One that is locked in its bucket is kept until that ends; to name it is an error.
 
 Rules (what any of them keeps is kept; days, weeks and months are those of UTC):
       --keep-last=N          so many of the newest
@@ -206,7 +207,8 @@ Usage:
   %[1]s [OPTION]...
 
 It may run beside backups, on any host. If anything cannot be read that says what is needed,
-nothing is removed.
+nothing is removed. What is locked in its bucket stays, and it is said until when: it goes the
+next time after that.
 
 Options:
       --keep-log=AGE         keep log that came within this time, whatever needs it
