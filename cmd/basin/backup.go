@@ -179,8 +179,9 @@ func (b *repositoryBackup) run(ctx context.Context) (*repo.Commit, error) {
 		return nil, err
 	}
 	defer source.Close()
+	conf := b.configuration(ctx)
 	sink := b.cluster.NewSink(repo.SinkOptions{
-		Label: b.o.Label, Parent: parent, Since: source.since, Adopt: !b.o.Full, Workers: b.o.Jobs, Progress: &b.counts,
+		Label: b.o.Label, Parent: parent, Since: source.since, Configuration: conf.told, Adopt: !b.o.Full, Workers: b.o.Jobs, Progress: &b.counts,
 	})
 	defer func() {
 		if err := sink.Close(); err != nil {
@@ -191,7 +192,7 @@ func (b *repositoryBackup) run(ctx context.Context) (*repo.Commit, error) {
 		b.progress = startProgress(b.report, &b.counts, progressFormFor(b.report, b.o.Verbose, os.Getenv))
 	}
 	b.verbose("waiting for a checkpoint of the server")
-	err = backup.Copy(ctx, sink, source, backup.Options{Started: b.started, Ended: b.ended, Log: b.streamLog})
+	err = backup.Copy(ctx, sink, &confSaver{Source: source, conf: conf, report: b.report}, backup.Options{Started: b.started, Ended: b.ended, Log: b.streamLog})
 	if err == nil {
 		b.progress.enter(phaseDone)
 	}

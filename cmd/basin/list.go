@@ -92,6 +92,7 @@ type backupListing struct {
 	Size          int64               `json:"size"`
 	Stored        int64               `json:"stored"`
 	Tablespaces   []tablespaceListing `json:"tablespaces"`
+	Configuration *repo.Configuration `json:"configuration,omitempty"` // that was outside of the data directory
 
 	Leads   []leadListing `json:"restorable,omitempty"` // of show alone: to where log leads from it
 	Problem string        `json:"problem,omitempty"`    // of show alone: why it cannot be restored
@@ -110,7 +111,7 @@ func listBackup(name repo.ClusterName, k repo.Commit) backupListing {
 		Kind: "full", Parent: k.Parent, Damaged: k.Damaged,
 		Began: k.Began, Ended: k.Ended, FullScan: k.FullScan, ServerVersion: k.ServerVersion, SegmentSize: k.SegmentSize,
 		Timeline: cmp.Or(k.Stop.Timeline, k.Start.Timeline), Start: k.Start.LSN,
-		Files: k.Files, Size: k.Size, Stored: k.Stored, Tablespaces: []tablespaceListing{},
+		Files: k.Files, Size: k.Size, Stored: k.Stored, Tablespaces: []tablespaceListing{}, Configuration: k.Configuration,
 	}
 	if k.Parent != "" {
 		b.Kind = "incremental"
@@ -282,6 +283,14 @@ func (b backupListing) lines() []byte {
 	line("stored", "%s (%s bytes)", bytesText(b.Stored), humanize.Comma(b.Stored))
 	for _, t := range b.Tablespaces {
 		line("tablespace", "%d, at %s", t.OID, printable(t.Location, false))
+	}
+	if c := b.Configuration; c != nil {
+		for _, f := range c.Files {
+			line("configuration", "%s, %s", printable(f.Path, false), bytesText(f.Size))
+		}
+		for _, f := range c.Missing {
+			line("not saved", "%s: %s", printable(f.Path, false), printable(f.Reason, false))
+		}
 	}
 	b.leadLines(line)
 	_ = table.Flush() // to memory

@@ -127,7 +127,7 @@ func restoreCluster(ctx context.Context, c call) error {
 	if run.part, err = chooseDatabases(ctx, r, plan.commit, o.Part.Databases); err != nil {
 		return err
 	}
-	if plan.lacksConf, err = run.lacksConf(ctx, plan.commit); err != nil {
+	if plan.conf, err = run.adopt(ctx, plan.commit); err != nil {
 		return err
 	}
 	if plan.space, err = run.space(ctx, plan); err != nil {

@@ -24,9 +24,8 @@ type restorePlan struct {
 	why    string         // it is another one than was asked for; empty if it is not
 	note   string         // about the target; empty if there is nothing to say
 	space  []spaceNeed
-	// lacksConf says that the backup has no configuration, and one is made.
-	lacksConf bool
-	clear     []backup.Tablespace // of what is in the way, those that recovery makes anew
+	conf   *restoredConf       // nil if that which is in the backup does
+	clear  []backup.Tablespace // of what is in the way, those that recovery makes anew
 }
 
 // plan chooses the backup and sees that the log leads to the target.
@@ -171,9 +170,7 @@ func (p *restorePlan) text(r *restoreRun) string {
 	for _, t := range p.clear {
 		fmt.Fprintf(&b, "  tablespace %d in \"%s\" is emptied: recovery makes it\n", t.OID, t.Location)
 	}
-	if p.lacksConf {
-		b.WriteString("  settings  the backup has no postgresql.conf: one is made with which the server starts\n")
-	}
+	b.WriteString(p.conf.plan())
 	b.WriteString(r.part.plan())
 	for _, n := range p.space {
 		b.WriteString("  space     " + n.String() + "\n")

@@ -95,7 +95,7 @@ func TestRestoreWithoutConfiguration(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	k.backUp(t, false)
+	k.run(t, "backup", "-d", k.ConnString(), "-c", "fast").says(t, exitSuccess, "files of configuration are not in the backup", "will not start again")
 	dir := filepath.Join(pgtest.TempDir(t), "data")
 	k.run(t, "restore", "-D", dir, "--no-sync").says(t, exitSuccess, "the backup has no postgresql.conf", "over the socket")
 	hba := filepath.Join(dir, "pg_hba.conf")

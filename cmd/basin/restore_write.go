@@ -64,8 +64,8 @@ func (r *restoreRun) write(ctx context.Context, p *restorePlan) (err error) {
 // recovering returns a source with what has a server recover.
 func (r *restoreRun) recovering(source backup.Source, p *restorePlan, settings string) backup.Source {
 	source = r.part.source(source, &r.counts)
-	if p.lacksConf {
-		source = newConfSource(source, p.commit.ServerVersion)
+	if p.conf != nil {
+		source = &confSource{Source: source, conf: p.conf}
 	}
 	return backup.WithRecovery(source, backup.RecoveryOptions{
 		Settings: settings + r.part.settings(), Mode: localfs.FileModeOwner, Signal: p.commit.ServerVersion >= 120000, Ends: !r.o.Standby,
@@ -207,8 +207,9 @@ func (r *restoreRun) next(p *restorePlan) string {
 	if p.target.kind != "" && (p.target.action == "" || p.target.action == "pause") {
 		b.WriteString("At the target it pauses, and can be read. If that is what was wanted,\n  SELECT pg_wal_replay_resume();\nends recovery; if not, restore again to another target.\n")
 	}
-	if p.lacksConf {
-		b.WriteString("Its postgresql.conf and pg_hba.conf are good for no more than that, since the server had its own elsewhere: nobody can\nconnect but over the socket, as the same user of the system.\n")
+	if r.o.Format == formatTar {
+		dir = ""
 	}
+	b.WriteString(p.conf.next(dir))
 	return b.String() + r.part.next()
 }

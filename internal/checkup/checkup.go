@@ -55,6 +55,7 @@ type Server struct {
 	IsReplication bool // has REPLICATION
 	ReadsSettings bool // is in pg_read_all_settings
 	BacksUp       bool // may start and stop a backup of a data directory
+	ReadsFiles    bool // may read files outside of the data directory
 
 	Settings map[string]string // by name, in the units of pg_settings
 	Senders  int               // connections of replication now
@@ -85,7 +86,7 @@ func (a Archiver) IsFailing() bool { return !a.FailedAt.IsZero() && a.FailedAt.A
 var settings = []string{
 	"wal_level", "archive_mode", "archive_command", "archive_library", "archive_timeout", "max_wal_senders",
 	"max_replication_slots", "max_slot_wal_keep_size", "summarize_wal", "data_checksums", "full_page_writes",
-	"fsync", "data_directory", "wal_segment_size", "port",
+	"fsync", "data_directory", "wal_segment_size", "port", "config_file", "hba_file", "ident_file",
 }
 
 // ReadServer asks a server of 10 or newer, on an ordinary connection.
@@ -184,12 +185,16 @@ func (s *Server) readRole(ctx context.Context, c *client.Conn) error {
 	if s.Version >= 150000 {
 		start, stop = "pg_backup_start(text, boolean)", "pg_backup_stop(boolean)"
 	}
-	r, err := row(ctx, c, 5, fmt.Sprintf(`SELECT rolname, rolsuper, rolreplication, pg_has_role(oid, 'pg_read_all_settings', 'USAGE'),
-		has_function_privilege(oid, '%s', 'EXECUTE') AND has_function_privilege(oid, '%s', 'EXECUTE') FROM pg_roles WHERE rolname = current_user`, start, stop))
+	files := "false" // before 11 there is no such role
+	if s.Version >= 110000 {
+		files = "(" + MayReadFiles + ")"
+	}
+	r, err := row(ctx, c, 6, fmt.Sprintf(`SELECT rolname, rolsuper, rolreplication, pg_has_role(oid, 'pg_read_all_settings', 'USAGE'),
+		has_function_privilege(oid, '%s', 'EXECUTE') AND has_function_privilege(oid, '%s', 'EXECUTE'), %s FROM pg_roles WHERE rolname = current_user`, start, stop, files))
 	if err != nil {
 		return err
 	}
-	s.User, s.IsSuperuser, s.IsReplication, s.ReadsSettings, s.BacksUp = r[0], r[1] == "t", r[2] == "t", r[3] == "t", r[4] == "t"
+	s.User, s.IsSuperuser, s.IsReplication, s.ReadsSettings, s.BacksUp, s.ReadsFiles = r[0], r[1] == "t", r[2] == "t", r[3] == "t", r[4] == "t", r[5] == "t"
 	return nil
 }
 

@@ -51,7 +51,7 @@ func (s Server) Items(w Wanted) []Item {
 	}
 	var items []Item
 	for _, rule := range []func(Server, Wanted) []Item{
-		Server.version, Server.privileges, Server.levels, Server.archiving, Server.archiver, Server.senders, Server.slots, Server.summaries, Server.safety, Server.clock,
+		Server.version, Server.privileges, Server.levels, Server.archiving, Server.archiver, Server.senders, Server.slots, Server.summaries, Server.safety, Server.configuration, Server.clock,
 	} {
 		items = append(items, rule(s, w)...)
 	}
@@ -101,7 +101,7 @@ func (s Server) privileges(w Wanted) []Item {
 
 // Grants returns the statements that give the role what it needs and no more.
 func (s Server) Grants(w Wanted) string {
-	role := `"` + strings.ReplaceAll(s.User, `"`, `""`) + `"`
+	role := quotedRole(s.User)
 	script := "  ALTER ROLE " + role + " REPLICATION;\n"
 	if w.IsLocal {
 		functions := []string{"pg_backup_start(text, boolean)", "pg_backup_stop(boolean)"}

@@ -28,6 +28,7 @@ var floors = [][]string{
 		"internal/hba",
 		"internal/lookup",
 		"internal/manual",
+		"internal/pgconf",
 		"internal/shell",
 		"internal/usererr",
 		"internal/wal",

@@ -128,6 +128,9 @@ type Commit struct {
 	// itself is for less.
 	Locked time.Time `json:"locked,omitzero"`
 
+	// Configuration is nil if all of it was in the data directory, as far as that is known.
+	Configuration *Configuration `json:"configuration,omitempty"`
+
 	DigestKey seal.KeyID `json:"-"`
 	Digests   string     `json:"digestKey"`
 	Members   []Level    `json:"members"`

@@ -20,7 +20,7 @@ import (
 func (s *Sink) beginAs() {
 	if as := s.o.As; as != nil {
 		s.commit.ID, s.commit.Label, s.commit.Damaged = as.ID, as.Label, as.Damaged
-		s.commit.Began, s.commit.FullScan = as.Began, as.FullScan
+		s.commit.Began, s.commit.FullScan, s.commit.Configuration = as.Began, as.FullScan, as.Configuration
 	}
 }
 

@@ -19,6 +19,10 @@ func checksumOn(crc uint32, p []byte) uint32 { return crc32.Update(crc, castagno
 // crcBytes returns a CRC-32C as manifests have it.
 func crcBytes(crc uint32) []byte { return binary.LittleEndian.AppendUint32(nil, crc) }
 
+// isUnproved says whether what a source's manifest says of a file is not looked at: it does not list segments of the
+// log, and configuration from outside of the data directory.
+func isUnproved(k key) bool { return isUnlisted(k) || isConfiguration(k) }
+
 // isUnlisted says whether a manifest does not list a file: segments of the log.
 func isUnlisted(k key) bool {
 	return k.tablespace == 0 && strings.HasPrefix(k.path, "pg_wal/") && !strings.HasSuffix(k.path, ".history")
@@ -79,7 +83,7 @@ func (s *Sink) prove(ctx context.Context) error {
 	nextFile := func() (*group, error) {
 		for {
 			g, err := next()
-			if err != nil || g == nil || g.member.kind == backup.File && !isUnlisted(g.key) {
+			if err != nil || g == nil || g.member.kind == backup.File && !isUnproved(g.key) {
 				return g, err
 			}
 		}
@@ -90,7 +94,7 @@ func (s *Sink) prove(ctx context.Context) error {
 	}
 	err = s.listed.each(ctx, func(g group) error {
 		switch {
-		case isUnlisted(g.key):
+		case isUnproved(g.key):
 			return nil
 		case have == nil || have.key.compare(g.key) > 0:
 			return fmt.Errorf("%w: file %v is missing", errUnproved, g.key)

@@ -31,13 +31,17 @@ type SinkOptions struct {
 	Now     func() time.Time
 
 	// As, if not nil, is the backup that it is: one that was made before, elsewhere. It keeps the
-	// identifier, label and times, the log that it needs, and whether it is damaged, and is to
+	// identifier, label and times, the log that it needs, what is told of its configuration, and whether it is damaged, and is to
 	// have as many files and bytes, if that is known.
 	As *Commit
 
 	// Since, if not nil, is asked once the source has begun whether files of relations come as incremental ones;
 	// nil if they do not. There is a Parent then.
 	Since func() *Since
+
+	// Configuration, if not nil, is asked when all members came what the backup has of configuration that was
+	// outside of the data directory.
+	Configuration func() *Configuration
 
 	// Adopt takes over what backups have stored that failed, rather than to store it again.
 	Adopt bool
@@ -322,6 +326,9 @@ func (s *Sink) finish(ctx context.Context, end wal.Position) error {
 		}
 	}
 	s.commit.Stop = end
+	if s.o.Configuration != nil {
+		s.commit.Configuration = s.o.Configuration()
+	}
 	if err := s.prove(ctx); err != nil {
 		return err
 	}
