@@ -51,6 +51,10 @@ The role needs REPLICATION, and with --pgdata the right to call pg_backup_start 
 pg_backup_stop. A backup of pages whose checksums are wrong is kept, marked as damaged, and
 ends with status 1.
 
+Configuration outside of the data directory, as Debian has it in /etc/postgresql, is saved,
+with what it includes, but no keys of TLS. For that the role has to be let read it, or to read
+it here with --pgdata; if it cannot be read the backup says so, with the GRANT that is missing.
+
 Example:
   %[1]s --repository=/srv/backup -d "host=db1 user=backup" -c fast -P
 `, called, helpRepositoryOptions)
@@ -69,6 +73,8 @@ The newest backup from which the target can be reached is chosen, and the log be
 proved to be there before anything is written. Then the data directory is made, with what has
 the server recover up to the target when it is started; that gets the log from the repository.
 A restore that is refused leaves nothing; one that is interrupted goes on when it is run again.
+If the server had its configuration elsewhere, the directory gets one that is made of it, so
+that it can be started where it is; the plan says how, and nothing is written to /etc.
 
 Options:
   -D, --pgdata=DIRECTORY     where to; it must be absent or empty, without --delta
