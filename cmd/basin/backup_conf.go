@@ -79,8 +79,10 @@ func (s *serverConf) read(ctx context.Context, b *repositoryBackup) error {
 			set[string(row[0])] = string(row[1])
 		}
 	}
-	if set["data_directory"] == "" || set["config_file"] == "" {
-		return errHidden
+	for _, name := range []string{"data_directory", "config_file", "hba_file", "ident_file"} {
+		if !path.IsAbs(set[name]) {
+			return errHidden
+		}
 	}
 	s.directory = path.Clean(set["data_directory"])
 	s.roots = pgconf.Roots{Config: path.Clean(set["config_file"]), HBA: path.Clean(set["hba_file"]), Ident: path.Clean(set["ident_file"])}
@@ -133,20 +135,20 @@ func (s *serverConf) came(name string) {
 // lookInto sees, where the server does not say what it uses, to what its postgresql.conf leads that is not in the data directory.
 func (s *serverConf) lookInto(text []byte) {
 	s.roots.Config = s.directory + "/" + confFile
-	only := onlyFile{s.roots.Config, text}
-	flat, err := pgconf.Flatten(only, s.roots.Config, nil)
-	if err != nil {
-		return
-	}
-	place := func(name string) string {
-		if at := flat.Settings[name]; path.IsAbs(at) {
-			return path.Clean(at)
+	for line := range strings.Lines(string(text)) {
+		set, ok := pgconf.ParseSetting(line)
+		switch {
+		case !ok || !path.IsAbs(set.Value):
+		case set.Name == "hba_file":
+			s.roots.HBA = path.Clean(set.Value)
+		case set.Name == "ident_file":
+			s.roots.Ident = path.Clean(set.Value)
 		}
-		return ""
 	}
-	s.roots.HBA, s.roots.Ident = place("hba_file"), place("ident_file")
-	for at := range pgconf.Find(only, s.roots).Missing {
-		s.Missing[at] = s.unknown
+	for at := range pgconf.Find(onlyFile{s.roots.Config, text}, s.roots).Missing {
+		if s.within(at) == "" {
+			s.Missing[at] = s.unknown
+		}
 	}
 }
 
@@ -219,12 +221,12 @@ func (s *serverConf) warn(r *report) {
 	for _, err := range s.Missing {
 		isAnywhere = isAnywhere || !errors.Is(err, fs.ErrNotExist)
 	}
-	hint := "Keep copies of them. To have them saved with each backup, run as a superuser in the database postgres:\n" + checkup.FileGrants(s.role)
+	hint := "Keep copies of them. To have them saved with each backup, run as a superuser, in the database that is connected to (postgres, unless the connection string names one):\n" + checkup.FileGrants(s.role)
 	switch {
 	case !isAnywhere:
 		hint = "The server uses them, and they are not there any more: it will not start again, and neither will a copy know what was in them."
 	case s.unknown != nil && !errors.Is(s.unknown, errHidden):
-		hint = "Keep copies of them. To have them saved with each backup, let the role connect to the database postgres, where a superuser runs:\n" + checkup.FileGrants(s.role)
+		hint = "Keep copies of them. To have them saved with each backup, let the role connect to a database (postgres, unless the connection string names one), in which a superuser runs:\n" + checkup.FileGrants(s.role)
 	}
 	r.warn(usererr.Hinted(hint, "files of configuration are not in the backup: %s: %s", strings.Join(shown, ", "), reasonText(s.Missing[names[0]])))
 }

@@ -8,13 +8,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/dustin/go-humanize"
+	"golang.org/x/sys/unix"
 
 	"basin/internal/pgconf"
 	"basin/internal/repo"
@@ -33,6 +33,7 @@ type restoredConf struct {
 	closed   string   // why nobody is let in but over the socket; empty if the server's own rules hold
 	left     []string // settings that are left out, since they lead elsewhere
 	unusable []string // settings that are left out, since what they lead to is not on this host, with that
+	instead  string   // lines of configuration that come first
 }
 
 // confFiles are names of files of configuration in a data directory.
@@ -89,7 +90,12 @@ func (c *restoredConf) addSettings(in *backupConf, config string, before pgconf.
 	}
 	for name, lead := range unusable(before.Settings) {
 		without[name] = true
-		c.unusable = append(c.unusable, fmt.Sprintf("%s, since \"%s\" cannot be used here", name, printable(lead, false)))
+		text := fmt.Sprintf("%s, since \"%s\" cannot be used here", name, printable(lead, false))
+		if name == socketDirectories { // what is built in is often the same
+			c.instead = socketDirectories + " = '/tmp'\n"
+			text += ": it is /tmp"
+		}
+		c.unusable = append(c.unusable, text)
 	}
 	slices.Sort(c.unusable)
 	note := func(flat pgconf.Flat) {
@@ -102,7 +108,7 @@ func (c *restoredConf) addSettings(in *backupConf, config string, before pgconf.
 	}
 	if flat, err := pgconf.Flatten(in, config, without); err == nil {
 		note(flat)
-		if in.differs(confFile, flat) {
+		if in.differs(confFile, flat) || c.instead != "" {
 			c.files[confFile], c.from = string(flat.Text), flat.From
 		}
 	}
@@ -149,34 +155,29 @@ func (c *restoredConf) addAccess(in *backupConf, told repo.Configuration, before
 	}
 }
 
-// unusable returns those of settings that lead to what is not on this host, or cannot be read, so that the server
-// would not start; and what that is.
+const socketDirectories = "unix_socket_directories"
+
+// unusable returns those of settings that lead to what is not on this host, or may not be read, or written to if it is a
+// directory, so that the server would not start; and what that is.
 func unusable(settings map[string]string) map[string]string {
 	found := make(map[string]string)
-	lacks := func(at string) bool {
-		if !path.IsAbs(at) {
-			return false // it is in the data directory, or nowhere
-		}
-		file, err := os.Open(filepath.FromSlash(at))
-		if err == nil {
-			_ = file.Close() // it was only looked at
-		}
-		return err != nil
+	lacks := func(at string, mode uint32) bool {
+		return path.IsAbs(at) && unix.Access(at, mode) != nil // else it is in the data directory, or nowhere
 	}
 	if pgconf.IsOn(settings["ssl"]) {
 		for _, name := range []string{"ssl_cert_file", "ssl_key_file", "ssl_ca_file", "ssl_crl_file", "ssl_crl_dir", "ssl_dh_params_file"} {
-			if lacks(settings[name]) {
+			if lacks(settings[name], unix.R_OK) {
 				found["ssl"] = settings[name]
 				break
 			}
 		}
 	}
-	for _, dir := range pgconf.SplitList(settings["unix_socket_directories"]) {
-		if lacks(dir) {
-			found["unix_socket_directories"] = dir
+	for _, dir := range pgconf.SplitList(settings[socketDirectories]) {
+		if lacks(dir, unix.W_OK) {
+			found[socketDirectories] = dir
 		}
 	}
-	if lacks(settings["log_directory"]) {
+	if lacks(settings["log_directory"], unix.W_OK) {
 		found["log_directory"] = settings["log_directory"]
 	}
 	return found

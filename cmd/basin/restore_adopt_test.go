@@ -66,7 +66,7 @@ func TestAdopt(t *testing.T) {
 			map[string]string{confFile: "a = 1\n", autoConfFile: "# hba_file = '/x'\nwork_mem = '1MB'\n", hbaFile: open, identFile: "m a b\n"}, []string{"without hba_file\n"}},
 		{"what this host lacks", own, map[string]string{hbaFile: open, identFile: "m a b\n", confFile: "ssl = on\nssl_cert_file = 'server.crt'\nssl_key_file = '/nowhere/key'\nunix_socket_directories = '" + there + ", /nowhere/run'\nlog_directory = '/nowhere/log'\n"},
 			map[string]string{confFile: "# ssl = on\nssl_cert_file = 'server.crt'\nssl_key_file = '/nowhere/key'\n# unix_socket_directories = '" + there + ", /nowhere/run'\n# log_directory = '/nowhere/log'\n"},
-			[]string{"without ssl, since \"/nowhere/key\"", "without unix_socket_directories, since \"/nowhere/run\"", "without log_directory"}},
+			[]string{"without ssl, since \"/nowhere/key\"", "without unix_socket_directories, since \"/nowhere/run\" cannot be used here: it is /tmp", "without log_directory"}},
 		{"what this host has", own, map[string]string{hbaFile: open, identFile: "m a b\n", confFile: "ssl = on\nssl_key_file = 'key'\nunix_socket_directories = '" + there + ", @x'\nlog_directory = 'log'\n"}, map[string]string{}, nil},
 	} {
 		t.Run(test.reason, func(t *testing.T) {

@@ -90,7 +90,7 @@ func (s *confSource) Next(ctx context.Context) (backup.Member, io.Reader, error)
 		for _, name := range slices.Sorted(maps.Keys(s.conf.files)) {
 			text := s.conf.files[name]
 			if name == confFile { // its own settings come behind, and count
-				text = "# by basin restore: made of the server's own, which were, or led, outside of its data directory\n" + needed + "\n" + text
+				text = "# by basin restore: made of the server's own, which were, or led, outside of its data directory\n" + needed + s.conf.instead + "\n" + text
 			}
 			s.add(name, text)
 		}
