@@ -337,7 +337,7 @@ func (c *restoredConf) next(dir string) string {
 	at, config := filepath.Join(dir, repo.ConfigurationDir), c.commit.Configuration.ConfigFile
 	fmt.Fprintf(&b, "The server's own files of configuration, as they were, are below\n  %s\n", shell.Quote(at))
 	if slices.ContainsFunc(files, func(f repo.ConfigurationFile) bool { return f.Path == config }) {
-		fmt.Fprintf(&b, "To have them used instead of those in the data directory, as pg_ctlcluster of Debian does, put them where they were, with\nthe right data_directory:\n  cp -r %s/. %s/\n",
+		fmt.Fprintf(&b, "To have them used instead of those in the data directory, as pg_ctlcluster of Debian does, put them where they were as the\nserver's user, with the right data_directory:\n  cp -r %s/. %s/\n",
 			shell.Quote(at+path.Dir(config)), shell.Quote(path.Dir(config)))
 	}
 	return b.String()
