@@ -13,10 +13,11 @@ import (
 
 // Kinds of facts: what was learnt or said after a backup was made.
 const (
-	factPin      = "pin"
-	factThin     = "thin"
-	factDamaged  = "damaged"
-	factVerified = "verified"
+	factPin       = "pin"
+	factThin      = "thin"
+	factDamaged   = "damaged"
+	factVerified  = "verified"
+	factForgotten = "forgotten"
 )
 
 // maxFact is how many bytes a fact has at most.

@@ -158,6 +158,9 @@ func (c *Cluster) Forget(ctx context.Context, id string, now time.Time) error {
 		}
 	}
 	if commit.Damaged {
+		if err := c.tellForgotten(ctx, id, now); err != nil {
+			return err
+		}
 		return c.repo.store.Delete(ctx, c.commitName(id))
 	}
 	return c.forgetGood(ctx, id, now)
@@ -178,6 +181,9 @@ func (c *Cluster) forgetGood(ctx context.Context, id string, now time.Time) erro
 	if err != nil {
 		return err
 	}
+	if err := c.tellForgotten(ctx, id, now); err != nil {
+		return errors.Join(err, lease.end())
+	}
 	err = c.repo.store.Delete(ctx, name)
 	if missing := c.hasOther(ctx, id); missing != nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
@@ -188,6 +194,34 @@ func (c *Cluster) forgetGood(ctx context.Context, id string, now time.Time) erro
 		}
 	}
 	return errors.Join(err, lease.end())
+}
+
+// forgottenTime is how long it stays told that a backup was forgotten: longer than any prune takes, and than clocks differ by.
+const forgottenTime = 7 * 24 * time.Hour
+
+// forgottenFact says that somebody was about to remove a backup.
+type forgottenFact struct {
+	Backup string    `json:"backup"`
+	At     time.Time `json:"at"`
+}
+
+// tellForgotten tells a prune that is at work that a backup is about to be removed. It may have been made after that began, and
+// another one may rely on it: of neither there would be anything to see.
+func (c *Cluster) tellForgotten(ctx context.Context, id string, now time.Time) error {
+	_, err := c.putFact(ctx, factForgotten, forgottenFact{id, now.UTC()})
+	return err
+}
+
+// forgotten returns the names of the facts that tell so, and when they were made.
+func (c *Cluster) forgotten(ctx context.Context) (map[string]time.Time, error) {
+	names := make(map[string]time.Time)
+	for info, err := range c.repo.store.List(ctx, c.below("facts/"+factForgotten+"/"), "") {
+		if err != nil {
+			return nil, err
+		}
+		names[info.Name] = info.Time
+	}
+	return names, nil
 }
 
 // hasOther sees that there is a backup beside one that is not damaged, and of which the index and the packs are there.

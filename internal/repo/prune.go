@@ -52,7 +52,8 @@ type PruneReport struct {
 //
 // A writer that comes later than that is safe by its parent, whose commit it reads after it took its
 // lease: that is found too, unless it was forgotten meanwhile. So the commits are listed before, and if one
-// has gone nothing is removed.
+// has gone nothing is removed. One that came behind that list and has gone again is known by what forget tells
+// before it removes it.
 func (c *Cluster) Prune(ctx context.Context, o PruneOptions) (PruneReport, error) {
 	var report PruneReport
 	if o.Now.IsZero() {
@@ -60,6 +61,10 @@ func (c *Cluster) Prune(ctx context.Context, o PruneOptions) (PruneReport, error
 	}
 	if !c.repo.CanRead() {
 		return report, errNoKey
+	}
+	forgotten, err := c.forgotten(ctx)
+	if err != nil {
+		return report, err
 	}
 	before, err := c.backupIDs(ctx)
 	if err != nil {
@@ -80,6 +85,15 @@ func (c *Cluster) Prune(ctx context.Context, o PruneOptions) (PruneReport, error
 	commits, err := c.commitsSince(ctx, before, living)
 	if err != nil {
 		return report, err
+	}
+	since, err := c.forgotten(ctx)
+	if err != nil {
+		return report, err
+	}
+	for name := range since {
+		if _, ok := forgotten[name]; !ok {
+			return report, usererr.Hinted("Try again.", "a backup is being removed, so that nothing else is")
+		}
 	}
 	report.Backups, report.Living = len(commits), countLiving(living, commits)
 	n := &need{cluster: c, packs: make(map[PackID]bool), parts: make(map[ID]bool), closed: make(map[ID]bool)}
@@ -125,6 +139,11 @@ func (c *Cluster) Prune(ctx context.Context, o PruneOptions) (PruneReport, error
 	}
 	names := slices.Concat(partNames, packNames)
 	slices.Sort(names)
+	for name, at := range forgotten {
+		if !o.DryRun && o.Now.Sub(at) > forgottenTime {
+			names = append(names, name)
+		}
+	}
 	locked, err := remove(ctx, names)
 	for name, size := range gone {
 		if until, isLocked := locked[name]; isLocked {
