@@ -77,6 +77,7 @@ var support = []string{
 	"internal/object/objecttest",
 	"internal/object/s3/s3test",
 	"internal/pgtest",
+	"internal/powertest",
 	"internal/wal/keepertest",
 }
 
