@@ -57,6 +57,8 @@ type Options struct {
 	Subsets int
 	// Seed is that of the subsets.
 	Seed uint64
+	// Every is of how many states that are not the same one is checked; zero is of one.
+	Every int
 	// Without, if not nil, says which steps the process is taken not to have made: a program that forgets a sync.
 	Without func(s Step) bool
 	// Ignore, if not nil, says of which paths it is of no interest whether they are there.
@@ -82,6 +84,9 @@ func (l *Log) Each(o Options, check func(dir string, said []string) error) (stat
 				continue
 			}
 			seen[sum] = true
+			if len(seen)%max(o.Every, 1) != 0 {
+				continue
+			}
 			states++
 			if err := inFolder(o.Dir, tree, func(dir string) error { return check(dir, slices.Clone(said)) }); err != nil {
 				return states, fmt.Errorf("after step %d, with %s: %w\nthere are %s\nsteps:\n%s",

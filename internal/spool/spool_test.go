@@ -68,6 +68,13 @@ func forge(timeline wal.Timeline, segments int, filling byte) []byte {
 
 // TestMain pushes something first: what compresses is made once for all, and not in one of the bubbles of the tests.
 func TestMain(m *testing.M) {
+	if where := os.Getenv(powerVariable); where != "" {
+		if err := powerProcess(context.Background(), where); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	store := new(object.Memory)
 	_, err := repo.Init(context.Background(), store, repo.InitOptions{})
 	if err != nil {
