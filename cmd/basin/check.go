@@ -135,7 +135,8 @@ func (r *checkRun) checkServer(ctx context.Context, p place) {
 	}
 	r.server = &server
 	r.add(checkup.OK, "connection", "", "role %s, system identifier %d, timeline %d", server.User, server.SystemID, server.Timeline)
-	r.items = append(r.items, server.Items(checkup.Wanted{Repository: p.names(), IsLocal: r.o.DataDirectory != ""})...)
+	wanted := checkup.Wanted{Repository: p.names(), Cluster: p.Cluster, Unsaid: p.unsaidCluster, IsLocal: r.o.DataDirectory != ""}
+	r.items = append(r.items, server.Items(wanted)...)
 	if server.IsSuperuser || server.IsReplication {
 		r.checkReplication(ctx)
 	}
@@ -212,6 +213,9 @@ func (p place) names() []string {
 // signs are what stands before an item of each level.
 var signs = map[checkup.Level]string{checkup.OK: "✓", checkup.Warning: "!", checkup.Error: "✗"}
 
+// inOneLine takes a message of several lines, of which libpq indents some, for one line.
+var inOneLine = strings.NewReplacer("\n\t", " ", "\n", " ", "\t", " ")
+
 // print tells the items.
 func (r *checkRun) print(c call) error {
 	out := checkReport{Items: r.items}
@@ -232,7 +236,7 @@ func (r *checkRun) print(c call) error {
 	} else {
 		var b bytes.Buffer
 		for _, item := range r.items {
-			fmt.Fprintf(&b, "%s %-*s  %s\n", signs[item.Level], wide, printable(item.Name, false), printable(strings.ReplaceAll(item.Text, "\n", " "), false))
+			fmt.Fprintf(&b, "%s %-*s  %s\n", signs[item.Level], wide, printable(item.Name, false), printable(inOneLine.Replace(item.Text), false))
 			for line := range strings.Lines(item.Advice) {
 				fmt.Fprintf(&b, "  %*s  → %s\n", wide, "", printable(strings.TrimRight(line, "\n"), false))
 			}

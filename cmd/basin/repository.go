@@ -73,6 +73,8 @@ type place struct {
 	clusterSettings
 	Cluster string // its name; empty if nothing says it
 
+	unsaidCluster string // the name that log is pushed under where neither the command line nor the environment says one
+
 	say func(format string, args ...any) // may be nil
 }
 
@@ -84,10 +86,11 @@ func (o repositoryOptions) place() (p place, err error) {
 		return p, err
 	}
 	p.say = o.Say
-	p.Cluster = cmp.Or(o.Cluster, os.Getenv("BASIN_CLUSTER"))
-	if p.Cluster == "" && len(c.Cluster) == 1 {
-		for p.Cluster = range c.Cluster {
+	p.Cluster, p.unsaidCluster = cmp.Or(o.Cluster, os.Getenv("BASIN_CLUSTER")), "main"
+	if len(c.Cluster) == 1 {
+		for p.unsaidCluster = range c.Cluster {
 		}
+		p.Cluster = cmp.Or(p.Cluster, p.unsaidCluster)
 	}
 	if p.Cluster != "" {
 		if err := repo.CheckName(p.Cluster); err != nil {

@@ -1,6 +1,7 @@
 package checkup
 
 import (
+	"cmp"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -19,6 +20,8 @@ type Wanted struct {
 	// Repository are the names of the repository that --repository may have in an archive_command: its location, and what
 	// the configuration calls it.
 	Repository []string
+	Cluster    string    // the name of the cluster in it; empty is not known
+	Unsaid     string    // the name that it has where --cluster does not say one; empty is not known
 	IsLocal    bool      // the data directory is read on its host
 	Now        time.Time // zero is now
 }
@@ -128,8 +131,11 @@ func (s Server) levels(Wanted) []Item {
 func (s Server) archiving(w Wanted) []Item {
 	const item = "archive_command"
 	mode, command, library := s.Settings["archive_mode"], s.Settings["archive_command"], s.Settings["archive_library"]
-	option := shell.Quote("--repository=" + strings.ReplaceAll(first(w.Repository, "LOCATION"), "%", "%%"))
-	advice := "Set archive_command = 'basin wal push " + strings.ReplaceAll(option, "'", "''") + " %p'"
+	options := shell.Quote("--repository=" + strings.ReplaceAll(first(w.Repository, "LOCATION"), "%", "%%"))
+	if w.Cluster != "" && w.Cluster != w.Unsaid {
+		options += " --cluster=" + w.Cluster
+	}
+	advice := "Set archive_command = 'basin wal push " + configQuotes.Replace(options) + " %p'"
 	switch {
 	case mode == "off":
 		return []Item{{"archive_mode", Warning, "off: only the ends of backups can be restored, unless the log is received",
@@ -145,6 +151,9 @@ func (s Server) archiving(w Wanted) []Item {
 	return []Item{ok("archive_mode", "%s", mode), s.command(item, command, advice, w)}
 }
 
+// configQuotes writes what is between the quotes of a setting in postgresql.conf.
+var configQuotes = strings.NewReplacer("'", "''", `\`, `\\`)
+
 // command judges an archive_command.
 func (s Server) command(item, command, advice string, w Wanted) Item {
 	words := shell.Split(command)
@@ -157,20 +166,24 @@ func (s Server) command(item, command, advice string, w Wanted) Item {
 	case strings.ContainsAny(command, "|;&"):
 		return Item{item, Warning, fmt.Sprintf("%q is more than one command: if the shell ends with success though basin does not, log is lost", command), advice + " alone, and reload."}
 	}
-	named := repositoryOf(words)
+	named := optionOf(words, "--repository")
 	if named != "" && len(w.Repository) > 0 && !slices.Contains(w.Repository, named) {
 		return Item{item, Warning, fmt.Sprintf("%q pushes to %s, and this is about %s", command, named, w.Repository[0]), advice + ", and reload, if that is not on purpose."}
+	}
+	if cluster := cmp.Or(optionOf(words, "--cluster"), optionOf(words, "BASIN_CLUSTER"), w.Unsaid); cluster != "" && w.Cluster != "" && cluster != w.Cluster {
+		return Item{item, Warning, fmt.Sprintf("%q pushes log of cluster %s, and this is about %s", command, cluster, w.Cluster),
+			advice + ", and reload, if neither BASIN_CLUSTER nor the configuration says it where the server runs."}
 	}
 	return ok(item, "%s", command)
 }
 
-// repositoryOf returns what --repository says in a command line; nothing if it does not say it in a plain way.
-func repositoryOf(words []string) string {
+// optionOf returns what an option, or a variable before the command, says in a command line; nothing if it does not say it in a plain way.
+func optionOf(words []string, option string) string {
 	for i, word := range words {
-		if value, isOption := strings.CutPrefix(word, "--repository="); isOption {
+		if value, isOption := strings.CutPrefix(word, option+"="); isOption {
 			return strings.ReplaceAll(value, "%%", "%")
 		}
-		if word == "--repository" && i+1 < len(words) {
+		if word == option && i+1 < len(words) {
 			return strings.ReplaceAll(words[i+1], "%%", "%")
 		}
 	}

@@ -1,9 +1,12 @@
 package checkup
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"basin/internal/shell"
 )
 
 // good is a server about which nothing is wrong.
@@ -53,6 +56,9 @@ func TestRules(t *testing.T) {
 		{"with its name in the configuration", command("basin wal push --repository='local' %p"), "", OK, ""},
 		{"with quotes", command(`basin wal push "--repository=/srv/it's here/100%%" %p`), "archive_command", Warning, "/srv/it's here/100%, and"},
 		{"with its place in quotes", command(`'/usr/bin/basin' wal push --repository="/srv/b" %p`), "", OK, ""},
+		{"with another cluster", command("basin wal push --repository=/srv/b --cluster=blog %p"), "archive_command", Warning, "of cluster blog, and"},
+		{"with its cluster", command("basin wal push --repository=/srv/b --cluster main %p"), "", OK, ""},
+		{"with another cluster before it", command("BASIN_CLUSTER=blog basin wal push --repository=/srv/b %p"), "archive_command", Warning, "of cluster blog, and"},
 		{"whose archiving fails", func(s *Server) { s.Archiver.FailedAt = s.Archiver.ArchivedAt.Add(time.Second) }, "archiver", Error, "fails"},
 		{"whose archiving failed once", func(s *Server) { s.Archiver.FailedAt = s.Archiver.ArchivedAt.Add(-time.Second) }, "", OK, ""},
 		{"that has not archived", func(s *Server) { s.Archiver = Archiver{} }, "archiver", Warning, "nothing was archived"},
@@ -75,7 +81,7 @@ func TestRules(t *testing.T) {
 			s := good()
 			test.change(&s)
 			found := test.item == ""
-			for _, item := range s.Items(Wanted{Repository: []string{"/srv/b", "local"}}) {
+			for _, item := range s.Items(Wanted{Repository: []string{"/srv/b", "local"}, Cluster: "main", Unsaid: "main"}) {
 				if item.Name == test.item && item.Level == test.level && strings.Contains(item.Text, test.text) {
 					found = true
 				} else if item.Level != OK {
@@ -109,4 +115,45 @@ func TestGrants(t *testing.T) {
 	if got := s.Grants(Wanted{}); strings.Contains(got, "GRANT") {
 		t.Errorf("over the wire: %s", got)
 	}
+}
+
+// TestAdvisedCommand reads the archive_command that is advised as PostgreSQL's configuration and then a shell do.
+func TestAdvisedCommand(t *testing.T) {
+	for _, repository := range []string{"/srv/b", "/srv/my repo's \"x\"", `/srv/back\slash`} {
+		for cluster, want := range map[string][]string{"": nil, "main": nil, "shop": {"--cluster=shop"}} {
+			s, w := good(), Wanted{Repository: []string{repository}, Cluster: cluster, Unsaid: "main"}
+			s.Settings["archive_command"] = ""
+			advice := s.archiving(w)[1].Advice
+			_, value, _ := strings.Cut(advice, "archive_command = '")
+			value, _, _ = strings.Cut(value, "', and reload")
+			s.Settings["archive_command"] = configured(value)
+			want = slices.Concat([]string{"basin", "wal", "push", "--repository=" + repository}, want, []string{"%p"})
+			if got := shell.Split(s.Settings["archive_command"]); !slices.Equal(got, want) {
+				t.Errorf("%s: means %q, want %q", advice, got, want)
+			}
+			if item := s.archiving(w)[1]; item.Level != OK {
+				t.Errorf("%s is followed, and then %s: %s", advice, item.Text, item.Advice)
+			}
+		}
+	}
+	s := good()
+	for _, item := range s.archiving(Wanted{Repository: []string{"/srv/b"}, Cluster: "shop", Unsaid: "main"}) {
+		if item.Name == "archive_command" && (item.Level != Warning || !strings.Contains(item.Text, "of cluster main, and")) {
+			t.Errorf("log that goes to another cluster is %v: %s", item.Level, item.Text)
+		}
+	}
+}
+
+// configured returns what is between the quotes of a setting as PostgreSQL takes it.
+//
+// Source: DeescapeQuotedString in guc-file.l.
+func configured(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if (s[i] == '\\' || s[i] == '\'') && i+1 < len(s) {
+			i++
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
 }

@@ -4,7 +4,8 @@ package shell
 
 import "strings"
 
-// Quote returns a text as a shell takes it for one word.
+// Quote returns a text as a shell takes it for one word. There is a backslash in it only if there is one in the text, since
+// many who read a line before the shell take one for their own, as postgresql.conf does.
 func Quote(s string) string {
 	isPlain := func(r rune) bool {
 		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-:@+,=", r)
@@ -12,7 +13,7 @@ func Quote(s string) string {
 	if s != "" && strings.IndexFunc(s, func(r rune) bool { return !isPlain(r) }) < 0 {
 		return s
 	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+	return "'" + strings.ReplaceAll(s, "'", `'"'"'`) + "'"
 }
 
 // Split returns the words of a command line, without their quotes. What a shell would expand, or take for

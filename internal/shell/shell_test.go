@@ -25,7 +25,7 @@ func TestShell(t *testing.T) {
 			t.Errorf("%q has the words %q, and to the shell %q", line, got, want)
 		}
 	}
-	for word, want := range map[string]string{"/srv/backup": "/srv/backup", "a b": "'a b'", "it's": `'it'\''s'`, "100%": "'100%'"} {
+	for word, want := range map[string]string{"/srv/backup": "/srv/backup", "a b": "'a b'", "it's": `'it'"'"'s'`, "100%": "'100%'"} {
 		if got := Quote(word); got != want {
 			t.Errorf("%q is %s, want %s", word, got, want)
 		}
