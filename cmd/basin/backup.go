@@ -230,7 +230,7 @@ func (b *repositoryBackup) connect(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("system identifier %q: %w", b.system.ID, err)
 	}
-	b.repository, b.cluster, err = openClusterOf(ctx, b.o.repositoryOptions, id)
+	b.repository, b.cluster, err = openClusterToKeep(ctx, b.o.repositoryOptions, id)
 	return err
 }
 

@@ -167,6 +167,12 @@ func (r *checkRun) checkCluster(ctx context.Context, repository *repo.Repository
 		r.add(checkup.Warning, "cluster "+cmp.Or(p.Cluster, "main"), "Take a backup: basin backup.", "nothing of it is in the repository yet")
 		return nil
 	}
+	for _, name := range names {
+		if others := otherNames(all, name); p.Cluster != "" && len(others) > 0 {
+			r.add(checkup.Warning, "cluster "+name.Name, "Name the same --cluster everywhere, in archive_command too. What the other name has does not count for this one.",
+				"the repository has the same one, system identifier %d, as %s too", name.SystemID, strings.Join(others, ", "))
+		}
+	}
 	found := statusReport{Time: time.Now().UTC()}
 	if err := found.readClusters(ctx, repository, names, &o); err != nil {
 		return err

@@ -120,7 +120,7 @@ func (i *backupImport) run(ctx context.Context) (commit *repo.Commit, err error)
 	}
 	defer i.overlay.Close() // its manifests were only read
 	control := i.overlay.Control()
-	if i.repository, i.cluster, err = openClusterOf(ctx, i.o.repositoryOptions, control.SystemID); err != nil {
+	if i.repository, i.cluster, err = openClusterToKeep(ctx, i.o.repositoryOptions, control.SystemID); err != nil {
 		return nil, err
 	}
 	as, err := i.identity(newest.Backup)

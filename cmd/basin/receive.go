@@ -144,7 +144,7 @@ func (r *receiver) openSpool(ctx context.Context, o waldir.Options) (logPlace, e
 // openCluster opens the part of the repository that is of the server's cluster. If there is another of that
 // name already it is to be said that this one is meant.
 func (r *receiver) openCluster(ctx context.Context, systemID uint64) (*repo.Cluster, error) {
-	repository, c, err := openClusterOf(ctx, r.o.repositoryOptions, systemID)
+	repository, c, err := openClusterToKeep(ctx, r.o.repositoryOptions, systemID)
 	if err != nil || r.o.SystemID != 0 || r.hasHad {
 		return c, err
 	}

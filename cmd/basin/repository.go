@@ -202,6 +202,48 @@ func openClusterOf(ctx context.Context, o repositoryOptions, systemID uint64) (*
 	return r, c, err
 }
 
+// openClusterToKeep is openClusterOf for who has time to see by which names the repository knows the cluster. What is under one
+// is not seen from another: that there are others is said, and where no name is meant and there are only others, it is refused.
+func openClusterToKeep(ctx context.Context, o repositoryOptions, systemID uint64) (*repo.Repository, *repo.Cluster, error) {
+	p, err := o.place()
+	if err != nil {
+		return nil, nil, err
+	}
+	r, c, err := openClusterOf(ctx, o, systemID)
+	if err != nil {
+		return nil, nil, err
+	}
+	all, err := r.Clusters(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	others := otherNames(all, c.Name())
+	if p.Cluster == "" && len(others) > 0 && !slices.Contains(all, c.Name()) {
+		return nil, nil, usererr.Hinted("Name it: --cluster="+others[0]+". What is kept under another name is not seen from there; if that is wanted, --cluster="+c.Name().Name+".",
+			"the repository has this cluster under another name, %s", strings.Join(others, ", "))
+	}
+	o.sayOthers(c.Name(), others)
+	return r, c, nil
+}
+
+// otherNames returns the other names under which there is something of a cluster.
+func otherNames(all []repo.ClusterName, c repo.ClusterName) (names []string) {
+	for _, other := range all {
+		if other.SystemID == c.SystemID && other.Name != c.Name {
+			names = append(names, other.Name)
+		}
+	}
+	return names
+}
+
+// sayOthers says that there are other names of a cluster.
+func (o repositoryOptions) sayOthers(c repo.ClusterName, others []string) {
+	if o.Say != nil && len(others) > 0 {
+		o.Say("this is about cluster %s; the repository has the same one, system identifier %d, as %s too, and what is there does not count here: name the same --cluster everywhere, in archive_command too",
+			c.Name, c.SystemID, strings.Join(others, ", "))
+	}
+}
+
 // openCluster opens the repository and the part of it that is of a cluster, which is read. Without a name
 // it is the only one, or "main" of several. Of several with its name it is the one with the newest backup.
 func openCluster(ctx context.Context, o repositoryOptions) (*repo.Repository, *repo.Cluster, error) {
@@ -239,6 +281,9 @@ func (p place) chooseCluster(ctx context.Context, r *repo.Repository, o reposito
 			o.Say("there are %d clusters of the name %s in the repository: this is of the one with the newest backup, --system-id=%d",
 				len(matching), chosen.Name, chosen.SystemID)
 		}
+	}
+	if p.Cluster == "" && o.SystemID == 0 {
+		o.sayOthers(chosen, otherNames(all, chosen))
 	}
 	return r.Cluster(chosen.Name, chosen.SystemID)
 }

@@ -286,3 +286,42 @@ func TestLatestIsNotDamaged(t *testing.T) {
 		t.Errorf("got %s, %v", got, err)
 	}
 }
+
+// TestOtherNames keeps something of a cluster that the repository knows as shop, and reads what is there under two names.
+func TestOtherNames(t *testing.T) {
+	location, _ := newRepository(t)
+	var said []string
+	open := func(cluster string, id uint64) (string, error) {
+		said = nil
+		o := repositoryOptions{Location: location, Cluster: cluster, Say: func(format string, args ...any) { said = append(said, fmt.Sprintf(format, args...)) }}
+		_, c, err := openClusterToKeep(t.Context(), o, id)
+		if err != nil {
+			return "", err
+		}
+		return c.Name().String(), nil
+	}
+	if name, err := open("", 7); err == nil || !strings.Contains(err.Error(), "shop") {
+		t.Errorf("without a name it is kept as %s: %v", name, err)
+	}
+	for _, test := range []struct {
+		cluster string
+		id      uint64
+		want    string
+		says    int
+	}{{"", 5, "main/5", 0}, {"shop", 7, "shop/7", 0}, {"main", 7, "main/7", 1}} {
+		if name, err := open(test.cluster, test.id); err != nil || name != test.want || len(said) != test.says {
+			t.Errorf("%q of %d is %s and says %q: %v", test.cluster, test.id, name, said, err)
+		}
+	}
+	r, err := openRepository(t.Context(), repositoryOptions{Location: location})
+	if err != nil {
+		t.Fatal(err)
+	}
+	takeBackup(t, r, "main", 7, 3, repo.SinkOptions{})
+	if name, err := open("", 7); err != nil || name != "main/7" || len(said) != 1 || !strings.Contains(said[0], "as shop too") {
+		t.Errorf("once it is there under both it is %s and says %q: %v", name, said, err)
+	}
+	if out, err := callBasin(t, "list", "--repository="+location); err != nil || !strings.Contains(out, "main") {
+		t.Errorf("%v:\n%s", err, out)
+	}
+}
