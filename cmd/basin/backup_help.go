@@ -241,6 +241,7 @@ that need it; then the status is 1.
 Options:
       --sample=SHARE         read only such a part, as 5%%, of packs and log: what was not read
                              for the longest time. That all is there is seen in any case
+  -P, --progress             show how far it is: packs, and then the log
   -V, --version              output version information, then exit
   -?, --help                 show this help, then exit
 

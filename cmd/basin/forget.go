@@ -198,7 +198,8 @@ func prune(ctx context.Context, c call) error {
 // verifyRepository reads back what is in a repository.
 func verifyRepository(ctx context.Context, c call) error {
 	var o keepOptions
-	err := o.parse(c, getopt.Option{Long: "sample", Value: func(value string) error {
+	isShown := false
+	err := o.parse(c, flagOption("progress", 'P', &isShown), getopt.Option{Long: "sample", Value: func(value string) error {
 		share, err := strconv.ParseFloat(strings.TrimSuffix(value, "%"), 64)
 		if err != nil || !(share > 0 && share <= 100) || !strings.HasSuffix(value, "%") {
 			return usererr.Hinted("Say it as 5%.", "invalid sample \"%s\"", value)
@@ -221,9 +222,19 @@ func verifyRepository(ctx context.Context, c call) error {
 		}
 		ids = append(ids, commit.ID)
 	}
-	report, err := cluster.Verify(ctx, repo.VerifyOptions{Sample: o.Sample, Backups: ids}, func(d repo.Damage) {
-		c.report.error(damageError(d))
+	var report repo.VerifyReport
+	var damages []repo.Damage
+	counts := new(repo.VerifyProgress)
+	show := periodicProgress{c.report, func() string { return verificationProgress(counts) }}
+	err = show.during(isShown, func() (err error) {
+		report, err = cluster.Verify(ctx, repo.VerifyOptions{Sample: o.Sample, Backups: ids, Progress: counts}, func(d repo.Damage) {
+			damages = append(damages, d) // told below the progress
+		})
+		return err
 	})
+	for _, d := range damages {
+		c.report.error(damageError(d))
+	}
 	if err != nil {
 		return err
 	}
@@ -234,6 +245,19 @@ func verifyRepository(ctx context.Context, c call) error {
 			"%s of the repository damaged or missing", counted(report.Damages, "object")))
 	}
 	return err
+}
+
+// verificationProgress says how far reading back is.
+func verificationProgress(p *repo.VerifyProgress) string {
+	done, total := p.Done.Load(), p.Total.Load()
+	text := counted(int(p.Parts.Load()), "part") + " of index"
+	if total > 0 {
+		text += fmt.Sprintf(", %s of %s of packs (%d%%)", bytesText(done), bytesText(total), percentOf(done, total))
+	}
+	if n := p.Log.Load(); n > 0 {
+		text += ", " + counted(int(n), "file") + " of the log"
+	}
+	return text
 }
 
 // damageError tells of an object that is damaged, and what needs it.

@@ -99,3 +99,23 @@ func TestListUnread(t *testing.T) {
 		}
 	}
 }
+
+// Verify tells how far it is, if it is asked to.
+func TestVerifyShowsProgress(t *testing.T) {
+	location, _ := newRepository(t)
+	c := clusterOfShop(t, location, 7)
+	for _, number := range []uint64{2, 3} {
+		segment := wal.Segment{Timeline: 3, Number: number}
+		if err := c.PushLog(t.Context(), segment.Name(wal.DefaultSegmentSize), forgedSegment(7, segment, "x"), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := callBasin(t, "verify", "--repository="+location, "--system-id=7")
+	if err != nil || strings.Contains(got, "%") {
+		t.Errorf("%s, %v", got, err)
+	}
+	got, err = callBasin(t, "verify", "--repository="+location, "--system-id=7", "-P")
+	if err != nil || !strings.Contains(got, "0 parts of index\n") || !strings.Contains(got, " of packs (100%), 3 files of the log\n") {
+		t.Errorf("%s, %v", got, err)
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -30,6 +31,16 @@ type VerifyOptions struct {
 	Backups []string  // whose objects are read; none is all backups, and the log
 	Workers int       // that read packs, of 32 MiB each; zero is one for each processor
 	Now     time.Time // zero is now
+
+	Progress *VerifyProgress // may be nil
+}
+
+// VerifyProgress counts what was read so far. It may be read at any time from any goroutine.
+type VerifyProgress struct {
+	Parts atomic.Int64 // of index, which are read first
+	Done  atomic.Int64 // bytes of packs
+	Total atomic.Int64 // bytes of the packs that are read; zero as long as it is not known which these are
+	Log   atomic.Int64 // files, which are read last
 }
 
 // maxFiles is how many files are named of each damage.
@@ -121,6 +132,9 @@ func newVerifier(c *Cluster, o VerifyOptions) *verifier {
 	o.Workers = cmp.Or(o.Workers, runtime.GOMAXPROCS(0))
 	if o.Sample <= 0 || o.Sample > 1 {
 		o.Sample = 1
+	}
+	if o.Progress == nil {
+		o.Progress = new(VerifyProgress)
 	}
 	v := &verifier{
 		writer: c, store: &watched{Store: c.repo.store}, o: o,
@@ -221,6 +235,7 @@ func (v *verifier) partsOf(ctx context.Context) error {
 				if !ok {
 					err = v.part(ctx, commit, ref)
 					failed[ref.ID] = err
+					v.o.Progress.Parts.Add(1)
 				}
 				if err != nil {
 					files := fmt.Sprintf("from %v on", ref.first())
@@ -271,6 +286,11 @@ func (v *verifier) packsOf(ctx context.Context) error {
 		return cmp.Or(cmp.Compare(v.verified[a], v.verified[b]), a.compare(b))
 	})
 	ids = ids[:int(math.Ceil(v.o.Sample*float64(len(ids))))]
+	total := int64(0)
+	for _, id := range ids {
+		total += v.packs[id].size
+	}
+	v.o.Progress.Total.Store(total)
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(v.o.Workers)
 	for _, id := range ids {
@@ -284,6 +304,7 @@ func (v *verifier) packsOf(ctx context.Context) error {
 			defer v.mu.Unlock()
 			v.report.Packs++
 			v.report.Bytes += s.size
+			v.o.Progress.Done.Add(s.size)
 			if s.checked, s.damaged = true, err != nil; err != nil {
 				v.damage(v.cluster.packName(id), err, "", "")
 				delete(v.verified, id)

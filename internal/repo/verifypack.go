@@ -276,6 +276,7 @@ func (v *verifier) isSampled(name string) bool {
 func (v *verifier) logFile(ctx context.Context, name string) error {
 	v.report.Log++
 	_, err := v.cluster.Log(ctx, name)
+	v.o.Progress.Log.Add(1)
 	if failed := v.store.failed(); failed != nil || err == nil || errors.Is(err, fs.ErrNotExist) {
 		return failed
 	}
