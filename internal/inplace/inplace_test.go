@@ -233,3 +233,57 @@ func TestCheckStopped(t *testing.T) {
 		})
 	}
 }
+
+// TestNoServerStarts has a restore in place be where a server could be started: until the control file is gone there is a file that
+// says that somebody is there. Afterwards there is none, whatever came of it.
+func TestNoServerStarts(t *testing.T) {
+	refused := errors.New("no")
+	for _, test := range []struct {
+		reason, before string // what is in the file; nothing if there is none
+		begin          error
+	}{
+		{"all is well", "", nil}, {"a server has crashed there", "999999999\n", nil}, {"the restore cannot begin", "", refused},
+	} {
+		t.Run(test.reason, func(t *testing.T) {
+			dir := t.TempDir()
+			lock := filepath.Join(dir, postmasterFile)
+			for name, text := range map[string]string{"PG_VERSION": "18\n", "stray": "x", postmasterFile: test.before} {
+				if text == "" {
+					continue
+				}
+				if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			d, err := Look(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := NewSink(Options{Directory: d, Sync: localfs.Syncer{Off: true}, Has: func(context.Context, uint32, string) (backup.Kind, bool, error) {
+				return 0, false, test.begin
+			}})
+			if err := s.begin(t.Context(), backup.Start{}); err != nil {
+				t.Fatal(err)
+			}
+			if content, err := os.ReadFile(lock); err != nil || !strings.HasPrefix(string(content), strconv.Itoa(os.Getpid())+"\n") {
+				t.Errorf("%q, %v", content, err)
+			}
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+			if _, err := os.Lstat(lock); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("given up: %v", err)
+			}
+			s = NewSink(s.o)
+			if err := s.Begin(t.Context(), backup.Start{}); !errors.Is(err, test.begin) {
+				t.Errorf("error %v", err)
+			}
+			if _, err := os.Lstat(lock); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("begun: %v", err)
+			}
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
