@@ -151,19 +151,35 @@ func (c *Cluster) Forget(ctx context.Context, id string, now time.Time) error {
 	if err != nil {
 		return err
 	}
+	var own []string // leases that its host could not remove
 	for _, l := range leases {
-		if l.lease.Parent == id && !l.isOver(now) {
+		if l.lease.Backup == id {
+			own = append(own, l.names...)
+		}
+		if l.lease.Parent != id || l.isOver(now) {
+			continue
+		}
+		_, err := c.repo.store.Get(ctx, c.commitName(l.lease.Backup), 0, 0)
+		switch { // it may be there, and its host not be allowed to remove the lease
+		case errors.Is(err, fs.ErrNotExist):
 			return usererr.Hinted("Wait until that is there, or its lease is over.", "backup %s is needed by backup %s, which %s is making; its lease ends at %s",
 				id, l.lease.Backup, l.lease.Host, l.lease.Until.Format(time.RFC3339))
+		case err != nil:
+			return err
 		}
 	}
 	if commit.Damaged {
-		if err := c.tellForgotten(ctx, id, now); err != nil {
-			return err
+		if err = c.tellForgotten(ctx, id, now); err == nil {
+			err = c.repo.store.Delete(ctx, c.commitName(id))
 		}
-		return c.repo.store.Delete(ctx, c.commitName(id))
+	} else {
+		err = c.forgetGood(ctx, id, now)
 	}
-	return c.forgetGood(ctx, id, now)
+	if err != nil {
+		return err
+	}
+	_, err = c.remove(ctx, own)
+	return err
 }
 
 // forgetGood removes a backup that is not damaged, if there is another. Somebody may remove that at the same time: who finds

@@ -386,6 +386,13 @@ func TestWriterNeedsNoDelete(t *testing.T) {
 	if report, err := c.PruneLog(t.Context(), PruneLogOptions{}); err != nil || report.Waits || report.Files != 1 {
 		t.Errorf("it did %+v, %v", report, err)
 	}
+	next := writer.NewSink(SinkOptions{Parent: sink.Written()})
+	if err := errors.Join(copyTree(t.Context(), next, tree{{path: "global/pg_control"}: nil}), next.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Forget(t.Context(), sink.Written().ID, time.Now()); err != nil {
+		t.Errorf("the parent of a backup that is there is not needed any more: %v", err)
+	}
 	later := time.Now().Add(leaseTime + time.Hour)
 	if report := prune(t, c, PruneOptions{Now: later}); report.Living != 0 || len(report.GivenUp) != 0 || len(objects(t, c, "leases/")) != 0 {
 		t.Errorf("when the lease is over, it did %+v", report)

@@ -50,7 +50,7 @@ func Start(t *testing.T, args ...string) *Server {
 	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
 	t.Setenv("AWS_CONFIG_FILE", os.DevNull)
 	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", os.DevNull)
-	program := filepath.Join(pgtest.CacheDir(), "tools", "versitygw-"+version)
+	program := program()
 	if _, err := os.Stat(program); err != nil {
 		t.Fatalf("versitygw is not installed: %v\nhint: run make servers", err)
 	}
@@ -127,3 +127,16 @@ func (s *Server) bucket(t *testing.T, input *s3.CreateBucketInput) string {
 	}
 	return name
 }
+
+// User makes a user without any rights, of the same secret as the server's. The server was started with --iam-dir.
+func (s *Server) User(t *testing.T, name string) {
+	t.Helper()
+	cmd := exec.Command(program(), "admin", "--access", AccessKey, "--secret", SecretKey, "--region", Region, "--endpoint-url", s.Endpoint,
+		"create-user", "--access", name, "--secret", SecretKey, "--role", "user")
+	if output, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("create user: %v: %s", err, output)
+	}
+}
+
+// program returns where the server is installed.
+func program() string { return filepath.Join(pgtest.CacheDir(), "tools", "versitygw-"+version) }
