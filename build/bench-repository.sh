@@ -22,7 +22,8 @@ readonly chain=30                # backups before the last restore
 
 # Name of each case, the part of pgBackRest's time that ours may take, and what it is.
 readonly comparisons='first|0.80|a backup into an empty repository
-next|0.30|a backup after 0.1 % of the rows changed
+next|0.30|a backup after 0.1 % of the rows changed; the server summarizes its log
+next-scan|0.30|the same, where basin reads every page
 restore|0.70|the restore of a backup, without its log
 restore-30|0.70|the same, after thirty incremental backups
 push|1.00|eight segments of log into the repository, one after the other
@@ -89,7 +90,7 @@ fill() {
 		start "$work/data" $port
 		load $port $((scale * 780))
 		stop "$work/data"
-		configure "$work/data" 'wal_level = replica' 'max_wal_senders = 10' 'wal_keep_size = 2GB' 'archive_mode = on' \
+		configure "$work/data" 'wal_level = replica' 'summarize_wal = on' 'max_wal_senders = 10' 'wal_keep_size = 2GB' 'archive_mode = on' \
 			"archive_command = '$pgbackrest --config=$work/stock.conf --stanza=bench archive-push %p'"
 		new_repository stock "$work/stock"
 		new_repository ours "$work/ours"
@@ -106,12 +107,12 @@ changes() {
 	sql $port CHECKPOINT
 }
 
-# backup WHOSE FOLDER [TYPE] sets command to a backup into a repository; TYPE is pgBackRest's.
+# backup WHOSE FOLDER [OPTION...] sets command to a backup into a repository.
 backup() {
 	if [ "$1" = ours ]; then
-		command=("$work/basin" backup "--repository=$2" -h "$work" -p $port -U postgres -D "$work/data" -c fast "--jobs=$jobs")
+		command=("$work/basin" backup "--repository=$2" -h "$work" -p $port -U postgres -D "$work/data" -c fast "--jobs=$jobs" "${@:3}")
 	else
-		stock "$2.conf" backup "--type=${3:-incr}"
+		stock "$2.conf" backup "${@:3}"
 	fi
 }
 
@@ -136,7 +137,7 @@ ask() {
 	case $name in
 	first)
 		if [ "$whose" = stock ]; then # which waits for its archive, that is in this one
-			backup stock "$work/stock" full
+			backup stock "$work/stock" --type=full
 			sampled "$name" stock "$work/stock"
 		else
 			new_repository ours "$work/ours-first" >"$log" 2>&1
@@ -145,7 +146,7 @@ ask() {
 			rm -rf -- "$work/ours-first"
 		fi
 		;;
-	next)
+	next*)
 		if [ "$whose" = stock ]; then
 			seed=$((seed + 1))
 			"${as[@]}" rm -rf "$work/before"
@@ -153,7 +154,11 @@ ask() {
 			changes $seed >"$log" 2>&1
 			"$work/bench" changed "$work/before" "$work/data/base" >>"$work/changed"
 		fi
-		backup "$whose" "$work/$whose"
+		case $name-$whose in
+		*-stock) backup stock "$work/stock" --type=incr ;;
+		next-scan-ours) backup ours "$work/ours" --full-scan ;;
+		*) backup ours "$work/ours" ;;
+		esac
 		sampled "$name" "$whose" "$work/$whose"
 		;;
 	restore*)
@@ -223,13 +228,13 @@ compare() {
 		mapfile -t segments < <(find "$work/data/pg_wal" -maxdepth 1 -type f -name '0000*' ! -name '*.backup' -printf '%f\n' | sort | tail -n 30 | head -n 8)
 		;;
 	esac
-	if [ "$name" != next ]; then
+	if [[ $name != next* ]]; then
 		say "$name, to warm up"
 		ask "$name" stock
 		ask "$name" ours
 	fi
 	by_turns "$pairs" ask "$name"
-	if [ "$name" = next ]; then taken=$pairs; fi
+	if [[ $name = next* ]]; then taken=$((taken + pairs)); fi
 }
 
 # start_gateway starts a server of S3 with TLS, and one behind which all answers of the first are late.
@@ -326,8 +331,8 @@ recover() {
 # stored prints what backups after the first stored, beside what of their pages was changed.
 stored() {
 	awk -F '\t' -v file="$work/changed" '
-		$1 == "next" && $2 == "ours" { ours[++n] = $7 }
-		$1 == "next" && $2 == "stock" { stock[++m] = $7 }
+		$1 ~ /^next/ && $2 == "ours" { ours[++n] = $7 }
+		$1 ~ /^next/ && $2 == "stock" { stock[++m] = $7 }
 		END {
 			while ((getline line < file) > 0) { split(line, f, "\t"); pages[++k] = f[1]; packed[k] = f[2] }
 			print "| pages changed | they compressed | pgBackRest stored | basin stored | basin to compressed |"
@@ -382,7 +387,7 @@ as much; pgBackRest bundles files and stores blocks
 
 		$(cat "$work/report")
 
-		What the backups of **next** stored, beside the pages of \`base\` that differ from those of the backup
+		What the backups of **next** and **next-scan** stored, beside the pages of \`base\` that differ from those of the backup
 		before, compressed by themselves (target: 1.30 at most):
 
 		$(stored)
