@@ -46,13 +46,7 @@ type backupOptions struct {
 
 // backupTable returns the options of basin backup, which write to o.
 func backupTable(o *backupOptions) []getopt.Option {
-	return append(o.repositoryOptions.options(),
-		textOption("dbname", 'd', &o.ConnectionString, nil),
-		textOption("host", 'h', &o.Host, nil),
-		textOption("port", 'p', &o.Port, nil),
-		textOption("username", 'U', &o.User, nil),
-		promptOption("no-password", 'w', &o.Password, promptNever),
-		promptOption("password", 'W', &o.Password, promptAlways),
+	return append(append(o.repositoryOptions.options(), o.connectionOptions.table()...),
 		textOption("pgdata", 'D', &o.DataDirectory, nil),
 		textOption("label", 'l', &o.Label, nil),
 		flagOption("full", 0, &o.Full),

@@ -35,13 +35,7 @@ const defaultSpool = "/var/lib/basin/receive"
 
 // receiveTable returns the options of basin receive, which write to o.
 func receiveTable(o *receiveOptions, c call) []getopt.Option {
-	table := append(o.repositoryOptions.options(),
-		textOption("dbname", 'd', &o.ConnectionString, nil),
-		textOption("host", 'h', &o.Host, nil),
-		textOption("port", 'p', &o.Port, nil),
-		textOption("username", 'U', &o.User, nil),
-		promptOption("no-password", 'w', &o.Password, promptNever),
-		promptOption("password", 'W', &o.Password, promptAlways),
+	table := append(append(o.repositoryOptions.options(), o.connectionOptions.table()...),
 		textOption("slot", 'S', &o.Slot, nil),
 		flagOption("create-slot", 0, &o.CreateSlot),
 		flagOption("synchronous", 0, &o.Synchronous),
