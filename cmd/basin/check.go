@@ -180,10 +180,10 @@ func (r *checkRun) checkReplication(ctx context.Context) bool {
 func (r *checkRun) checkDirectory(ctx context.Context) {
 	const item = "data directory"
 	path := filepath.Join(r.o.DataDirectory, filepath.FromSlash(pgdata.ControlPath))
-	id, err := controlSystemID(path)
-	if err == nil && id != r.server.SystemID {
+	_, control, err := readControlFile(path)
+	if err == nil && control.SystemID != r.server.SystemID {
 		r.add(checkup.Error, item, "Name the directory that the server shows as data_directory.",
-			"\"%s\" is of the cluster with system identifier %d, and the server's is %d", r.o.DataDirectory, id, r.server.SystemID)
+			"\"%s\" is of the cluster with system identifier %d, and the server's is %d", r.o.DataDirectory, control.SystemID, r.server.SystemID)
 		return
 	}
 	if err == nil {

@@ -15,8 +15,6 @@ import (
 
 	"basin/internal/checkup"
 	"basin/internal/connect"
-	"basin/internal/localfs"
-	"basin/internal/pgdata"
 	"basin/internal/repo"
 	"basin/internal/usererr"
 )
@@ -28,22 +26,6 @@ func errorTexts(err error) (text, advice string) {
 		advice = server.Hint
 	}
 	return strings.TrimSpace(err.Error()), advice
-}
-
-// controlSystemID returns the number of the cluster that a control file is of, which may be written to meanwhile.
-func controlSystemID(path string) (uint64, error) {
-	var err error
-	for range 10 {
-		content, readErr := os.ReadFile(path)
-		if readErr != nil {
-			return 0, localfs.Errorf(readErr, path, "could not read file \"%s\"", path)
-		}
-		var control pgdata.Control
-		if control, err = pgdata.ParseControl(content); err == nil {
-			return control.SystemID, nil
-		}
-	}
-	return 0, fmt.Errorf("%s: %w", path, err)
 }
 
 // checkRepository looks at the repository, and what it has of the cluster.

@@ -72,29 +72,22 @@ func (d *restoredDir) follow(t wal.Timeline) (err error) {
 	return err
 }
 
-// readControl reads the control file, which a server may be writing.
+// readControl reads the control file.
 func (d *restoredDir) readControl() error {
 	path := filepath.Join(d.path, filepath.FromSlash(pgdata.ControlPath))
-	var err error
-	for range 10 {
-		content, readErr := os.ReadFile(path)
-		if errors.Is(readErr, fs.ErrNotExist) {
-			return usererr.Hinted("Name the directory that basin restore was given. A restore writes that file last: without it, it was broken off.",
-				"\"%s\" is not a whole data directory: it has no %s", d.path, pgdata.ControlPath)
-		}
-		if readErr != nil {
-			return localfs.Errorf(readErr, path, "could not read file \"%s\"", path)
-		}
-		var control pgdata.Control
-		if control, err = pgdata.ParseControl(content); err == nil {
-			d.systemID = control.SystemID
-			d.control, err = pgdata.ParseControlState(content)
-		}
-		if err == nil {
-			return nil
-		}
+	content, control, err := readControlFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return usererr.Hinted("Name the directory that basin restore was given. A restore writes that file last: without it, it was broken off.",
+			"\"%s\" is not a whole data directory: it has no %s", d.path, pgdata.ControlPath)
 	}
-	return fmt.Errorf("%s: %w", path, err)
+	if err != nil {
+		return err
+	}
+	d.systemID = control.SystemID
+	if d.control, err = pgdata.ParseControlState(content); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
 }
 
 // read returns a file, empty if it is not there.

@@ -116,7 +116,7 @@ func systemIDOf(dir string, content []byte) (uint64, error) {
 		dir = "."
 	}
 	path := filepath.Join(dir, filepath.FromSlash(pgdata.ControlPath))
-	control, err := os.ReadFile(path)
+	_, control, err := readControlFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if id, ok := wal.SystemID(content); ok {
 			return id, nil
@@ -125,18 +125,9 @@ func systemIDOf(dir string, content []byte) (uint64, error) {
 			"it is not known which cluster the file is of: \"%s\" is not there", path)
 	}
 	if err != nil {
-		return 0, localfs.Errorf(err, path, "could not read file \"%s\"", path)
+		return 0, err
 	}
-	parsed, err := pgdata.ParseControl(control)
-	for try := 0; errors.Is(err, pgdata.ErrControlChecksum) && try < 10; try++ { // it is being written
-		if control, err = os.ReadFile(path); err == nil {
-			parsed, err = pgdata.ParseControl(control)
-		}
-	}
-	if err != nil {
-		return 0, fmt.Errorf("%s: %w", path, err)
-	}
-	return parsed.SystemID, nil
+	return control.SystemID, nil
 }
 
 // removeIfThere removes a file that may not be there.
