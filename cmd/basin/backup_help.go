@@ -159,8 +159,19 @@ Options:
   -D, --pgdata=DIRECTORY     data directory of the cluster that the log is of (default: where
                              the command is run, as PostgreSQL does)
       --spool=DIRECTORY      get: in the background, get what recovery will ask for next, up
-                             to 128 MiB for each server; or BASIN_SPOOL, or spool of the
-                             cluster in the configuration (default: none)
+                             to 128 MiB for each server; push: also push the segments that
+                             wait behind this one, and note which are stored; or
+                             BASIN_SPOOL, or spool of the cluster in the configuration
+                             (default: none)
+  -j, --jobs=N               push: so many at once, with a spool (default: 4)
+      --queue-warn=SIZE      push: warn if more log waits to be archived (default: half of
+                             --queue-max)
+      --queue-max=SIZE       push: from so much on --queue-full counts (default: no limit)
+      --queue-full=HOW       push: keep (default): it fails until the file can be stored, and
+                             pg_wal grows; drop: what cannot be stored is given up, and
+                             PostgreSQL is told that it is archived, so that the server stays
+                             up. Then older backups lead no further, and status is CRITICAL
+                             until there is a new one. It needs a spool
       --unchecked            get: also a file that does not continue the one before it, or
                              that was damaged when it was pushed: recovery may end there
   -V, --version              output version information, then exit

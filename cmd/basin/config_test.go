@@ -39,7 +39,7 @@ func TestParseConfig(t *testing.T) {
 		{"as the option is written", "[repository.a]\nlocation = \"/a\"\nkey-file = \"/k\"\n", `f.toml:3: unknown key "repository.a.key-file"`, `Did you mean "key_file"?`},
 		{"a cluster's", "[cluster.a]\ndata_directry = \"/a\"\n", `f.toml:2: unknown key "cluster.a.data_directry"`, `Did you mean "data_directory"?`},
 		{"a table", "[repositories.a]\nlocation = \"/a\"\n", `f.toml:1: unknown key "repositories.a"`, `Did you mean "repository"?`},
-		{"nothing like it", "[cluster.a]\nxyzzy = 1\n", `unknown key "cluster.a.xyzzy"`, "Known are repositories, success, connection, data_directory, spool."},
+		{"nothing like it", "[cluster.a]\nxyzzy = 1\n", `unknown key "cluster.a.xyzzy"`, "Known are repositories, success, connection, data_directory, spool, push_jobs, queue_warn, queue_max, queue_full."},
 		{"no TOML", "[repository.a]\nlocation = /a\n", "f.toml:2:", ""},
 		{"another type", "[repository.a]\nlocation = 1\n", "f.toml:2:", ""},
 		{"twice", "[repository.a]\nlocation = \"/a\"\nlocation = \"/b\"\n", "f.toml:3:", ""},

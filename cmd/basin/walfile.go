@@ -12,7 +12,6 @@ import (
 	"syscall"
 
 	"basin/internal/getopt"
-	"basin/internal/localfs"
 	"basin/internal/pgdata"
 	"basin/internal/usererr"
 	"basin/internal/wal"

@@ -33,6 +33,8 @@ const (
 	// besideBegin is how long after the one that was asked for others are begun, besideTime when those are given up.
 	besideBegin = 5 * time.Second
 	besideTime  = 30 * time.Second
+	// youngTime is for how long a file was not written to that is pushed before it is asked for.
+	youngTime = 2 * time.Second
 	// noteTime is how long it counts that a file was noted as stored.
 	noteTime = time.Hour
 	// fullTime is how long a repository may take if the queue is full, and nextTry when one is tried again that has not taken
@@ -103,6 +105,9 @@ func (u *pusher) put(ctx context.Context, name string, content []byte, untried m
 	})
 }
 
+// errYoung is a file that is not pushed yet.
+var errYoung = errors.New("it was written to just now")
+
 // isInAll says whether a file is in all repositories.
 func isInAll(outcomes []outcome) bool {
 	return !slices.ContainsFunc(outcomes, func(o outcome) bool { return o.err != nil })
@@ -132,12 +137,13 @@ func pushLog(ctx context.Context, r *report, o walOptions, path string) error {
 	if l.limits, err = p.queueLimits(); err != nil {
 		return err
 	}
-	if l.content, err = os.ReadFile(path); err != nil {
+	info, err := os.Stat(path)
+	if err != nil {
 		return localfs.Errorf(err, path, "could not read file \"%s\"", path)
 	}
 	id := o.SystemID
 	if id == 0 {
-		if id, err = systemIDOf(o.DataDirectory, l.content); err != nil {
+		if id, err = l.clusterID(o.DataDirectory); err != nil {
 			return err
 		}
 	}
@@ -147,7 +153,33 @@ func pushLog(ctx context.Context, r *report, o walOptions, path string) error {
 	if err := l.openSpool(o, p); err != nil {
 		return err
 	}
+	if l.spool != nil && l.spool.Noted(l.name, info, time.Now().Add(-noteTime)) {
+		return nil
+	}
+	if err := l.read(); err != nil {
+		return err
+	}
 	return l.run(ctx)
+}
+
+// read reads the file.
+func (l *logPush) read() (err error) {
+	if l.content, err = os.ReadFile(l.path); err != nil {
+		return localfs.Errorf(err, l.path, "could not read file \"%s\"", l.path)
+	}
+	return nil
+}
+
+// clusterID returns the number of the cluster that the file is of, for which it is read only if there is no data directory.
+func (l *logPush) clusterID(dataDirectory string) (uint64, error) {
+	id, err := systemIDOf(dataDirectory, nil)
+	if err == nil {
+		return id, nil
+	}
+	if err := l.read(); err != nil {
+		return 0, err
+	}
+	return systemIDOf(dataDirectory, l.content)
 }
 
 // openSpool opens the folder that the server has in the spool for what it pushes, if there is one. It is another one for
@@ -181,9 +213,6 @@ func (l *logPush) openSpool(o walOptions, p place) error {
 // run pushes the file.
 func (l *logPush) run(ctx context.Context) error {
 	now := time.Now()
-	if l.spool != nil && l.spool.Noted(l.name, l.content, now.Add(-noteTime)) {
-		return nil
-	}
 	var err error
 	if l.queue, err = readQueue(filepath.Dir(l.path)); err != nil {
 		l.report.warning("%v; it is not known how much log waits", err)
@@ -249,7 +278,15 @@ func (l *logPush) beside(ctx context.Context) {
 			if ctx.Err() != nil { // one before it failed
 				return ctx.Err()
 			}
-			content, err := os.ReadFile(filepath.Join(filepath.Dir(l.path), name))
+			path := filepath.Join(filepath.Dir(l.path), name)
+			info, err := os.Stat(path) // before it is read: what is written to it later is noticed
+			if err != nil {
+				return err
+			}
+			if time.Since(info.ModTime()) < youngTime {
+				return errYoung
+			}
+			content, err := os.ReadFile(path)
 			if err != nil {
 				return err
 			}
@@ -258,7 +295,7 @@ func (l *logPush) beside(ctx context.Context) {
 					return o.err
 				}
 			}
-			return l.spool.Note(name, content)
+			return l.spool.Note(name, info)
 		})
 	}
 	_ = group.Wait() // PostgreSQL asks for what failed, and is told then

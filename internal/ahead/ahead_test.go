@@ -129,31 +129,62 @@ func TestKeep(t *testing.T) {
 	}
 }
 
-// TestNotes notes what is stored: a note is of one content alone, and old ones do not count.
+// TestNotes notes what is stored: a note is of a file as it was, and old ones do not count.
 func TestNotes(t *testing.T) {
 	t.Parallel()
-	s, err := Open(t.TempDir(), "server")
+	dir := t.TempDir()
+	s, err := Open(dir, "server")
 	if err != nil {
 		t.Fatal(err)
 	}
-	one, other := []byte("one"), []byte("other")
-	begun := time.Now().Add(-time.Minute)
-	for _, file := range []string{"a", "b", "b"} { // again, which is no error
-		if err := s.Note(file, one); err != nil {
+	path := filepath.Join(dir, "segment")
+	look := func() fs.FileInfo {
+		t.Helper()
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info
+	}
+	write := func(content string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := s.Put("b", []byte("ahead")); err != nil {
+	write("log")
+	if err := s.Note("a", look()); !errors.Is(err, errYoung) {
+		t.Fatalf("a file that was just written is noted: %v", err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		if err = s.Note("a", look()); err == nil || time.Now().After(deadline) {
+			break
+		}
+		<-time.After(50 * time.Millisecond)
+	}
+	begun := time.Now().Add(-time.Minute)
+	for _, file := range []string{"b", "b"} { // again, which is no error
+		err = errors.Join(err, s.Note(file, look()))
+	}
+	if err = errors.Join(err, s.Put("b", []byte("ahead"))); err != nil {
 		t.Fatal(err)
 	}
-	if !s.Noted("a", one, begun) || s.Noted("a", other, begun) || s.Noted("c", one, begun) || s.Noted("a", one, begun.Add(time.Hour)) {
+	was := look()
+	if !s.Noted("a", was, begun) || s.Noted("c", was, begun) || s.Noted("a", was, begun.Add(time.Hour)) {
 		t.Error("notes are not what was noted")
+	}
+	write("lag")
+	if err := os.Chtimes(path, was.ModTime(), was.ModTime()); err != nil {
+		t.Fatal(err)
+	}
+	if s.Noted("a", look(), begun) {
+		t.Error("it was written to since, and is noted")
 	}
 	if err := s.KeepNotes(func(file string, made time.Time) bool { return file > "a" && made.After(begun) }); err != nil {
 		t.Fatal(err)
 	}
 	files, err := s.Files()
-	if s.Noted("a", one, begun) || !s.Noted("b", one, begun) || err != nil || len(files) != 1 {
+	if s.Noted("a", was, begun) || !s.Noted("b", was, begun) || err != nil || len(files) != 1 {
 		t.Errorf("other notes are left, or files: %v, %v", files, err)
 	}
 }

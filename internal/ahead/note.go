@@ -3,42 +3,60 @@ package ahead
 import (
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 )
 
 // noteEnd ends the name of a note: an empty file, of which the name says all.
 const noteEnd = ".stored"
 
-// Note notes that a file of the log with a content is stored, which it is to be by now. Should the host fail the
-// note may be lost, and is then not missed.
-func (s *Folder) Note(file string, content []byte) error {
-	f, err := os.OpenFile(filepath.Join(s.dir, name(file, sha256.Sum256(content), noteEnd)), os.O_WRONLY|os.O_CREATE, 0o600)
+// errYoung is a file that may be written to again without that being seen.
+var errYoung = errors.New("it was written to just now")
+
+// youngTime is how exact the times of files are, or better.
+const youngTime = time.Second
+
+// Note notes that a file of the log is stored, which it is to be by now. info is how the file was before it was read. Should the
+// host fail the note may be lost, and is then not missed.
+func (s *Folder) Note(file string, info fs.FileInfo) error {
+	sum, changed, err := identity(info)
+	if err == nil && time.Since(changed) < youngTime {
+		err = errYoung
+	}
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(filepath.Join(s.dir, name(file, sum, noteEnd)), os.O_WRONLY|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}
 	return f.Close()
 }
 
-// Noted says whether there is a note of a file with a content, which was made since a time.
-func (s *Folder) Noted(file string, content []byte, since time.Time) bool {
-	entries, err := os.ReadDir(s.dir)
+// Noted says whether there is a note of a file, which was made since a time, and the file is as it was then.
+func (s *Folder) Noted(file string, info fs.FileInfo, since time.Time) bool {
+	sum, _, err := identity(info)
 	if err != nil {
 		return false
 	}
-	for _, e := range entries {
-		noted, sum, ok := parse(e.Name(), noteEnd)
-		if !ok || noted != file {
-			continue
-		}
-		info, err := e.Info()
-		if err == nil && info.Mode().IsRegular() && !info.ModTime().Before(since) && sha256.Sum256(content) == sum {
-			return true
-		}
+	note, err := os.Lstat(filepath.Join(s.dir, name(file, sum, noteEnd)))
+	return err == nil && note.Mode().IsRegular() && !note.ModTime().Before(since)
+}
+
+// identity returns a sum that is another one once a file was replaced, renamed or written to, and when that was last: whoever
+// writes to it cannot set the latter.
+func identity(info fs.FileInfo) (sum Sum, changed time.Time, err error) {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || !info.Mode().IsRegular() {
+		return sum, changed, fmt.Errorf("%s is no file", info.Name())
 	}
-	return false
+	changed = changeTime(stat)
+	text := fmt.Sprintf("%d %d %d %d %d", stat.Dev, stat.Ino, info.Size(), info.ModTime().UnixNano(), changed.UnixNano())
+	return sha256.Sum256([]byte(text)), changed, nil
 }
 
 // KeepNotes removes the notes but for those that keep returns true for, which is told when each was made.

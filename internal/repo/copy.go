@@ -221,6 +221,9 @@ func (l *logCopy) copy(ctx context.Context, s stretch) error {
 			continue
 		}
 		err := l.file(ctx, name)
+		if _, isPart := parseLogPart(name); isPart && errors.Is(err, fs.ErrNotExist) {
+			err = l.instead(ctx, name[:24]) // prune has removed it meanwhile, since it is in others
+		}
 		if l.o.For == nil && ctx.Err() == nil && (errors.Is(err, seal.ErrDamaged) || errors.Is(err, fs.ErrExist)) {
 			l.problems = append(l.problems, err)
 		} else if err != nil {
@@ -228,6 +231,16 @@ func (l *logCopy) copy(ctx context.Context, s stretch) error {
 		}
 	}
 	return nil
+}
+
+// instead copies a segment of which a part has gone. If that is not there either, a longer part is, which follows, or came too
+// late to be copied this time.
+func (l *logCopy) instead(ctx context.Context, segment string) error {
+	err := l.file(ctx, segment)
+	if errors.Is(err, fs.ErrNotExist) {
+		_, err = l.from.LongestPartial(ctx, segment)
+	}
+	return err
 }
 
 // history copies the history of a timeline, if there is one.

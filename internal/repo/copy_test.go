@@ -287,3 +287,42 @@ func TestCopyLogThatWasReceived(t *testing.T) {
 		}
 	}
 }
+
+// TestCopyLogBesidePrune has a prune remove the parts of a segment while the log is copied, since the segment has come.
+func TestCopyLogBesidePrune(t *testing.T) {
+	from, to := newCluster(t, false), newCluster(t, false)
+	five, six := forgedLog(5, rng(5)), forgedLog(6, rng(6))
+	segment := func(number uint64) string { return wal.Segment{Timeline: 1, Number: number}.Name(partSegment) }
+	push := func(name string, content []byte) {
+		t.Helper()
+		if err := from.PushLog(t.Context(), name, content, partSegment); err != nil {
+			t.Fatal(err)
+		}
+	}
+	push(PartName(segment(5), 0, 10000), five[:10000])
+	push(PartName(segment(5), 10000, 30000), five[10000:30000])
+	push(segment(6), six)
+	store := memory(from)
+	again := reopen(t, from, store)
+	at, err := from.logName(PartName(segment(5), 10000, 30000))
+	if err != nil {
+		t.Fatal(err)
+	}
+	isGone := false
+	reader := reopen(t, from, &object.Failing{Store: store, Fail: func(ctx context.Context, call object.Call) object.Fault {
+		if call.Method == object.CallGet && call.Name == at && !isGone {
+			isGone = true
+			if err := errors.Join(again.PushLog(ctx, segment(5), five, 0), store.Delete(ctx, at)); err != nil {
+				t.Error(err)
+			}
+		}
+		return object.None
+	}})
+	report, err := to.CopyLog(t.Context(), reader, CopyLogOptions{})
+	if err != nil || report.Files != 3 || !isGone {
+		t.Errorf("%+v, error %v", report, err)
+	}
+	if content, err := to.Log(t.Context(), segment(5)); err != nil || string(content) != string(five) {
+		t.Errorf("%s is another, or %v", segment(5), err)
+	}
+}

@@ -91,6 +91,12 @@ func (e *OtherLogError) Error() string {
 	return fmt.Sprintf("%s is in the repository with another content: %x is there, and %x was to be pushed", e.Name, e.Have[:8], e.Refused[:8])
 }
 
+// NotLogError is a file that is not what its name says, so that it cannot be pushed whatever the store does.
+type NotLogError struct{ error }
+
+// Unwrap returns what is wrong.
+func (e *NotLogError) Unwrap() error { return e.error }
+
 // Is says that it is an fs.ErrExist.
 func (e *OtherLogError) Is(target error) bool { return target == fs.ErrExist }
 
@@ -103,7 +109,7 @@ func (c *Cluster) PushLog(ctx context.Context, name string, content []byte, segm
 		return err
 	}
 	if err := c.checkLog(name, content, segmentSize); err != nil {
-		return err
+		return &NotLogError{err}
 	}
 	if err := c.checkParts(ctx, name, content); err != nil {
 		return err

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -228,11 +230,11 @@ func (c *Cluster) checkParts(ctx context.Context, name string, content []byte) e
 // nobody who saw the part before that is about to read it.
 const supersededFor = time.Hour
 
-// superseded returns the parts of segments that are in others, which have been there for a while at a time. Each
-// is in one that is kept, whoever else removes parts at the same time: none is removed that is in no other.
-func superseded(files []object.Info, now time.Time) map[string]bool {
+// superseded returns the parts of segments that are in others, which have been there for a while at a time, and in which
+// each is. That one is kept, whoever else removes parts at the same time: none is removed that is in no other.
+func superseded(files []object.Info, now time.Time) map[string]string {
 	since := now.Add(-supersededFor)
-	whole := make(map[string]bool)
+	whole := make(map[string]string)    // names of objects
 	parts := make(map[string][]logPart) // by segment; their names are those of the objects
 	for _, info := range files {
 		if info.Time.After(since) {
@@ -243,10 +245,10 @@ func superseded(files []object.Info, now time.Time) map[string]bool {
 			p.name = info.Name
 			parts[p.segment] = append(parts[p.segment], p)
 		} else if IsSegment(name) {
-			whole[name] = true
+			whole[name] = info.Name
 		}
 	}
-	gone := make(map[string]bool)
+	gone := make(map[string]string)
 	for segment, of := range parts {
 		// The longest of those that begin together comes first. Of equal ones that is the last by name.
 		slices.SortFunc(of, func(a, b logPart) int {
@@ -258,13 +260,54 @@ func superseded(files []object.Info, now time.Time) map[string]bool {
 			}
 			return strings.Compare(b.name, a.name)
 		})
-		end := int64(-1)
+		end, longest := int64(-1), ""
 		for _, p := range of {
-			if whole[segment] || p.to <= end {
-				gone[p.name] = true
+			switch {
+			case whole[segment] != "":
+				gone[p.name] = whole[segment]
+			case p.to <= end:
+				gone[p.name] = longest
 			}
-			end = max(end, p.to)
+			if p.to > end {
+				end, longest = p.to, p.name
+			}
 		}
 	}
 	return gone
+}
+
+// soundOnly returns the parts of which those that they are in are sound, as far as that can be known without reading
+// all of it: their heads and trailers are what was written, and basin verify has not found them damaged.
+func (c *Cluster) soundOnly(ctx context.Context, parts map[string]string) (map[string]bool, error) {
+	verified, err := c.Verification(ctx)
+	if err != nil {
+		return nil, err
+	}
+	isSound := make(map[string]bool)
+	for _, in := range parts {
+		isSound[in] = !slices.Contains(verified.Damages, in)
+	}
+	var mu sync.Mutex
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(partsAtOnce)
+	for _, in := range slices.Sorted(maps.Keys(isSound)) {
+		group.Go(func() error {
+			_, err := c.fileFacts(groupCtx, in[strings.LastIndexByte(in, '/')+1:])
+			if errors.Is(err, seal.ErrDamaged) || errors.Is(err, fs.ErrNotExist) {
+				mu.Lock()
+				isSound[in] = false
+				mu.Unlock()
+				return nil
+			}
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	sound := make(map[string]bool)
+	for part, in := range parts {
+		sound[part] = isSound[in]
+	}
+	return sound, nil
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"basin/internal/object"
+	"basin/internal/seal"
 	"basin/internal/wal"
 )
 
@@ -145,8 +146,14 @@ func TestSupersededPartsGo(t *testing.T) {
 				want[info.Name] = true
 			}
 		}
-		if got := superseded(files, now); !maps.Equal(got, want) {
+		got := superseded(files, now)
+		if names := slices.Sorted(maps.Keys(got)); !slices.Equal(names, slices.Sorted(maps.Keys(want))) {
 			t.Errorf("%s: %v go, want %v", test.reason, got, want)
+		}
+		for part, in := range got {
+			if got[in] != "" {
+				t.Errorf("%s: %s is in %s, which goes too", test.reason, part, in)
+			}
 		}
 	}
 }
@@ -174,7 +181,7 @@ func TestPrunesLeaveWhatIsThere(t *testing.T) {
 		_, before := cover(all)
 		for _, files := range seen {
 			gone := superseded(files, now)
-			all = slices.DeleteFunc(all, func(p logPart) bool { return gone[p.name] })
+			all = slices.DeleteFunc(all, func(p logPart) bool { return gone[p.name] != "" })
 		}
 		if _, after := cover(all); after != before {
 			t.Fatalf("%v: %d were there, %d are", all, before, after)
@@ -202,6 +209,53 @@ func TestPruneRemovesSupersededParts(t *testing.T) {
 	}
 	if name, err := c.LongestPartial(t.Context(), partOf); err != nil || name != PartialName(partOf, 20000) {
 		t.Errorf("%q, %v", name, err)
+	}
+}
+
+// TestPruneLeavesPartsOfWhatIsDamaged has a segment be damaged: its parts are what is left of it.
+func TestPruneLeavesPartsOfWhatIsDamaged(t *testing.T) {
+	content := forgedLog(5, rand.New(rand.NewPCG(1, 2)))
+	for _, test := range []struct {
+		reason string
+		damage func(t *testing.T, c *Cluster, at string, data []byte) *Cluster
+		gone   int
+	}{
+		{"it is sound", func(_ *testing.T, c *Cluster, _ string, _ []byte) *Cluster { return c }, 2},
+		{"it has lost its end", func(t *testing.T, c *Cluster, at string, data []byte) *Cluster {
+			return reopen(t, c, with(t, memory(c), at, data[:len(data)-1]))
+		}, 0},
+		{"its head is another", func(t *testing.T, c *Cluster, at string, data []byte) *Cluster {
+			data[seal.HeadSize] ^= 1
+			return reopen(t, c, with(t, memory(c), at, data))
+		}, 0},
+		{"verify has found it damaged", func(t *testing.T, c *Cluster, at string, _ []byte) *Cluster {
+			if _, err := c.putFact(t.Context(), factVerified, verifiedFact{At: time.Now(), Damages: []string{at}}); err != nil {
+				t.Fatal(err)
+			}
+			return c
+		}, 0},
+	} {
+		c := newCluster(t, false)
+		for _, p := range [][2]int64{{0, 10000}, {10000, 20000}} {
+			if err := c.PushLog(t.Context(), PartName(partOf, p[0], p[1]), content[p[0]:p[1]], partSegment); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := c.PushLog(t.Context(), partOf, content, 0); err != nil {
+			t.Fatal(err)
+		}
+		at, err := c.logName(partOf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := memory(c).Get(t.Context(), at, 0, -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		report, err := test.damage(t, c, at, slices.Clone(data)).PruneLog(t.Context(), PruneLogOptions{Now: time.Now().Add(2 * supersededFor)})
+		if err != nil || report.Files != test.gone {
+			t.Errorf("%s: %+v, error %v", test.reason, report, err)
+		}
 	}
 }
 

@@ -29,7 +29,8 @@ type PruneLogReport struct {
 // replayed on a backup, whichever timelines come between. Backups of damaged pages count. Histories
 // are kept. Nothing is removed if there is no backup, or one is being made, since it is not known where that
 // begins: on a standby it may be before all others. The log is listed before leases are read, so that
-// nothing is removed that came under a lease that is not known. In any case parts of segments go that are in others.
+// nothing is removed that came under a lease that is not known. In any case parts of segments go that are in
+// others, unless these are damaged.
 func (c *Cluster) PruneLog(ctx context.Context, o PruneLogOptions) (PruneLogReport, error) {
 	var report PruneLogReport
 	if !c.repo.CanRead() {
@@ -58,7 +59,10 @@ func (c *Cluster) PruneLog(ctx context.Context, o PruneLogOptions) (PruneLogRepo
 	first, size, ok := firstSegment(commits)
 	var gone []string
 	sizes := make(map[string]int64) // in bytes, by name
-	inOthers := superseded(files, o.Now)
+	inOthers, err := c.soundOnly(ctx, superseded(files, o.Now))
+	if err != nil {
+		return report, err
+	}
 	for _, info := range files {
 		segment, err := wal.ParseSegment(info.Name[strings.LastIndexByte(info.Name, '/')+1:][:24], size)
 		isKept := !ok || report.Waits || err != nil || segment.Number >= first || o.Within > 0 && info.Time.After(o.Now.Add(-o.Within))

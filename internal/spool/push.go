@@ -46,6 +46,10 @@ func (s *Spool) push() {
 		case errors.Is(err, fs.ErrExist):
 			err = usererr.Hinted("Another server has written this log into the repository: is this one a copy of it, or was it restored to an earlier state? Nothing was overwritten, and what was received is in the spool. Receive it under another --cluster, or remove what is wrong.", "%w", err)
 			s.failed = err
+		case errors.As(err, new(*repo.NotLogError)), errors.As(err, new(*localError)):
+			err = usererr.Hinted("Is its disk in order? What the server acknowledged by it is to be got from there again, or is lost: look at the file. If it is of no use move it away, start the receiver again, and take a new backup.",
+				"what is in the spool cannot be pushed, and nothing behind it is: %w", err)
+			s.failed = err
 		case s.since.IsZero():
 			s.since = time.Now()
 		}
@@ -134,7 +138,7 @@ func (s *Spool) pushFile(f *file) error {
 		s.mu.Unlock()
 	}
 	if err != nil {
-		return err
+		return &localError{err}
 	}
 	name, size := f.name, s.o.Directory.SegmentSize
 	if !isWhole {
@@ -162,6 +166,12 @@ func (s *Spool) pushFile(f *file) error {
 	}
 	return nil
 }
+
+// localError is a file in the spool that cannot be read.
+type localError struct{ error }
+
+// Unwrap returns why.
+func (e *localError) Unwrap() error { return e.error }
 
 // open returns the cluster in the repository.
 func (s *Spool) open(ctx context.Context) (*repo.Cluster, error) {

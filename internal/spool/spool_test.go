@@ -514,3 +514,36 @@ func TestWhatIsNoSpool(t *testing.T) {
 		t.Errorf("%v, %v", ok, err)
 	}
 }
+
+// TestDamagedSpool has log in a spool that cannot be pushed whatever the store does: it is told at once, and not tried for ever.
+func TestDamagedSpool(t *testing.T) {
+	for reason, spoil := range map[string]func(path string) error{
+		"it is of another timeline": func(path string) error { return os.WriteFile(path, forge(first+9, 1, 7), 0o600) },
+		"it cannot be read":         func(path string) error { return errors.Join(os.Remove(path), os.Mkdir(path, 0o700)) },
+	} {
+		t.Run(reason, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := newStore(t)
+				r := &receipt{dir: t.TempDir(), log: forge(first, 2, 7)}
+				if err := os.WriteFile(filepath.Join(r.dir, marker), nil, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				path := filepath.Join(r.dir, "000000010000000000000005")
+				if err := os.WriteFile(path, r.log[:size], 0o600); err != nil {
+					t.Fatal(err)
+				}
+				if err := spoil(path); err != nil {
+					t.Fatal(err)
+				}
+				if err := r.open(t, store, Options{}); err != nil {
+					t.Fatal(err)
+				}
+				err := r.Drain(t.Context())
+				if err == nil || !strings.Contains(err.Error(), "cannot be pushed") {
+					t.Errorf("got %v", err)
+				}
+				_ = r.Close()
+			})
+		})
+	}
+}
