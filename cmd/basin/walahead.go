@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -119,6 +120,15 @@ func (g *logGetter) startAhead(p place, s *ahead.Folder, name string, size int64
 	if err != nil {
 		return err
 	}
+	if all, _, err := g.o.each(); err == nil && len(all) > 1 { // all may be asked
+		words = words[1:3:3]
+		if config := cmp.Or(g.o.ConfigFile, os.Getenv("BASIN_CONFIG")); config != "" {
+			if config, err = filepath.Abs(config); err != nil {
+				return err
+			}
+			words = append(words, "--config="+config)
+		}
+	}
 	data, err := filepath.Abs(g.o.DataDirectory)
 	if err != nil {
 		return err
@@ -172,6 +182,19 @@ func getAhead(ctx context.Context, g logGetter, dir, name, size string) error {
 	if names, err = missing(s, names); err != nil {
 		return err
 	}
+	if len(names) == 0 {
+		return nil
+	}
+	all, _, err := g.o.each()
+	if err == nil && len(all) > 1 {
+		g.o.repositoryOptions, err = g.which(ctx, all, names[0])
+	}
+	if errors.Is(err, fs.ErrNotExist) { // the end of the log
+		return nil
+	}
+	if err != nil {
+		return err
+	}
 	p, err := g.o.place()
 	if err != nil {
 		return err
@@ -194,6 +217,27 @@ func getAhead(ctx context.Context, g logGetter, dir, name, size string) error {
 		return nil
 	}
 	return err
+}
+
+// which returns that of several repositories that is the first to have a segment.
+func (g logGetter) which(ctx context.Context, all []repositoryOptions, name string) (repositoryOptions, error) {
+	location, err := askEach(ctx, g.report, all, func(ctx context.Context, one repositoryOptions) ([]byte, error) {
+		h := g // as several may be asked at once
+		h.o.repositoryOptions = one
+		p, err := one.place()
+		if err != nil {
+			return nil, hideAbsence(err)
+		}
+		_, c, err := h.open(ctx, p)
+		if err != nil {
+			return nil, ofSeveral(err, true)
+		}
+		_, err = c.LogFacts(ctx, name)
+		return []byte(one.Location), err
+	})
+	one := g.o.repositoryOptions
+	one.Location = string(location)
+	return one, err
 }
 
 // fill gets segments that follow each other, several at once, and puts them into the spool one after another, as far as

@@ -92,4 +92,11 @@ func TestGetAhead(t *testing.T) {
 	if e := get(next[0], exitFailure); e.stderr != "" { // a standby asks every few seconds
 		t.Error(e)
 	}
+
+	// Of several repositories the first is away.
+	dir = pgtest.TempDir(t)
+	config := filepath.Join(dir, "basin.toml")
+	write(t, config, fmt.Sprintf("[repository.a]\nlocation = %q\n[repository.b]\nlocation = %q\n[cluster.main]\nrepositories = [\"a\", \"b\"]\nspool = %q\n", away, repository, dir))
+	basin.run(t, nil, "wal", "get", "--config", config, "-D", s.DataDir, names[0], filepath.Join(dir, "RECOVERYXLOG")).says(t, exitSuccess, "repository b has it")
+	eventually(t, "the others are got from the other repository", func() bool { return len(spooled()) == len(names)-1 })
 }
