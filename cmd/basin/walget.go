@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -204,8 +206,27 @@ func (g *logGetter) part(ctx context.Context, c *repo.Cluster, segment, name str
 	if !ok || int64(len(content)) > size {
 		return nil, fmt.Errorf("%s: %w", name, seal.ErrDamaged)
 	}
+	if g.hasAsMuch(c.Name(), segment, content) {
+		return nil, fmt.Errorf("%s: %w", name, fs.ErrNotExist)
+	}
 	g.report.info("of %s the first %d bytes are in the repository", segment, len(content))
 	return append(content, make([]byte, size-int64(len(content)))...), nil
+}
+
+// hasAsMuch says whether the server's own file of a segment begins with the part that the repository has. PostgreSQL would
+// put the part in its place, and what a standby had received and replayed behind that would be lost, with the standby.
+func (g *logGetter) hasAsMuch(cluster repo.ClusterName, segment string, part []byte) bool {
+	if id, err := systemIDOf(g.o.DataDirectory, nil); err != nil || id != cluster.SystemID {
+		return false
+	}
+	f, err := os.Open(filepath.Join(g.o.DataDirectory, "pg_wal", segment))
+	if err != nil {
+		return false
+	}
+	defer f.Close() // it was only read
+	own := make([]byte, len(part))
+	_, err = io.ReadFull(f, own)
+	return err == nil && bytes.Equal(own, part)
 }
 
 // spool returns the folder of what was got ahead, or nil if there is none.

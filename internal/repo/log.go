@@ -132,6 +132,11 @@ func (c *Cluster) PushLog(ctx context.Context, name string, content []byte, segm
 		facts.Problem = err.Error()
 	}
 	working.Wait()
+	if facts.Problem != "" {
+		if err := c.checkFilledUp(ctx, name, at, content); err != nil {
+			return err
+		}
+	}
 	facts.SHA256 = sum[:]
 	room := int64(tailSize) + c.repo.logBegin()
 	for _, p := range packed {

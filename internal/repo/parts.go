@@ -18,6 +18,7 @@ import (
 
 	"basin/internal/object"
 	"basin/internal/seal"
+	"basin/internal/usererr"
 	"basin/internal/wal"
 )
 
@@ -224,6 +225,28 @@ func (c *Cluster) checkParts(ctx context.Context, name string, content []byte) e
 		return nil
 	}
 	return otherLog(other, have[:n], content[:n])
+}
+
+// checkFilledUp sees that a segment in which the log ends early is not what a server got from here: the part that is there,
+// filled with zeros. A standby that archives what it restores would push that, and the segment itself had no place any more.
+func (c *Cluster) checkFilledUp(ctx context.Context, name, at string, content []byte) error {
+	const least = 8 // all records begin at a multiple of it
+	if !IsSegment(name) || len(content) < least || len(bytes.Trim(content[len(content)-least:], "\x00")) > 0 {
+		return nil
+	}
+	parts, _, err := c.segmentParts(ctx, name)
+	if err != nil {
+		return err
+	}
+	_, end := cover(parts)
+	if end == 0 || end >= int64(len(content)) || len(bytes.Trim(content[end:], "\x00")) > 0 {
+		return nil
+	}
+	if _, err := c.repo.store.Get(ctx, at, 0, 1); err == nil {
+		return nil // it is compared with that
+	}
+	return usererr.Hinted("A standby with archive_mode = always pushes what it restored. It gets the rest from its primary, or is promoted, and then this ends by itself.",
+		"%s has no more than the first %d bytes, which are in the repository, and zeros behind them", name, end)
 }
 
 // supersededFor is how long the whole of a segment, or a longer part of it, has been there when a part is removed:

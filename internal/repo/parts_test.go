@@ -79,6 +79,28 @@ func TestPartsAreReadAsOne(t *testing.T) {
 	}
 }
 
+// TestFilledUpPartIsNoSegment pushes what a server got of a segment of which only a part was there.
+func TestFilledUpPartIsNoSegment(t *testing.T) {
+	content := forgedLog(5, rand.New(rand.NewPCG(1, 2)))
+	for _, isWriter := range []bool{false, true} {
+		c := newCluster(t, isWriter)
+		if err := c.PushLog(t.Context(), PartName(partOf, 0, 10000), content[:10000], partSegment); err != nil {
+			t.Fatal(err)
+		}
+		for _, length := range []int{10000, 9000} {
+			filled := append(slices.Clone(content[:length]), make([]byte, partSegment-length)...)
+			if err := c.PushLog(t.Context(), partOf, filled, 0); err == nil {
+				t.Errorf("%d bytes of it and zeros were taken for the segment", length)
+			}
+		}
+		for range 2 {
+			if err := c.PushLog(t.Context(), partOf, content, 0); err != nil {
+				t.Errorf("the segment: %v", err)
+			}
+		}
+	}
+}
+
 // TestPartsOfTwoLogs has two clusters write parts of one segment.
 func TestPartsOfTwoLogs(t *testing.T) {
 	content := forgedLog(5, rand.New(rand.NewPCG(1, 2)))
