@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"basin/internal/inplace"
 	"basin/internal/repo"
 	"basin/internal/seal"
+	"basin/internal/usererr"
 )
 
 // restoreOptions is what the command line of basin restore asks for.
@@ -143,6 +145,9 @@ func restoreCluster(ctx context.Context, c call) error {
 		err = run.writeTar(ctx, plan)
 	} else {
 		err = run.write(ctx, plan)
+	}
+	if errors.Is(err, seal.ErrDamaged) && usererr.Hint(err) == "" {
+		return usererr.Hinted("basin verify names the backups that need what is damaged. Restore one that does not, with --backup, or from another repository; the same command goes on with what is there already.", "%w", err)
 	}
 	if err != nil {
 		return err

@@ -42,7 +42,7 @@ func (r *restoreRun) look(ctx context.Context) (err error) {
 		return usererr.Hinted("Name a directory that is absent or empty. With --delta a data directory is made the backup: what is equal in it stays, and the rest is overwritten or removed.",
 			"directory \"%s\" exists but is not empty", d.Path)
 	case !d.Version:
-		return usererr.Hinted("Empty it yourself if nobody needs it.", "directory \"%s\" is no data directory: it has no PG_VERSION", d.Path)
+		return usererr.Hinted("Is it the right directory? Nothing in it was touched.", "directory \"%s\" is no data directory: it has no PG_VERSION", d.Path)
 	case d.SystemID == 0 && !r.o.OverUnknown:
 		return usererr.Hinted("Is it the right directory? --over-cluster=unknown overwrites it all the same.",
 			"it is not known of which cluster the data directory \"%s\" is: its global/pg_control is missing or damaged", d.Path)

@@ -205,7 +205,7 @@ func (r *restoreRun) next(p *restorePlan) string {
 		fmt.Fprintf(&b, "Start it, and see that it comes to its target, with\n  pg_ctl start -D %[1]s\n  basin restored --wait=3600 %[1]s\n", shell.Quote(dir))
 	}
 	if p.target.kind != "" && (p.target.action == "" || p.target.action == "pause") {
-		b.WriteString("At the target it pauses, and can be read. If that is what was wanted,\n  SELECT pg_wal_replay_resume();\nends recovery; if not, restore again to another target.\n")
+		b.WriteString("At the target it pauses, and can be read, but for tables that a transaction had locked which was not over, as one that dropped\nthem: queries of these wait until recovery has ended. If that is what was wanted,\n  SELECT pg_wal_replay_resume();\nends recovery; if not, restore again to another target.\n")
 	}
 	if r.o.Format == formatTar {
 		dir = ""

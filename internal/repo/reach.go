@@ -85,7 +85,7 @@ func branches(t wal.Timeline, history wal.History, segmentSize int64) []branch {
 func (c *Cluster) Reach(ctx context.Context, from Commit, t wal.Timeline) (Reach, error) {
 	history, err := c.History(ctx, t)
 	if errors.Is(err, fs.ErrNotExist) {
-		return Reach{}, unreachable{fmt.Errorf("timeline %d is not in the repository: %w", t, err)}
+		return Reach{}, unreachable{usererr.Hinted("basin list shows the timelines that are there.", "timeline %d is not in the repository: %w", t, fs.ErrNotExist)}
 	}
 	if err != nil {
 		return Reach{}, err
