@@ -28,7 +28,7 @@ restore|0.70|the restore of a backup, without its log
 restore-30|0.70|the same, after thirty incremental backups
 push|1.00|eight segments of log into the repository, one after the other
 get|1.00|the same segments out of it
-recovery|0.50|recovery of segments out of S3 that answers after 30 ms'
+recovery|0.50|recovery of segments out of S3 that answers after 30 ms, both getting log ahead'
 
 pgbackrest='' gateway='' segments=()
 
@@ -205,7 +205,7 @@ getting() {
 
 # compare CASE warms both up, and runs them by turns.
 compare() {
-	local name=$1 whose i
+	local name=$1 whose i current
 	case $name in
 	recovery)
 		recovery
@@ -225,7 +225,9 @@ compare() {
 		;;
 	push)
 		sql $port "SELECT pg_switch_wal()" >"$log" 2>&1
-		mapfile -t segments < <(find "$work/data/pg_wal" -maxdepth 1 -type f -name '0000*' ! -name '*.backup' -printf '%f\n' | sort | tail -n 30 | head -n 8)
+		current=$(sql $port "SELECT pg_walfile_name(pg_current_wal_lsn())") # those behind it wait to be used again
+		mapfile -t segments < <(find "$work/data/pg_wal" -maxdepth 1 -type f -name '0000*' ! -name '*.*' -printf '%f\n' |
+			awk -v current="$current" '$0 "" < current' | sort | tail -n 30 | head -n 8)
 		;;
 	esac
 	if [[ $name != next* ]]; then
@@ -273,7 +275,7 @@ recovery() {
 	doing="recovery"
 	say "recovery of $count segments"
 	start_gateway
-	as+=(env AWS_ACCESS_KEY_ID=bench AWS_SECRET_ACCESS_KEY=bench-secret AWS_EC2_METADATA_DISABLED=true AWS_CONFIG_FILE=/dev/null)
+	as+=(env AWS_ACCESS_KEY_ID=bench AWS_SECRET_ACCESS_KEY=bench-secret AWS_EC2_METADATA_DISABLED=true AWS_CONFIG_FILE=/dev/null "BASIN_SPOOL=$work/ahead")
 	s3 "$late"
 	s3 "$direct"
 	{
@@ -307,7 +309,7 @@ recovery() {
 recover() {
 	local name=$1 whose=$2 command ours
 	doing="$name, $whose"
-	rm -rf -- "$work/output" "$work/stock-run/archive"
+	rm -rf -- "$work/output" "$work/stock-run/archive" "$work/ahead"
 	"${as[@]}" mkdir -m 700 "$work/output"
 	s3 "$direct"
 	if [ "$whose" = ours ]; then

@@ -15,6 +15,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"basin/internal/usererr"
 )
 
 // Sum is the SHA-256 of a file's content.
@@ -32,7 +34,7 @@ const lockName = "lock"
 // Folder is the folder of one server.
 type Folder struct{ dir string }
 
-// Open opens the folder of a server below dir, and makes it if it is not there. Servers are told apart by owner, any
+// Open opens the folder of a server below dir, and makes both if they are not there. Servers are told apart by owner, any
 // text. A folder that others can write to is refused: what they put there would be replayed.
 func Open(dir, owner string) (*Folder, error) {
 	digest := sha256.Sum256([]byte(owner))
@@ -40,8 +42,10 @@ func Open(dir, owner string) (*Folder, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("make a folder in the spool: %w", err)
+	for _, folder := range []string{filepath.Dir(path), path} {
+		if err := os.Mkdir(folder, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, usererr.Hinted(fmt.Sprintf("Make %s, for the user of the server.", dir), "make a folder for the spool: %w", err)
+		}
 	}
 	return At(path)
 }

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"basin/internal/usererr"
 )
 
 // TestWhatIsTakenIsWhatWasPut puts files, does something to them, and takes them.
@@ -186,5 +188,21 @@ func TestNotes(t *testing.T) {
 	files, err := s.Files()
 	if s.Noted("a", was, begun) || !s.Noted("b", was, begun) || err != nil || len(files) != 1 {
 		t.Errorf("other notes are left, or files: %v, %v", files, err)
+	}
+}
+
+func TestOpenMakesTheSpool(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "spool")
+	f, err := Open(dir, "a server")
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(dir)
+	if err != nil || info.Mode().Perm() != 0o700 || filepath.Dir(f.Dir()) != dir {
+		t.Fatalf("made %v in %s: %v", info, f.Dir(), err)
+	}
+	if _, err := Open(filepath.Join(dir, "a", "b"), "a server"); err == nil || usererr.Hint(err) == "" {
+		t.Fatalf("below what is not there: %v", err)
 	}
 }
