@@ -8,14 +8,14 @@
 # its picture; others print what would be there.
 #
 #	BASIN_BENCH_PAIRS=N     pairs of runs a case, 7; of recovery three at most
-#	BASIN_BENCH_SCALE=N     size of the cluster in MB, 2200; it takes six times that in
+#	BASIN_BENCH_SCALE=N     size of the cluster in MB, 1000; it takes six times that in
 #	                        /dev/shm or, where there is no room, below TMPDIR
 #	BASIN_BENCH_SEGMENTS=N  segments of log that a recovery reads, 300
 # shellcheck source-path=SCRIPTDIR source=measure.sh
 . "$(dirname -- "$(realpath -- "$0")")/measure.sh"
 
 readonly port=5432 restored=5433 # of sockets in a folder of our own
-readonly whole=(7 2200)          # pairs and scale of a whole run
+readonly whole=(7 1000)          # pairs and scale of a whole run
 readonly jobs=2                  # processes or threads of each
 readonly latency=30              # milliseconds of the store that recovery reads from
 readonly chain=30                # backups before the last restore

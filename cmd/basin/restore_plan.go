@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -50,6 +51,9 @@ func (r *restoreRun) plan(ctx context.Context) (*restorePlan, error) {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
+		if errors.Is(err, errTwoLines) {
+			return nil, err
+		}
 		refused = append(refused, err)
 	}
 	if len(refused) > 0 {
@@ -86,6 +90,9 @@ func (r *restoreRun) planFrom(ctx context.Context, commit repo.Commit) (*restore
 		return nil, usererr.Hinted("A target up to there can be reached.", "the log is there up to %v on timeline %d, and the target is %v", reach.End, timeline, t.lsn)
 	}
 	plan := &restorePlan{commit: commit, reach: reach, target: t, stops: t.lsn}
+	if err := r.checkLine(ctx, plan); err != nil {
+		return nil, err
+	}
 	if err := r.prove(ctx, plan); err != nil {
 		return nil, err
 	}

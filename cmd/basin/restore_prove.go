@@ -183,7 +183,7 @@ func (r *restoreRun) proveTransaction(ctx context.Context, p *restorePlan) error
 		if r.without[facts.Name] || s != nil && !s.IsIncomplete && !(s.Transactions.Count > 0 && s.Transactions.Lowest <= xid && xid <= s.Transactions.Highest) {
 			continue
 		}
-		ends, err := r.endsOf(ctx, p, facts.Name, xid)
+		ends, err := r.endsOf(ctx, p.reach, p.commit.SegmentSize, facts.Name, func(e transactionEnd) bool { return e.XID == xid })
 		if err != nil {
 			return err
 		}
@@ -238,14 +238,14 @@ func (e transactionEnd) String() string {
 	return fmt.Sprintf("committed at %s, at %v", stamp(e.Time), e.at)
 }
 
-// endsOf reads a file of the log, and returns the ends of a transaction in it.
-func (r *restoreRun) endsOf(ctx context.Context, p *restorePlan, name string, xid uint32) (ends []transactionEnd, err error) {
-	files := slices.Clone(p.reach.Segments)
+// endsOf reads a file of the log, whose segments have so many bytes, and returns those ends of transactions in it that are wanted.
+func (r *restoreRun) endsOf(ctx context.Context, reach repo.Reach, size int64, name string, isWanted func(transactionEnd) bool) (ends []transactionEnd, err error) {
+	files := slices.Clone(reach.Segments)
 	if !slices.Contains(files, name) {
 		files = append(files, name) // a part, which is the last
 	}
 	first := slices.Index(files, name)
-	segment, err := wal.ParseSegment(name[:24], p.commit.SegmentSize)
+	segment, err := wal.ParseSegment(name[:24], size)
 	if err != nil {
 		return nil, err
 	}
@@ -269,11 +269,11 @@ func (r *restoreRun) endsOf(ctx context.Context, p *restorePlan, name string, xi
 		}
 		content = append(content, bytes.NewReader(b))
 	}
-	start, err := wal.ParseSegment(files[first][:24], p.commit.SegmentSize)
+	start, err := wal.ParseSegment(files[first][:24], size)
 	if err != nil {
 		return nil, err
 	}
-	records := wal.NewRecordReader(io.MultiReader(content...), start.Start(p.commit.SegmentSize), p.commit.SegmentSize)
+	records := wal.NewRecordReader(io.MultiReader(content...), start.Start(size), size)
 	for {
 		record, err := records.Next()
 		if errors.Is(err, io.EOF) {
@@ -282,13 +282,16 @@ func (r *restoreRun) endsOf(ctx context.Context, p *restorePlan, name string, xi
 		if err != nil {
 			return nil, err
 		}
-		if record.End <= segment.Start(p.commit.SegmentSize) {
+		if record.End <= segment.Start(size) {
 			continue
 		}
-		if end, ok := record.Commit(); ok && end.XID == xid {
-			ends = append(ends, transactionEnd{end, record.LSN, false})
-		} else if end, ok := record.Abort(); ok && end.XID == xid {
-			ends = append(ends, transactionEnd{end, record.LSN, true})
+		end, isEnd := record.Commit()
+		isRollback := !isEnd
+		if isRollback {
+			end, isEnd = record.Abort()
+		}
+		if e := (transactionEnd{end, record.LSN, isRollback}); isEnd && isWanted(e) {
+			ends = append(ends, e)
 		}
 	}
 }

@@ -82,6 +82,33 @@ func TestRestoreTargets(t *testing.T) {
 	if got := latest.Query(t, "SELECT to_regclass('drill') IS NULL AND to_regclass('afterwards') IS NOT NULL"); got != "t" {
 		t.Error("the newest timeline is that of a drill")
 	}
+	latest.Stop(t, pgtest.Immediate)
+	k.checkTwoLines(t, xid)
+}
+
+// checkTwoLines goes on from a transaction on a timeline of its own, and asks for a moment before that began, when the source
+// was written to.
+func (k *kept) checkTwoLines(t *testing.T, xid string) {
+	t.Helper()
+	const now = "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US\"Z\"')"
+	before := k.Query(t, now)
+	fork := k.restore(t, "--target-xid", xid, "--target-action", "promote")
+	fork.WaitFor(t, "SELECT pg_is_in_recovery()", "f")
+	fork.Exec(t, "CREATE TABLE forked AS SELECT 1", "SELECT pg_switch_wal()")
+	after := fork.Query(t, now)
+	current := fork.Query(t, "SELECT pg_walfile_name(pg_current_wal_lsn())")
+	for _, name := range entries(t, filepath.Join(fork.DataDir, "pg_wal")) {
+		if strings.HasPrefix(name, "00000002") && name < current {
+			k.basin.run(t, nil, "wal", "push", "--repository", k.location, "-D", fork.DataDir, filepath.Join(fork.DataDir, "pg_wal", name)).says(t, exitSuccess)
+		}
+	}
+	plan := func(more ...string) ending {
+		return k.basin.run(t, nil, append([]string{"restore", "--repository", k.location, "-D", filepath.Join(pgtest.TempDir(t), "data"), "--dry-run"}, more...)...)
+	}
+	plan("--target-time", before).says(t, exitFailure, "there were two timelines: timeline 1 went on behind", "--target-timeline=1 restores what was there then")
+	plan("--target-time", before, "--target-timeline=1").says(t, exitSuccess, ", timeline 1\n")
+	plan("--target-time", before, "--target-timeline=2").says(t, exitSuccess, ", timeline 2\n")
+	plan("--target-time", after).says(t, exitSuccess, ", timeline 2\n")
 }
 
 // TestRestoreWithoutConfiguration restores a server that has its configuration outside of its data directory, as
