@@ -138,6 +138,27 @@ func TestCopyAfterItWasGivenUp(t *testing.T) {
 	}
 }
 
+// TestForgetBesideCopy has two hosts copy one backup at once. That of the first is forgotten before the second has ended, whose lease
+// stays: what it stored is there when its copy is.
+func TestForgetBesideCopy(t *testing.T) {
+	from, to := newCluster(t, false), newCluster(t, false)
+	tr := tree{{path: "base/1"}: page(1), {path: "global/pg_control"}: []byte("control")}
+	k := take(t, from, tr, rng(1), SinkOptions{})
+	late := hold(t, to, tr, SinkOptions{As: k})
+	if _, err := copyBackup(t.Context(), to, from, *k, nil); err != nil {
+		t.Fatal(err)
+	}
+	take(t, to, tree{{path: "global/pg_control"}: []byte("other")}, rng(2), SinkOptions{})
+	if err := to.Forget(t.Context(), k.ID, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	prune(t, to, PruneOptions{})
+	if err := late.goOn(); err != nil {
+		t.Fatal(err)
+	}
+	compare(t, to, k.ID, tr)
+}
+
 // TestCopyLog copies what is not there of the log, in order.
 func TestCopyLog(t *testing.T) {
 	const size = 4 << 20

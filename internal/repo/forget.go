@@ -153,7 +153,7 @@ func (c *Cluster) Forget(ctx context.Context, id string, now time.Time) error {
 	}
 	var own []string // leases that its host could not remove
 	for _, l := range leases {
-		if l.lease.Backup == id {
+		if l.lease.Backup == id && commit.isMadeUnder(l.prefix) {
 			own = append(own, l.names...)
 		}
 		if l.lease.Parent != id || l.isOver(now) {
@@ -180,6 +180,17 @@ func (c *Cluster) Forget(ctx context.Context, id string, now time.Time) error {
 	}
 	_, err = c.remove(ctx, own)
 	return err
+}
+
+// isMadeUnder says whether a part of the backup's index was made under a lease. Another host that copies the same
+// backup has one too, and goes on when this one is forgotten.
+func (c *Commit) isMadeUnder(prefix [leaseSize]byte) bool {
+	for _, level := range c.levels() {
+		if slices.ContainsFunc(level, func(ref PartRef) bool { return [leaseSize]byte(ref.ID[:leaseSize]) == prefix }) {
+			return true
+		}
+	}
+	return false
 }
 
 // forgetGood removes a backup that is not damaged, if there is another. Somebody may remove that at the same time: who finds

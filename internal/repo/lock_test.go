@@ -380,6 +380,9 @@ func TestWriterNeedsNoDelete(t *testing.T) {
 	if err := sink.Begin(t.Context(), backup.Start{SegmentSize: 4 << 20, Position: wal.Position{Timeline: 1, LSN: 4 << 20}}); err != nil {
 		t.Fatal(err)
 	}
+	if err := sink.Put(t.Context(), tree{}.member(key{path: "global/pg_control"}), nil); err != nil {
+		t.Fatal(err)
+	}
 	if err := errors.Join(sink.Commit(t.Context(), wal.Position{Timeline: 1, LSN: 4<<20 + 40}), sink.Close()); err != nil {
 		t.Fatal(err)
 	}
