@@ -56,11 +56,13 @@ func (r *checkRun) checkQueue(p place) {
 	}
 	if r.o.DataDirectory != "" {
 		q, err := readQueue(filepath.Join(r.o.DataDirectory, "pg_wal"))
-		if err != nil {
+		is, text := limits.judge(q)
+		switch {
+		case err != nil:
 			r.fail(context.Background(), item, err)
-		} else if is, text := limits.judge(q); is == stateOK {
+		case is == stateOK:
 			r.add(checkup.OK, item, "", "%v wait to be archived", q)
-		} else {
+		default:
 			r.add(levelOf(is), item, "See why the archive_command fails, or is too slow: the server's log has what it prints.", "%s", text)
 		}
 	}

@@ -213,6 +213,12 @@ func (r *statusReport) readClusters(ctx context.Context, repository *repo.Reposi
 		if s.State != stateUnknown {
 			s.read(ctx, repository, o, r.Time)
 		}
+		if o.isLocalTold {
+			return
+		}
+		if err := s.readLocal(o.repositoryOptions); err != nil { // which is known whatever the repository says
+			s.problem(stateUnknown, "%s", err)
+		}
 	})
 	r.Clusters = all
 	for _, s := range all {

@@ -106,9 +106,6 @@ func (s *clusterStatus) read(ctx context.Context, r *repo.Repository, o *statusO
 	if err == nil {
 		err = s.readHoles(ctx, c)
 	}
-	if err == nil && !o.isLocalTold {
-		err = s.readLocal(o.repositoryOptions)
-	}
 	if err == nil {
 		err = s.readCare(ctx, c, o, now)
 	}

@@ -3,6 +3,8 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -69,12 +71,15 @@ func (s *clusterStatus) readLocal(o repositoryOptions) error {
 	}
 	if p.DataDirectory != "" && limits.Warn > 0 {
 		q, err := readQueue(filepath.Join(p.DataDirectory, "pg_wal"))
-		if err != nil {
-			s.problem(stateWarning, "it is not known how much log waits: %s", err)
-		}
-		s.Queue = &queueStatus{q.Files, q.Bytes}
 		is, text := limits.judge(q)
-		s.problem(is, "%s", text)
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // the configuration is another host's, too
+		case err != nil:
+			s.problem(stateWarning, "it is not known how much log waits: %s", err)
+		default:
+			s.Queue = &queueStatus{q.Files, q.Bytes}
+			s.problem(is, "%s", text)
+		}
 	}
 	s.readDropped(p)
 	return nil

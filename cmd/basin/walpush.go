@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -214,7 +215,7 @@ func (l *logPush) openSpool(o walOptions, p place) error {
 func (l *logPush) run(ctx context.Context) error {
 	now := time.Now()
 	var err error
-	if l.queue, err = readQueue(filepath.Dir(l.path)); err != nil {
+	if l.queue, err = readQueue(filepath.Dir(l.path)); err != nil && !errors.Is(err, fs.ErrNotExist) { // it may be pushed from elsewhere
 		l.report.warning("%v; it is not known how much log waits", err)
 	}
 	if is, text := l.limits.judge(l.queue); is != stateOK {

@@ -2,9 +2,7 @@ package main
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -29,13 +27,10 @@ type logQueue struct {
 // Source: XLogArchiveNotify in src/backend/access/transam/xlogarchive.c, PostgreSQL 18.
 const readyEnd = ".ready"
 
-// readQueue looks what waits in a directory pg_wal. In one that is none nothing does.
+// readQueue looks what waits in a directory pg_wal. One that is none is fs.ErrNotExist.
 func readQueue(pgWAL string) (q logQueue, err error) {
 	path := filepath.Join(pgWAL, "archive_status")
 	entries, err := os.ReadDir(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return q, nil
-	}
 	if err != nil {
 		return q, localfs.Errorf(err, path, "could not open directory \"%s\"", path)
 	}
