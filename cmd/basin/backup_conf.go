@@ -282,8 +282,11 @@ func (s *confSaver) sawConf(m backup.Member, r io.Reader) (io.Reader, error) {
 		return r, nil
 	}
 	text, err := io.ReadAll(io.LimitReader(r, m.Size+1))
+	if closer, ok := r.(io.Closer); ok && m.Apart {
+		err = errors.Join(err, closer.Close()) // whoever puts the member does not see it
+	}
 	if err != nil {
-		return r, err
+		return nil, err
 	}
 	s.conf.lookInto(text)
 	return bytes.NewReader(text), nil

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"io"
 	"io/fs"
 	"maps"
@@ -117,5 +118,56 @@ func TestConfSaver(t *testing.T) {
 				t.Errorf("told of %v", told.Files)
 			}
 		})
+	}
+}
+
+// apartSource yields files that whoever takes them closes, and counts those that are open.
+type apartSource struct {
+	backup.Source
+	open int
+}
+
+func (s *apartSource) Next(ctx context.Context) (backup.Member, io.Reader, error) {
+	m, r, err := s.Source.Next(ctx)
+	if err != nil {
+		return m, r, err
+	}
+	s.open++
+	m.Apart = true
+	return m, &apartFile{r, s}, nil
+}
+
+type apartFile struct {
+	io.Reader
+	source *apartSource
+}
+
+func (f *apartFile) Close() error {
+	f.source.open--
+	return nil
+}
+
+// TestConfSaverCloses has no file of the data directory be left open, be it looked into, left out or passed on.
+func TestConfSaverCloses(t *testing.T) {
+	files := map[string]string{confFile: "port = 1\n", hbaFile: "", repo.ConfigurationDir + "/etc/a.conf": "old"}
+	below := &apartSource{Source: &confFilesSource{smallSource{}, files, slices.Sorted(maps.Keys(files))}}
+	conf := &serverConf{unknown: errHidden, directory: unknownDirectory, Found: pgconf.Found{Files: make(map[string][]byte), Missing: make(map[string]error)}}
+	source := &confSaver{Source: below, conf: conf}
+	for {
+		_, r, err := source.Next(t.Context())
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if closer, ok := r.(io.Closer); ok {
+			if err := closer.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if below.open != 0 {
+		t.Errorf("%d files are left open", below.open)
 	}
 }
