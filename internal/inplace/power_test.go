@@ -110,7 +110,6 @@ func powerCheck(ctx context.Context, dir string, said []string) error {
 	}
 	_, isMarked := have[MarkerName]
 	delete(have, MarkerName)
-	delete(have, "postmaster.pid") // which the restore holds until the control file is gone, and whoever comes next takes over
 	whole := -1
 	for n, want := range powerTexts {
 		if have[pgdata.ControlPath] != want[pgdata.ControlPath] {

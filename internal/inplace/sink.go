@@ -49,7 +49,6 @@ type Sink struct {
 	claims  []*localfs.Claim
 	control *held // comes last
 	begun   bool
-	isHeld  bool // no server can start: the directory has a postmaster.pid of ours
 }
 
 // held is a file that is kept in memory.
@@ -88,9 +87,6 @@ func (s *Sink) Begin(ctx context.Context, start backup.Start) error {
 		return nil
 	}
 	if err := s.o.Sync.RemoveDurable(dir, pgdata.ControlPath); err != nil {
-		return err
-	}
-	if err := s.release(); err != nil { // without a control file none starts
 		return err
 	}
 	for _, t := range s.o.Clear {
@@ -172,7 +168,7 @@ func (s *Sink) begin(ctx context.Context, start backup.Start) error {
 			return err
 		}
 	}
-	if err := s.hold(); err != nil {
+	if err := d.CheckStopped(); err != nil {
 		return err
 	}
 	s.inner = plain.NewSink(o)
@@ -183,53 +179,6 @@ func (s *Sink) begin(ctx context.Context, start backup.Start) error {
 		}
 	}
 	return err
-}
-
-// hold has no server of the same user start in the directory from now on, in which none runs, by the file by which servers
-// know of each other.
-//
-// Source: CreateLockFile in src/backend/utils/init/miscinit.c, PostgreSQL 18.
-func (s *Sink) hold() error {
-	d := s.o.Directory
-	if !d.Exists {
-		return nil
-	}
-	root, path := s.claims[0].Root(), filepath.Join(d.Path, postmasterFile)
-	for range 3 {
-		f, err := root.OpenFile(postmasterFile, os.O_WRONLY|os.O_CREATE|os.O_EXCL, localfs.FileModeOwner)
-		if errors.Is(err, fs.ErrExist) {
-			if err := d.CheckStopped(); err != nil {
-				return err
-			}
-			if err := root.Remove(postmasterFile); err != nil && !errors.Is(err, fs.ErrNotExist) { // of one that has ended
-				return localfs.Errorf(err, path, `could not remove file "%s"`, path)
-			}
-			continue
-		}
-		if err != nil {
-			return localfs.Errorf(err, path, `could not create file "%s"`, path)
-		}
-		s.isHeld = true
-		_, err = fmt.Fprintf(f, "%d\n%s\n", os.Getpid(), d.Path)
-		if err := errors.Join(err, f.Close()); err != nil {
-			return localfs.Errorf(err, path, `could not write to file "%s"`, path)
-		}
-		return d.CheckStopped() // there may be one without the file
-	}
-	return fmt.Errorf("servers are started in \"%s\" again and again", d.Path)
-}
-
-// release removes the file of hold.
-func (s *Sink) release() error {
-	if !s.isHeld {
-		return nil
-	}
-	s.isHeld = false
-	path := filepath.Join(s.o.Directory.Path, postmasterFile)
-	if err := s.claims[0].Root().Remove(postmasterFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return localfs.Errorf(err, path, `could not remove file "%s"`, path)
-	}
-	return nil
 }
 
 // isOneOf says whether a claim is among others.
@@ -307,7 +256,6 @@ func (s *Sink) Close() error {
 	if s.inner != nil {
 		errs = append(errs, s.inner.Close())
 	}
-	errs = append(errs, s.release())
 	for i := len(s.claims) - 1; i >= 0; i-- {
 		if s.begun {
 			errs = append(errs, s.claims[i].Close())
