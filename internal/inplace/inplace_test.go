@@ -233,3 +233,46 @@ func TestCheckStopped(t *testing.T) {
 		})
 	}
 }
+
+// TestOneRestoreAtATime has a restore begin where another one is at work: it is refused, and leaves all as it is.
+func TestOneRestoreAtATime(t *testing.T) {
+	for _, test := range []struct {
+		reason, has string
+	}{
+		{"in a data directory", "PG_VERSION"},
+		{"in a directory that is empty", ""},
+	} {
+		t.Run(test.reason, func(t *testing.T) {
+			dir := t.TempDir()
+			if test.has != "" {
+				if err := os.WriteFile(filepath.Join(dir, test.has), []byte("18\n"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var sinks [2]*Sink
+			for i := range sinks {
+				d, err := Look(dir)
+				if err != nil {
+					t.Fatal(err)
+				}
+				sinks[i] = NewSink(Options{Directory: d, Sync: localfs.Syncer{Off: true}})
+			}
+			if err := sinks[0].begin(t.Context(), backup.Start{}); err != nil {
+				t.Fatal(err)
+			}
+			err := sinks[1].begin(t.Context(), backup.Start{})
+			if err == nil || !strings.Contains(err.Error(), "another restore is at work") {
+				t.Errorf("the second began: %v", err)
+			}
+			if err := sinks[1].Close(); err != nil {
+				t.Error(err)
+			}
+			if _, err := os.Stat(dir); err != nil {
+				t.Error(err)
+			}
+			if err := sinks[0].Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

@@ -16,6 +16,7 @@ import (
 	"basin/internal/localfs"
 	"basin/internal/pgdata"
 	"basin/internal/plain"
+	"basin/internal/usererr"
 	"basin/internal/wal"
 )
 
@@ -49,6 +50,7 @@ type Sink struct {
 	claims  []*localfs.Claim
 	control *held // comes last
 	begun   bool
+	lock    *os.File // the directory, that no other restore has as long as this is open
 }
 
 // held is a file that is kept in memory.
@@ -153,6 +155,9 @@ func (s *Sink) begin(ctx context.Context, start backup.Start) error {
 	if o.Dir, err = claim(d.Path, d.Exists); err != nil {
 		return err
 	}
+	if err := s.takeLock(); err != nil {
+		return err
+	}
 	if d.WALDir != "" {
 		if o.WALDir, err = claim(d.WALDir, true); err != nil {
 			return err
@@ -179,6 +184,21 @@ func (s *Sink) begin(ctx context.Context, start backup.Start) error {
 		}
 	}
 	return err
+}
+
+// takeLock sees that no other restore is at work in the directory: who began again after a connection was lost may not know that
+// the first one goes on.
+func (s *Sink) takeLock() (err error) {
+	path := s.o.Directory.Path
+	if s.lock, err = s.claims[0].Root().Open("."); err != nil {
+		return localfs.Errorf(err, path, `could not open directory "%s"`, path)
+	}
+	if localfs.Lock(s.lock) {
+		err := s.claims[0].Close() // what is in it by now is the other's
+		s.claims = nil
+		return errors.Join(usererr.Hinted("Wait until it has ended, or end it and do this again.", "another restore is at work in \"%s\"", path), err)
+	}
+	return nil
 }
 
 // isOneOf says whether a claim is among others.
@@ -255,6 +275,10 @@ func (s *Sink) Close() error {
 	var errs []error
 	if s.inner != nil {
 		errs = append(errs, s.inner.Close())
+	}
+	if s.lock != nil {
+		errs = append(errs, s.lock.Close())
+		s.lock = nil
 	}
 	for i := len(s.claims) - 1; i >= 0; i-- {
 		if s.begun {

@@ -72,3 +72,13 @@ func reserve(f *os.File, size int64) (bool, error) {
 		return err == nil, err
 	}
 }
+
+// Lock takes a directory for this process until the file is closed, and says whether another process has
+// it. Where there are no such locks, nobody has.
+func Lock(dir *os.File) (held bool) {
+	for {
+		if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EINTR) {
+			return errors.Is(err, unix.EWOULDBLOCK)
+		}
+	}
+}

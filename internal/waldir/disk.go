@@ -181,7 +181,7 @@ func (d *osDisk) sync(dir string) error {
 }
 
 func (d *osDisk) lock() error {
-	if lock(d.dir) {
+	if localfs.Lock(d.dir) {
 		return inUse(d.path)
 	}
 	return nil

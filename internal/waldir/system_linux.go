@@ -48,10 +48,3 @@ func renameNew(dir *os.File, from, to string) error {
 	}
 	return nil
 }
-
-// lock takes the directory for this process, until the file is closed. held says
-// that another process has it. Where there are no such locks, nobody has.
-func lock(dir *os.File) (held bool) {
-	err := control(dir, func(fd int) error { return unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) })
-	return errors.Is(err, unix.EWOULDBLOCK)
-}

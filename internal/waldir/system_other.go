@@ -10,4 +10,3 @@ import (
 func datasync(f *os.File) error                { return f.Sync() }
 func forget(*os.File)                          {}
 func renameNew(*os.File, string, string) error { return errors.ErrUnsupported }
-func lock(*os.File) (held bool)                { return false }
