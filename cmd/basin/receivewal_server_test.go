@@ -249,16 +249,15 @@ func (l *receivedLog) isWhole(t testing.TB, from wal.Segment, end wal.LSN) (segm
 func (l *receivedLog) arrives(t testing.TB, p *process, timeline wal.Timeline, end wal.LSN) {
 	t.Helper()
 	s := wal.SegmentAt(wal.Position{LSN: end - 1, Timeline: timeline}, segmentSize)
-	eventually(t, "segment "+s.Name(segmentSize), func() bool {
+	eventually(t, "segment "+s.Name(segmentSize)+" received", func() bool {
 		select {
 		case <-p.done:
 			t.Fatalf("%s", p.wait(t))
 		default:
 		}
-		complete := slices.ContainsFunc(l.files(t)[s], func(f logFile) bool { return !f.partial })
-		if !complete {
-			return false
-		}
+		return slices.ContainsFunc(l.files(t)[s], func(f logFile) bool { return !f.partial })
+	})
+	eventually(t, "segment "+s.Name(segmentSize)+" archived", func() bool {
 		_, err := os.Stat(filepath.Join(l.originals[0], s.Name(segmentSize)))
 		return err == nil
 	})
