@@ -9,10 +9,12 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 	"unicode/utf8"
 
@@ -88,7 +90,7 @@ func (s *serverConf) read(ctx context.Context, b *repositoryBackup) error {
 	s.roots = pgconf.Roots{Config: path.Clean(set["config_file"]), HBA: path.Clean(set["hba_file"]), Ident: path.Clean(set["ident_file"])}
 	files := &serverFiles{ctx: ctx, session: session, times: s.times}
 	files.lost = files.mayRead(s.version)
-	files.isHere = b.o.DataDirectory != "" && isSameDirectory(b.o.DataDirectory, s.directory)
+	files.isHere = b.o.DataDirectory != "" && isSameDirectory(b.o.DataDirectory, s.directory) && isOwn(b.o.DataDirectory)
 	s.Found = pgconf.Find(files, s.roots)
 	if errors.Is(s.Missing[s.roots.Ident], fs.ErrNotExist) {
 		delete(s.Missing, s.roots.Ident) // which a server can do without
@@ -101,6 +103,17 @@ func (s *serverConf) read(ctx context.Context, b *repositoryBackup) error {
 		}
 	}
 	return nil
+}
+
+// isOwn says whether a directory belongs to who runs this. What the configuration of somebody else leads to is not read here:
+// root would read for the server's user what that may not.
+func isOwn(dir string) bool {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return false
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	return ok && int(stat.Uid) == os.Geteuid()
 }
 
 // isSameDirectory says whether a directory here goes by the path that the server has for it.

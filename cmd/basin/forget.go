@@ -292,6 +292,8 @@ func pin(ctx context.Context, c call) error {
 		return err
 	case len(o.Backups) != 1:
 		return c.usage("one backup is to be named")
+	case !isGone && !until.IsZero() && !until.After(time.Now()):
+		return usererr.Hinted("Without --until the pin holds until basin pin --remove takes it away.", "%s has passed: such a pin keeps nothing", stamp(until))
 	}
 	_, cluster, err := openCluster(ctx, o.repositoryOptions)
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 func (p place) lockFor() (time.Duration, error) {
 	mode, age := p.S3LockMode, p.S3LockFor
 	switch {
-	case p.isFolder(), mode == "" && age == "":
+	case mode == "" && age == "":
 		return 0, nil
 	case mode == "" || age == "":
 		return 0, usererr.Hinted("Say both, such as --s3-lock-mode=governance --s3-lock-for=30d, or neither.",
@@ -30,6 +30,9 @@ func (p place) lockFor() (time.Duration, error) {
 	lock, err := parseAge(age)
 	if err != nil {
 		return 0, fmt.Errorf("--s3-lock-for: %w", err)
+	}
+	if p.isFolder() { // as settings of the environment are of all repositories
+		return 0, nil
 	}
 	return lock, nil
 }
@@ -91,11 +94,15 @@ func (p place) lockItem(bucket s3.BucketLock) checkup.Item {
 // checkNewLock sees before a repository is made that backups can be locked if they are to be, and tells what
 // else is of interest.
 func (p place) checkNewLock(ctx context.Context, c call) error {
-	if p.isFolder() {
-		return nil
-	}
 	if _, err := p.lockFor(); err != nil {
 		return err
+	}
+	if p.isFolder() && p.S3LockMode != "" {
+		return usererr.Hinted("Object lock is of S3. Leave --s3-lock-mode away, BASIN_S3_LOCK_MODE and s3_lock_mode too, or make the repository in a bucket.",
+			"backups are to be locked, and a directory cannot lock them")
+	}
+	if p.isFolder() {
+		return nil
 	}
 	bucket, err := p.bucketLock(ctx)
 	if err != nil && !errors.Is(err, object.ErrRefused) {

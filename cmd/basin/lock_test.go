@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	"basin/internal/checkup"
 	"basin/internal/object/s3"
 	"basin/internal/object/s3/s3test"
+	"basin/internal/pgtest"
 	"basin/internal/repo"
 	"basin/internal/usererr"
 	"basin/internal/wal"
@@ -33,6 +35,8 @@ func TestLockFor(t *testing.T) {
 		{"days", "s3://b", "governance", "30d", 30 * 24 * time.Hour, ""},
 		{"weeks", "s3://b", "compliance", "2w", 14 * 24 * time.Hour, ""},
 		{"a folder has no locks", "/srv/backups", "compliance", "2w", 0, ""},
+		{"a folder, and another mode", "/srv/backups", "governence", "2w", 0, "nobody can"},
+		{"a folder, and no time", "/srv/backups", "governance", "", 0, "Say both"},
 		{"no time", "s3://b", "governance", "", 0, "Say both"},
 		{"no mode", "s3://b", "", "30d", 0, "Say both"},
 		{"another mode", "s3://b", "GOVERNANCE", "30d", 0, "nobody can"},
@@ -44,6 +48,19 @@ func TestLockFor(t *testing.T) {
 			t.Errorf("%s: %v, %v (hint: %s)", c.reason, got, err, usererr.Hint(err))
 		}
 	}
+}
+
+// TestDirectoryLocksNothing has backups be locked in a directory, or kept until a time that has passed: who asks for that relies on it.
+func TestDirectoryLocksNothing(t *testing.T) {
+	t.Parallel()
+	basin := newProgram(t, "basin")
+	dir := filepath.Join(pgtest.TempDir(t), "repository")
+	basin.run(t, nil, "init", "--s3-lock-mode=governance", "--s3-lock-for=30d", dir).says(t, exitFailure, "a directory cannot lock them", "Object lock is of S3")
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("something was made: %v", err)
+	}
+	basin.run(t, nil, "init", dir).says(t, exitSuccess)
+	basin.run(t, nil, "pin", "--repository", dir, "--until=2020-01-01 00:00Z", "a backup").says(t, exitFailure, "has passed: such a pin keeps nothing")
 }
 
 // TestLockItem has what is asked for and what the bucket does go together, or not.

@@ -136,7 +136,13 @@ func (f *restoredFiles) want(ctx context.Context, text string) ([]wantedFiles, e
 		if err != nil {
 			return nil, err
 		}
-		return []wantedFiles{{"directory " + printable(whole, false), tablespace, prefix, func(string) bool { return true }}}, nil
+		wanted := []wantedFiles{{"directory " + printable(whole, false), tablespace, prefix, func(string) bool { return true }}}
+		if whole == "pg_tblspc" { // in which there are only links
+			for _, t := range f.commit.Tablespaces {
+				wanted = append(wanted, wantedFiles{"directory " + printable(backup.ManifestPath(t.OID, ""), false), t.OID, "", func(string) bool { return true }})
+			}
+		}
+		return wanted, nil
 	}
 	parts, err := catalog.ParseName(text)
 	if err != nil || len(parts) != 3 {

@@ -32,6 +32,11 @@ func TestRestoreTargets(t *testing.T) {
 	}
 	basin.run(t, nil, args("-D", tar, "--target-xid", early)...).says(t, exitFailure, "no transaction "+early+" has ended", "numbers from")
 	basin.run(t, nil, args("-D", tar, "--target-xid", "4000000000")...).says(t, exitFailure, "no transaction 4000000000 has ended")
+	space := filepath.Join(pgtest.TempDir(t), "space")
+	basin.run(t, nil, "restore", "--repository", k.location, "-D", space, "--no-sync", "--file=pg_tblspc").says(t, exitSuccess, "directory pg_tblspc/")
+	if found, err := filepath.Glob(filepath.Join(space, "pg_tblspc", "*", "PG_*", "*", "*")); err != nil || len(found) == 0 {
+		t.Errorf("of the tablespaces: %q, %v", found, err)
+	}
 	basin.run(t, nil, args("-D", tar, "--delta")...).says(t, exitFailure, "tar files are made anew")
 	basin.run(t, nil, args("-D", "-")...).says(t, exitFailure, "can only write single tablespace to stdout")
 	// The rest of the last segment is zeros, to which recovery never comes.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"basin/internal/repo"
+	"basin/internal/usererr"
 )
 
 // droppedEnd ends the name of the file in the spool that tells of log that a server gave up.
@@ -50,8 +51,9 @@ func readDropped(path string) (d droppedLog, err error) {
 	if err == nil {
 		err = json.Unmarshal(content, &d)
 	}
-	if err != nil {
-		return d, fmt.Errorf("read which log was given up: %s: %w", path, err)
+	if err != nil { // of what is damaged nothing is told any further
+		return droppedLog{}, usererr.Hinted("Look into it, take a backup, which makes up for log that was given up, and remove the file.",
+			"read which log was given up: %s: %w", path, err)
 	}
 	return d, nil
 }

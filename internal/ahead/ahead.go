@@ -43,11 +43,24 @@ func Open(dir, owner string) (*Folder, error) {
 		return nil, err
 	}
 	for _, folder := range []string{filepath.Dir(path), path} {
-		if err := os.Mkdir(folder, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		err := os.Mkdir(folder, 0o700)
+		if err == nil {
+			err = syncAbove(folder) // what is noted beside it is to last
+		}
+		if err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, usererr.Hinted(fmt.Sprintf("Make %s, for the user of the server.", dir), "make a folder for the spool: %w", err)
 		}
 	}
 	return At(path)
+}
+
+// syncAbove makes the name of a folder durable.
+func syncAbove(folder string) error {
+	above, err := os.Open(filepath.Dir(folder))
+	if err != nil {
+		return err
+	}
+	return errors.Join(above.Sync(), above.Close())
 }
 
 // At opens the folder of a server by its path, as Dir returns it.

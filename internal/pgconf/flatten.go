@@ -47,6 +47,9 @@ type flattener struct {
 	text    bytes.Buffer
 }
 
+// maxReads is how often files are read at most: many lines may refer to one, but references to references grow without end.
+const maxReads = 100 * MaxFiles
+
 // read reads a file that the one in hand, at a depth of 0 none, is to have.
 func (w *flattener) read(name string, depth int) (string, error) {
 	if depth > maxDepth {
@@ -56,7 +59,7 @@ func (w *flattener) read(name string, depth int) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if w.text.Len()+len(content) > 4*MaxSize {
+	if w.text.Len()+len(content) > 4*MaxSize || len(w.flat.From) == maxReads {
 		return "", errLong
 	}
 	w.flat.From = append(w.flat.From, name)

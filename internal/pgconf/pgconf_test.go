@@ -2,6 +2,7 @@ package pgconf
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"path"
@@ -224,6 +225,15 @@ host all all ::1/128 trust
 	same := memory{"/h": "local all \"@no\" peer # @f\n\n  host a \\\n b c d\n"}
 	if flat, err := FlattenAccess(same, "/h"); err != nil || string(flat.Text) != same["/h"] {
 		t.Errorf("without references: %q, %v", flat.Text, err)
+	}
+	many := memory{"/h": "host all @0 all trust\n"}
+	const levels = maxDepth - 2
+	for i := range levels {
+		many[fmt.Sprint("/", i)] = strings.Repeat(fmt.Sprintf("@%d\n", i+1), 50)
+	}
+	many[fmt.Sprint("/", levels)] = "# nobody\n"
+	if _, err := FlattenAccess(many, "/h"); !errors.Is(err, errLong) {
+		t.Errorf("references without end: %v", err)
 	}
 	for reason, files := range map[string]memory{
 		"rules are missing": {"/h": "include i\n"}, "names are missing": {"/h": "host all @f all trust\n"},

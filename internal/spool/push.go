@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"basin/internal/repo"
@@ -137,8 +138,11 @@ func (s *Spool) pushFile(f *file) error {
 		content, err = s.readPart(f.name, from, end)
 		s.mu.Unlock()
 	}
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EIO) {
+		err = &localError{err} // what else there is, such as too many open files, passes
+	}
 	if err != nil {
-		return &localError{err}
+		return err
 	}
 	name, size := f.name, s.o.Directory.SegmentSize
 	if !isWhole {
@@ -167,7 +171,7 @@ func (s *Spool) pushFile(f *file) error {
 	return nil
 }
 
-// localError is a file in the spool that cannot be read.
+// localError is a file in the spool that can never be read.
 type localError struct{ error }
 
 // Unwrap returns why.
