@@ -2,7 +2,6 @@ package inplace
 
 import (
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 
@@ -13,13 +12,7 @@ import (
 // in its place. Programs that forget a sync are caught.
 func TestPowerLoss(t *testing.T) {
 	dir := t.TempDir()
-	program, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := exec.Command(program)
-	c.Env = append(os.Environ(), powerVariable+"="+dir)
-	log := powertest.Record(t, c, dir)
+	log := powertest.Record(t, powertest.Self(t, powerVariable, dir), dir)
 	isSync := func(s powertest.Step) bool { return s.Kind == powertest.Sync }
 	subsets := 2
 	if os.Getenv("BASIN_MATRIX") == "full" {
@@ -38,11 +31,7 @@ func TestPowerLoss(t *testing.T) {
 		{"where the control file is is not", func(s powertest.Step) bool { return isSync(s) && strings.HasSuffix(s.Path, "/global") }, true},
 		{"where the marker is is not", func(s powertest.Step) bool { return isSync(s) && s.Path == "data" }, true},
 	} {
-		states, err := log.Each(powertest.Options{Subsets: subsets, Without: test.without, Dir: powertest.Memory()},
+		log.Try(t, test.reason, powertest.Options{Subsets: subsets, Without: test.without, Dir: powertest.Memory()}, test.fails,
 			func(dir string, said []string) error { return powerCheck(t.Context(), dir, said) })
-		t.Logf("%s: %d steps, %d states; %v", test.reason, len(log.Steps), states, err != nil)
-		if (err != nil) != test.fails {
-			t.Errorf("%s: %v", test.reason, err)
-		}
 	}
 }

@@ -11,10 +11,12 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
+	"testing"
 )
 
 // Kind is what a step is.
@@ -103,6 +105,28 @@ func (l *Log) Each(o Options, check func(dir string, said []string) error) (stat
 		}
 	}
 	return states, nil
+}
+
+// Try is Each as a test: with what is left out of the log by o, check fails, or it does not.
+func (l *Log) Try(t testing.TB, reason string, o Options, fails bool, check func(dir string, said []string) error) {
+	t.Helper()
+	states, err := l.Each(o, check)
+	t.Logf("%s: %d steps, %d states; %v", reason, len(l.Steps), states, err != nil)
+	if (err != nil) != fails {
+		t.Errorf("%s: %v", reason, err)
+	}
+}
+
+// Self returns a call of the program of the test itself, with a variable set by which it knows what to do.
+func Self(t testing.TB, variable, value string) *exec.Cmd {
+	t.Helper()
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := exec.Command(program)
+	c.Env = append(os.Environ(), variable+"="+value)
+	return c
 }
 
 // world is what is on a disk, and what may be.

@@ -1,8 +1,6 @@
 package repo
 
 import (
-	"os"
-	"os/exec"
 	"strings"
 	"testing"
 
@@ -13,13 +11,7 @@ import (
 // that forget a sync are caught.
 func TestPowerLoss(t *testing.T) {
 	dir := t.TempDir()
-	program, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := exec.Command(program)
-	c.Env = append(os.Environ(), powerVariable+"="+dir)
-	log := powertest.Record(t, c, dir)
+	log := powertest.Record(t, powertest.Self(t, powerVariable, dir), dir)
 	isSync := func(s powertest.Step) bool { return s.Kind == powertest.Sync }
 	subsets := 1
 	if isFull() {
@@ -36,13 +28,9 @@ func TestPowerLoss(t *testing.T) {
 		{"no file is synced", func(s powertest.Step) bool { return isSync(s) && !s.IsDir }, true},
 		{"commits that are removed", func(s powertest.Step) bool { return isSync(s) && s.IsDir && strings.HasSuffix(s.Path, "/backups") }, true},
 	} {
-		states, err := log.Each(powertest.Options{
+		log.Try(t, test.reason, powertest.Options{
 			Subsets: subsets, Without: test.without, Dir: powertest.Memory(),
 			Ignore: func(path string) bool { return strings.HasPrefix(path, "~") },
-		}, func(dir string, said []string) error { return powerCheck(t.Context(), dir, said) })
-		t.Logf("%s: %d steps, %d states; %v", test.reason, len(log.Steps), states, err != nil)
-		if (err != nil) != test.fails {
-			t.Errorf("%s: %v", test.reason, err)
-		}
+		}, test.fails, func(dir string, said []string) error { return powerCheck(t.Context(), dir, said) })
 	}
 }

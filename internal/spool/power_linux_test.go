@@ -2,7 +2,6 @@ package spool
 
 import (
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 
@@ -13,19 +12,13 @@ import (
 // repository. Programs that forget a sync are caught.
 func TestPowerLoss(t *testing.T) {
 	t.Parallel()
-	program, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	subsets, stride := 0, 6
 	if os.Getenv("BASIN_MATRIX") == "full" {
 		subsets, stride = 4, 1
 	}
 	for _, mode := range []string{"spool", inRepositoryMode} {
 		dir := t.TempDir()
-		c := exec.Command(program)
-		c.Env = append(os.Environ(), powerVariable+"="+mode+":"+dir)
-		log := powertest.Record(t, c, dir)
+		log := powertest.Record(t, powertest.Self(t, powerVariable, mode+":"+dir), dir)
 		isOf := func(s powertest.Step, folder string) bool {
 			return s.Kind == powertest.Sync && strings.HasPrefix(s.Path, folder)
 		}
@@ -47,14 +40,10 @@ func TestPowerLoss(t *testing.T) {
 			if test.fails {
 				every = 1
 			}
-			states, err := log.Each(powertest.Options{
+			log.Try(t, "acknowledged in the "+mode+", "+test.reason, powertest.Options{
 				Subsets: subsets, Every: every, Without: test.without, Dir: powertest.Memory(),
 				Ignore: func(path string) bool { return strings.HasPrefix(path, "repository/~") },
-			}, func(dir string, said []string) error { return powerCheck(t.Context(), dir, mode, said) })
-			t.Logf("acknowledged in the %s, %s: %d steps, %d states; %v", mode, test.reason, len(log.Steps), states, err != nil)
-			if (err != nil) != test.fails {
-				t.Errorf("acknowledged in the %s, %s: %v", mode, test.reason, err)
-			}
+			}, test.fails, func(dir string, said []string) error { return powerCheck(t.Context(), dir, mode, said) })
 		}
 	}
 }
