@@ -94,8 +94,9 @@ Options:
   -Z, --compress=METHOD[:DETAIL]
                              compress tar files by gzip, lz4 or zstd
       --standby              a standby, which goes on with the log for as long as it comes
-      --keep-archive-mode    the restored cluster archives as the source does; else archive_mode
-                             is off, so that it does not mix its log with the source's
+      --keep-archive-mode    the restored cluster archives as the source does; else
+                             archive_mode is off, so that it does not mix its log with the
+                             source's
   -j, --jobs=N               files that are made side by side (default: one for each processor)
   -N, --no-sync              do not wait for changes to be written safely to disk
   -P, --progress             show progress information
@@ -103,8 +104,8 @@ Options:
   -?, --help                 show this help, then exit
 
 Target (default: the end of the log that is there without a gap):
-      --target-time=TIME     such as "2026-11-26 14:30:00+01" or "2026-11-26 14:30 Europe/Berlin";
-                             without a zone it is this host's
+      --target-time=TIME     such as "2026-11-26 14:30:00+01", or with a zone's name,
+                             "2026-11-26 14:30 Europe/Berlin"; without either it is this host's
       --target-lsn=LSN       a position in the log
       --target-xid=XID       a transaction, the end of which is looked for in the log
       --target-name=NAME     a restore point
@@ -132,9 +133,11 @@ Examples: the table was dropped at 14:31; in one of many databases; a file was l
   %[1]s --repository=/srv/backup -D /srv/restored --target-time="2026-11-26 14:30:59"
   %[1]s --repository=/srv/backup -D /srv/restored --database=shop \
                  --target-time="2026-11-26 14:30:59"
-  %[1]s --repository=/srv/backup -D /srv/pg/main --delta --target-time="2026-11-26 14:30:59"
+  %[1]s --repository=/srv/backup -D /srv/pg/main --delta \
+                 --target-time="2026-11-26 14:30:59"
                  the cluster itself, which is stopped; only what changed is written
-  %[1]s --repository=/srv/backup -D /srv/files --file=pg_hba.conf --file=shop.public.orders
+  %[1]s --repository=/srv/backup -D /srv/files --file=pg_hba.conf \
+                 --file=shop.public.orders
 `, called, helpRepositoryOptions)
 	return err
 }
@@ -246,8 +249,8 @@ Usage:
 
 All is compared with what was read from the cluster when it was backed up.
 
-Without a backup all are verified, and the log. Each damage is named, with the backups and files
-that need it; then the status is 1.
+Without a backup all are verified, and the log. Each damage is named, with the backups and
+files that need it; then the status is 1.
 
 Options:
       --sample=SHARE         read only such a part, as 5%%, of packs and log: what was not read
