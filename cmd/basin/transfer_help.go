@@ -24,11 +24,11 @@ the time short that a loss of the first repository costs.
 
 Options that say where to (--repository is the one that is read):
       --to=LOCATION           a directory, s3://BUCKET/PREFIX, or a name in the configuration
-      --to-key-file=FILE      its unlocked private key, if it is encrypted; without it nothing is
-                              known of the backups there, and each is stored whole
+      --to-key-file=FILE      its unlocked private key, if it is encrypted; without it nothing
+                              is known of the backups there, and each is stored whole
       --to-fingerprint=DIGITS of its public key, as basin init showed it
-      --to-s3-endpoint=URL    its S3 server; these are as the options without "to-", and nothing of
-                              the environment counts for them
+      --to-s3-endpoint=URL    its S3 server; these are as the options without "to-", and
+                              nothing of the environment counts for them
       --to-s3-region=REGION   region of its bucket
       --to-s3-path-style      its bucket is in the path of URLs
       --to-s3-ca-file=FILE    certificates that its S3 server's is to be signed by
