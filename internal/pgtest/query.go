@@ -2,6 +2,7 @@ package pgtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -77,10 +78,25 @@ func (s *Server) QueryIn(t testing.TB, database, statement string) string {
 	return strings.Join(rows, "\n")
 }
 
-// WaitFor asks until a statement gives what is wanted.
+// WaitFor asks until a statement gives what is wanted. Recovery, which is often what is waited for, may cancel it, and that
+// is no answer.
 func (s *Server) WaitFor(t testing.TB, statement, want string) {
 	t.Helper()
-	wait(t, statement+" = "+want, func() bool { return s.Query(t, statement) == want })
+	wait(t, statement+" = "+want, func() bool {
+		rows, err := s.run(t.Context(), "postgres", statement)
+		if err != nil && !isConflict(err) {
+			t.Fatal(err)
+		}
+		return err == nil && strings.Join(rows, "\n") == want
+	})
+}
+
+// isConflict says whether a statement, or a session that began, was in the way of recovery.
+//
+// Source: ProcessRecoveryConflictInterrupt in src/backend/tcop/postgres.c, PostgreSQL 18.
+func isConflict(err error) bool {
+	server := (*pgconn.PgError)(nil)
+	return errors.As(err, &server) && server.Code == "40001" && strings.Contains(server.Message, "conflict with recovery")
 }
 
 // Set changes a setting of the running server, also for its next starts. What a
