@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -138,8 +139,8 @@ func (s *Spool) pushFile(f *file) error {
 		content, err = s.readPart(f.name, from, end)
 		s.mu.Unlock()
 	}
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EIO) {
-		err = &localError{err} // what else there is, such as too many open files, passes
+	if err != nil && !passes(err) {
+		err = &localError{err}
 	}
 	if err != nil {
 		return err
@@ -169,6 +170,12 @@ func (s *Spool) pushFile(f *file) error {
 		}
 	}
 	return nil
+}
+
+// passes says whether an error on reading a file is of this process or this moment, and not of the file.
+func passes(err error) bool {
+	return slices.ContainsFunc([]error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ESTALE, syscall.EAGAIN},
+		func(passing error) bool { return errors.Is(err, passing) })
 }
 
 // localError is a file in the spool that can never be read.
