@@ -5,16 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"testing"
 	"time"
 
 	"basin/internal/backup"
 )
 
-// brokenSource ends with an error before its last files.
+// brokenSource ends with an error before its last files, once the store has so many bytes of what came.
 type brokenSource struct {
 	*treeSource
-	left int // files that come
+	left   int // files that come
+	stored func() int64
+	wants  int64
 }
 
 var errBroken = errors.New("the connection broke")
@@ -22,6 +25,12 @@ var errBroken = errors.New("the connection broke")
 func (s *brokenSource) Next(ctx context.Context) (backup.Member, io.Reader, error) {
 	if len(s.dirs) == 0 {
 		if s.left == 0 {
+			for s.stored() < s.wants {
+				if ctx.Err() != nil {
+					return backup.Member{}, nil, context.Cause(ctx)
+				}
+				runtime.Gosched()
+			}
 			return backup.Member{}, nil, errBroken
 		}
 		s.left--
@@ -43,12 +52,13 @@ func largeTree(files int) tree {
 	return t
 }
 
-// fail has a backup fail after so many files.
+// fail has a backup fail after so many files, of which more than half are stored.
 func fail(t *testing.T, c *Cluster, tr tree, files int, o SinkOptions) {
 	t.Helper()
 	o.packSize = 8 * BlockSize
 	sink := c.NewSink(o)
-	if err := backup.Copy(t.Context(), sink, &brokenSource{newTreeSource(tr, rng(3)), files}, backup.Options{}); !errors.Is(err, errBroken) {
+	source := &brokenSource{newTreeSource(tr, rng(3)), files, sink.stored.Load, int64(files) * 40 * BlockSize * 3 / 5}
+	if err := backup.Copy(t.Context(), sink, source, backup.Options{}); !errors.Is(err, errBroken) {
 		t.Fatal(err)
 	}
 	if err := sink.Close(); err != nil {
