@@ -56,8 +56,8 @@ bench: basin ## time and memory beside the stock programs; writes docs/benchmark
 million: basin ## memory of verifying and combining a backup of a million files; takes two minutes
 	build/million.sh ./basin
 
-growth: ## memory and index of ten million files, simulated; takes half an hour; writes docs/growth.md
-	BASIN_GROWTH=$(CURDIR)/docs/growth.md $(GO) test -count=1 -timeout 3h -run 'TestGrowth$$' -v ./internal/repo
+growth: ## memory and index of ten million files and of 10 TB, simulated; takes two hours; writes docs/growth.md
+	BASIN_GROWTH=$(CURDIR)/docs/growth.md $(GO) test -count=1 -timeout 8h -run 'TestGrowth$$' -v ./internal/repo
 
 lint: ## formatting, vet and staticcheck
 	build/lint.sh

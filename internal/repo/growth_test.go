@@ -63,6 +63,7 @@ type growth struct {
 // growthResult is what two backups of it took, in the second of which a thousandth of the pages changed.
 type growthResult struct {
 	First, Second growthBackup
+	Temporary     int64 // bytes of temporary files that were there at once at most, seen each second
 }
 
 // growthBackup is what one backup took.
@@ -249,6 +250,10 @@ func growthProcess(of string) error {
 	}
 	var result growthResult
 	var parent *Commit
+	watched, end := context.WithCancel(ctx)
+	defer end()
+	seen := make(chan int64, 1)
+	go func() { seen <- mostTemporary(watched, os.Getenv("TMPDIR"), g.Dir) }()
 	for i, to := range []*growthBackup{&result.First, &result.Second} {
 		r, err := Open(ctx, store, Options{TempDir: os.Getenv("TMPDIR")})
 		if err != nil {
@@ -263,7 +268,35 @@ func growthProcess(of string) error {
 			return err
 		}
 	}
+	end()
+	result.Temporary = <-seen
 	return json.NewEncoder(os.Stdout).Encode(result)
+}
+
+// mostTemporary returns how many bytes the files below a folder, but not below another, that this process has open had
+// together at most until it was told to end.
+func mostTemporary(ctx context.Context, dir, but string) (most int64) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return most
+		case <-tick.C:
+		}
+		var now int64
+		open, _ := filepath.Glob("/proc/self/fd/*") // one that was closed meanwhile counts for nothing
+		for _, name := range open {
+			to, err := os.Readlink(name)
+			if err != nil || !strings.HasPrefix(to, dir+"/") || strings.HasPrefix(to, but+"/") {
+				continue
+			}
+			if info, err := os.Stat(name); err == nil && info.Mode().IsRegular() {
+				now += info.Size()
+			}
+		}
+		most = max(most, now)
+	}
 }
 
 // measure makes a backup.
