@@ -129,6 +129,9 @@ func restoreCluster(ctx context.Context, c call) error {
 	if run.part, err = chooseDatabases(ctx, r, plan.commit, o.Part.Databases); err != nil {
 		return err
 	}
+	if err := run.checkPlaces(plan); err != nil {
+		return err
+	}
 	if plan.conf, err = run.adopt(ctx, plan.commit); err != nil {
 		return err
 	}

@@ -21,7 +21,7 @@ func TestPartsOfBackups(t *testing.T) {
 	for _, major := range []int{14, 18} {
 		t.Run(fmt.Sprint(major), func(t *testing.T) {
 			t.Parallel()
-			conf := map[string]string{"autovacuum": "off"}
+			conf := map[string]string{"autovacuum": "off", "max_prepared_transactions": "5"}
 			if major == 14 { // it has no checksums either
 				conf["full_page_writes"] = "off"
 			}
@@ -48,6 +48,7 @@ func TestPartsOfBackups(t *testing.T) {
 					"SELECT nextval('numbers')", "VACUUM FULL later", "REINDEX TABLE orders")
 			}
 			k.Exec(t, "CREATE DATABASE made", "DROP DATABASE IF EXISTS none")
+			k.ExecIn(t, "crm", "BEGIN", "INSERT INTO untouched VALUES (0)", "PREPARE TRANSACTION 'half'")
 			m := k.mark(t)
 			k.archived(t)
 
@@ -69,8 +70,9 @@ func TestPartsOfBackups(t *testing.T) {
 					t.Errorf("database %s: %v", dbname, err)
 				}
 			}
-			basin.run(t, nil, "restored", "-U", "postgres", s.DataDir).says(t, exitSuccess, "yes: recovery ended",
-				"crm was left out of the restore", `DROP DATABASE "it's ""odd""";`)
+			confirmed := basin.run(t, nil, "restored", "-U", "postgres", s.DataDir)
+			confirmed.says(t, exitSuccess, "yes: recovery ended", "crm was left out of the restore", `DROP DATABASE "it's ""odd""";`, "'half' of postgres in crm")
+			endStuck(t, s, confirmed.stdout)
 			s.Exec(t, "DROP DATABASE crm", `DROP DATABASE "it's ""odd"""`)
 			if e := basin.run(t, nil, "restored", "-U", "postgres", s.DataDir); e.status != exitSuccess || strings.Contains(e.stdout, "empty database") {
 				t.Error(e)
@@ -92,6 +94,25 @@ func TestPartsOfBackups(t *testing.T) {
 			e.failed(t, `there is no database "none" in the backup`, `"it's \"odd\""`)
 		})
 	}
+}
+
+// endStuck does what is told of a prepared transaction that nobody can end.
+func endStuck(t *testing.T, s *pgtest.Server, told string) {
+	t.Helper()
+	_, name, ok := strings.Cut(told, "remove the file in pg_twophase whose name ends in ")
+	name, _, _ = strings.Cut(name, ",")
+	if !ok || len(name) != 8 {
+		t.Fatalf("told is %s", told)
+	}
+	s.Stop(t, pgtest.Fast)
+	files, err := filepath.Glob(filepath.Join(s.DataDir, "pg_twophase", "*"+name))
+	if err != nil || len(files) != 1 {
+		t.Fatal(files, err)
+	}
+	if err := os.Remove(files[0]); err != nil {
+		t.Fatal(err)
+	}
+	s.Start(t)
 }
 
 // emptied returns the databases of a server whose files take no room, of those that have any.

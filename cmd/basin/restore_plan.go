@@ -35,7 +35,12 @@ func (r *restoreRun) plan(ctx context.Context) (*restorePlan, error) {
 	if err != nil && r.o.Backup == "" {
 		r.report.warning("some backups cannot be read: %s", err)
 	}
+	found, err := r.cluster.Verification(ctx)
+	if err != nil {
+		r.report.warning("what was found damaged before is not known: %s", err)
+	}
 	var refused []error
+	isDamaged := false // a newer backup
 	for i := len(commits) - 1; i >= 0; i-- {
 		commit := commits[i]
 		if r.o.Backup != "" && commit.ID != r.o.Backup || r.o.Backup == "" && commit.Damaged {
@@ -43,7 +48,11 @@ func (r *restoreRun) plan(ctx context.Context) (*restorePlan, error) {
 		}
 		plan, err := r.planFrom(ctx, commit)
 		if err == nil {
-			if len(refused) > 0 && r.o.Target.kind == "" { // an earlier target is why, else
+			err = r.checkDamage(ctx, plan, found)
+			isDamaged = isDamaged || err != nil
+		}
+		if err == nil {
+			if len(refused) > 0 && (isDamaged || r.o.Target.kind == "") { // an earlier target is why, else
 				r.report.warning("an older backup than the newest is restored: %s", refused[0])
 			}
 			return plan, nil
@@ -63,6 +72,26 @@ func (r *restoreRun) plan(ctx context.Context) (*restorePlan, error) {
 		return nil, usererr.Hinted("basin list shows the backups.", "there is no backup %s of %s", r.o.Backup, r.cluster.Name())
 	}
 	return nil, usererr.Hinted("basin backup takes one.", "there is no backup of %s", r.cluster.Name())
+}
+
+// checkDamage refuses a backup of which it is known that it is not whole, so that this is not learnt when half of it is restored.
+// If it was asked for by name, it is restored as far as it goes.
+func (r *restoreRun) checkDamage(ctx context.Context, p *restorePlan, found repo.Verification) error {
+	damaged, err := r.cluster.Needs(ctx, &p.commit, found.Damages)
+	if err != nil || len(damaged) == 0 {
+		return err
+	}
+	more := ""
+	if len(damaged) > 1 {
+		more = fmt.Sprintf(" and %d more", len(damaged)-1)
+	}
+	err = usererr.Hinted("basin verify --backup="+p.commit.ID+" reads it again and tells what is affected. --backup="+p.commit.ID+" restores what comes before the damage.",
+		"backup %s needs %s%s, found damaged or missing by basin verify at %s or before", p.commit.ID, damaged[0], more, stamp(found.Newest))
+	if r.o.Backup != "" {
+		r.report.warning("%s", err)
+		return nil
+	}
+	return err
 }
 
 // planFrom sees that a backup and the log lead to the target.
@@ -123,6 +152,21 @@ func (p *restorePlan) isBefore(at wal.LSN, transactions wal.Transactions) bool {
 		return transactions.Count > 0 && transactions.Earliest.After(p.target.time)
 	}
 	return p.target.kind == "immediate"
+}
+
+// checkPlaces refuses to put a tablespace of the backup where there is something that is not this cluster's.
+func (r *restoreRun) checkPlaces(p *restorePlan) error {
+	for _, t := range p.commit.Tablespaces {
+		to := r.mapped(t)
+		if r.into == nil || !filepath.IsAbs(t.Location) || r.into.Holds(t.OID, to) {
+			continue
+		}
+		if there, err := os.ReadDir(to); err == nil && len(there) > 0 {
+			return usererr.Hinted(fmt.Sprintf("Have it be made elsewhere, with --tablespace-mapping=%s=DIRECTORY, or move away what is there if nobody needs it.", t.Location),
+				"tablespace %d belongs into \"%s\", which exists but is not empty", t.OID, to)
+		}
+	}
+	return nil
 }
 
 // checkTablespaces refuses to have recovery make a tablespace where there is something: it would

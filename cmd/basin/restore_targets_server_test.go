@@ -89,6 +89,48 @@ func TestRestoreTargets(t *testing.T) {
 	}
 	latest.Stop(t, pgtest.Immediate)
 	k.checkTwoLines(t, xid)
+	k.checkKnownDamage(t)
+}
+
+// elsewhere returns the option that has the first tablespace be made at another place.
+func (k *kept) elsewhere(t *testing.T) string {
+	t.Helper()
+	return "--tablespace-mapping=" + k.tablespaces[0] + "=" + filepath.Join(pgtest.TempDir(t), "one")
+}
+
+// checkKnownDamage damages what the newest backup alone needs: once verify has found it, the one before is restored, and the
+// newest only if it is asked for.
+func (k *kept) checkKnownDamage(t *testing.T) {
+	t.Helper()
+	packs := func() map[string]bool {
+		found, err := filepath.Glob(filepath.Join(k.location, "*", "*", "packs", "*"))
+		if err != nil || len(found) == 0 {
+			t.Fatal("no packs", err)
+		}
+		names := make(map[string]bool)
+		for _, name := range found {
+			names[name] = true
+		}
+		return names
+	}
+	args := func(more ...string) []string {
+		return append([]string{"restore", "--repository", k.location, "--no-sync", "-D", filepath.Join(pgtest.TempDir(t), "data")}, more...)
+	}
+	dry := args("--dry-run")
+	k.basin.run(t, nil, dry...).says(t, exitFailure, "which exists but is not empty", "--tablespace-mapping=")
+	mapping := k.elsewhere(t)
+	before := packs()
+	k.backUp(t, false)
+	for name := range packs() {
+		if !before[name] {
+			if err := os.Truncate(name, 100); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	k.basin.run(t, nil, "verify", "--repository", k.location).says(t, exitFailure, "damaged")
+	k.basin.run(t, nil, args(mapping, "--dry-run")...).says(t, exitSuccess, "warning: an older backup than the newest is restored: backup", "found damaged or missing by basin verify")
+	k.basin.run(t, nil, args(mapping, "--backup=latest")...).says(t, exitFailure, "warning: backup", "found damaged or missing by basin verify", "basin verify names the backups")
 }
 
 // checkTwoLines goes on from a transaction on a timeline of its own, and asks for a moment before that began, when the source
@@ -108,7 +150,7 @@ func (k *kept) checkTwoLines(t *testing.T, xid string) {
 		}
 	}
 	plan := func(more ...string) ending {
-		return k.basin.run(t, nil, append([]string{"restore", "--repository", k.location, "-D", filepath.Join(pgtest.TempDir(t), "data"), "--dry-run"}, more...)...)
+		return k.basin.run(t, nil, append([]string{"restore", "--repository", k.location, "-D", filepath.Join(pgtest.TempDir(t), "data"), "--dry-run", k.elsewhere(t)}, more...)...)
 	}
 	plan("--target-time", before).says(t, exitFailure, "there were two timelines: timeline 1 went on behind", "--target-timeline=1 restores what was there then")
 	plan("--target-time", before, "--target-timeline=1").says(t, exitSuccess, ", timeline 1\n")

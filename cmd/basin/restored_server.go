@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -223,8 +224,15 @@ func (r *restoredConn) readContents(ctx context.Context, d *restoredDir, s *rest
 		if s.inRecovery {
 			return nil
 		}
+		rows, err = c.Query(ctx, `SELECT format('%L of %I in %I, since %s', gid, owner, database, prepared), database, transaction FROM pg_prepared_xacts ORDER BY prepared`)
 		s.prepared = []string{}
-		return list(c, &s.prepared, `SELECT format('%L of %I in %I, since %s', gid, owner, database, prepared) FROM pg_prepared_xacts ORDER BY prepared`)
+		for _, row := range rows {
+			if len(row) != 3 {
+				return errors.New("the server does not answer with three columns of prepared transactions")
+			}
+			s.prepared = append(s.prepared, string(row[0])+s.stuck(string(row[1]), string(row[2])))
+		}
+		return err
 	})
 	if err != nil {
 		return err
@@ -242,6 +250,18 @@ func (r *restoredConn) readContents(ctx context.Context, d *restoredDir, s *rest
 		}
 	}
 	return nil
+}
+
+// stuck tells how to be rid of a prepared transaction of a database that is empty, to which nobody can connect, as who ends it must.
+// It is empty for one of any other.
+//
+// Source: TwoPhaseFilePath and restoreTwoPhaseData in src/backend/access/transam/twophase.c, PostgreSQL 18.
+func (s *restoredServer) stuck(database, transaction string) string {
+	xid, err := strconv.ParseUint(transaction, 10, 32)
+	if err != nil || !slices.Contains(s.empty, database) {
+		return ""
+	}
+	return fmt.Sprintf(": nobody can end it, and the database cannot be dropped before; stop the server, remove the file in pg_twophase whose name ends in %08X, which rolls it back, and start it", xid)
 }
 
 // isStarting says whether a server is there and not open yet.

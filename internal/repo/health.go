@@ -162,6 +162,44 @@ func (c *Cluster) Verification(ctx context.Context) (Verification, error) {
 	return v, nil
 }
 
+// Needs returns the names of objects without which a backup, or the log up to where it ends, is not whole, of those that are
+// named, in their order. Without names nothing is read, else the whole index of the backup.
+func (c *Cluster) Needs(ctx context.Context, commit *Commit, of []string) ([]string, error) {
+	if len(of) == 0 {
+		return nil, nil
+	}
+	needs := map[string]bool{c.commitName(commit.ID): true}
+	for _, level := range commit.levels() {
+		for _, ref := range level {
+			needs[c.partName(ref.ID)] = true
+		}
+	}
+	for segment := range commit.segments() {
+		if name, err := c.logName(segment); err == nil {
+			needs[name] = true
+		}
+	}
+	named := make(map[PackID]bool)
+	for _, name := range of {
+		var id PackID
+		if text, isPack := strings.CutPrefix(name, c.below("packs/")); isPack && id.UnmarshalText([]byte(text)) == nil {
+			named[id] = true
+		}
+	}
+	if len(named) > 0 {
+		err := c.eachExtent(ctx, commit, func(_ key, x extent) error {
+			if named[x.at.pack] {
+				needs[c.packName(x.at.pack)] = true
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(of), func(name string) bool { return !needs[name] }), nil
+}
+
 // maxDamages is how many damages are remembered.
 const maxDamages = 1000
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -183,6 +184,43 @@ func TestDamageIsRemembered(t *testing.T) {
 	verify(t, c, VerifyOptions{Now: now.Add(5 * time.Hour)})
 	if v, err := c.Verification(t.Context()); err != nil || len(v.Damages) != 0 || !v.Newest.Equal(now.Add(5*time.Hour)) {
 		t.Errorf("mended: %+v, %v", v, err)
+	}
+}
+
+// Of a damage it is known which backups need what is damaged, and that others do not.
+func TestNeeds(t *testing.T) {
+	c, states := whole(t, false)
+	damages := make(map[string]int) // how many backups need each
+	for _, name := range objects(t, c, "") {
+		broken := reopen(t, c, with(t, memory(c), name, []byte("nothing")))
+		found, _ := verify(t, broken, VerifyOptions{})
+		if _, ok := found[name]; !ok {
+			continue // it is what the repository is opened with
+		}
+		v, err := broken.Verification(t.Context())
+		if err != nil || !slices.Contains(v.Damages, name) {
+			t.Fatalf("%s: remembered are %v, %v", name, v.Damages, err)
+		}
+		for id := range states {
+			commit, err := c.Backup(t.Context(), id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			needs, err := c.Needs(t.Context(), &commit, v.Damages)
+			if err != nil {
+				t.Fatal(err)
+			}
+			isNeeded := slices.Contains(found[name].Backups, id)
+			if slices.Contains(needs, name) != isNeeded {
+				t.Errorf("%s: backup %s needs %v of what is damaged, and is said to be affected: %v", name, id, needs, isNeeded)
+			}
+			if isNeeded {
+				damages[name[:strings.LastIndexByte(name, '/')]]++
+			}
+		}
+	}
+	if len(damages) < 3 { // commits, parts, packs
+		t.Errorf("damaged was only %v", damages)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"iter"
 	"slices"
 	"sync"
@@ -423,9 +424,9 @@ func (f *frames) fetchRun(ctx context.Context, keys []frameKey, end int64, wante
 	if end < begin || end-begin > 2*packSize || begin < seal.HeadSize {
 		return errPart
 	}
-	data, err := f.cluster.repo.store.Get(ctx, name, begin, end-begin)
+	data, err := f.cluster.readPack(ctx, name, begin, end-begin)
 	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		return err
 	}
 	if int64(len(data)) != end-begin {
 		return fmt.Errorf("%s: it is too short: %w", name, seal.ErrDamaged)
@@ -449,9 +450,9 @@ func (f *frames) box(ctx context.Context, id PackID, name string) (*seal.Box, er
 	if ok {
 		return box, nil
 	}
-	head, err := f.cluster.repo.store.Get(ctx, name, 0, seal.HeadSize)
+	head, err := f.cluster.readPack(ctx, name, 0, seal.HeadSize)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, err
 	}
 	if box, err = f.cluster.repo.open(ctx, kindPack, name, head); err != nil {
 		return nil, err
@@ -463,4 +464,18 @@ func (f *frames) box(ctx context.Context, id PackID, name string) (*seal.Box, er
 	}
 	f.boxes[id] = box
 	return box, nil
+}
+
+// readPack reads n bytes of a pack from off on, where an index says that there are some: that there are none is a damage.
+func (c *Cluster) readPack(ctx context.Context, name string, off, n int64) ([]byte, error) {
+	data, err := c.repo.store.Get(ctx, name, off, n)
+	switch {
+	case errors.Is(err, fs.ErrInvalid):
+		return nil, fmt.Errorf("%s is too short: %w", name, seal.ErrDamaged)
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("%s: %w: %w", name, seal.ErrDamaged, fs.ErrNotExist)
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return data, nil
 }
