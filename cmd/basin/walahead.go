@@ -9,7 +9,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -25,19 +27,24 @@ const (
 	aheadWord = "ahead"
 	// aheadBytes is how much is in the spool of a server at most, in bytes.
 	aheadBytes = 128 << 20
-	// aheadJobs is how many segments are got at once. Each is in memory.
+	// aheadJobs is how many segments are got at once, or one more. Each is in memory.
 	aheadJobs = 4
-	// aheadTime is how long such a process lasts at most.
+	// aheadTime is how long it takes at most to get them.
 	aheadTime = 2 * time.Minute
+	// idleTime is how long such a process waits for a segment to be taken, until it ends.
+	idleTime = 10 * time.Second
 	// comingTime is how long is waited for a file that another process is getting.
 	comingTime = time.Minute
+	// graceTime is how long is waited for another process to say that it gets the file, as it may be about to.
+	graceTime = 25 * time.Millisecond
 )
 
 // take moves a segment out of the spool. If it is being got, it is waited for. It returns its size in bytes, and whether it
 // was there.
 func (g *logGetter) take(ctx context.Context, s *ahead.Folder, name, path string) (int64, bool) {
-	for deadline := time.Now().Add(comingTime); ; {
-		isComing := s.IsComing(name) // before it is looked for, so that what has just come is found
+	begun := time.Now()
+	for {
+		isTurn, isComing := s.IsAtWork(name) // before it is looked for, so that what has just come is found
 		size, err := s.Take(name, path)
 		switch {
 		case err == nil:
@@ -45,7 +52,7 @@ func (g *logGetter) take(ctx context.Context, s *ahead.Folder, name, path string
 		case !errors.Is(err, fs.ErrNotExist):
 			g.report.warning("%v; it is got from the repository", err)
 			return 0, false
-		case !isComing || time.Now().After(deadline):
+		case !isTurn, !isComing && time.Since(begun) > graceTime, time.Since(begun) > comingTime:
 			return 0, false
 		}
 		timer := time.NewTimer(3 * time.Millisecond)
@@ -93,15 +100,18 @@ func missing(s *ahead.Folder, names []string) ([]string, error) {
 	return nil, nil
 }
 
-// ahead starts a process that gets what recovery will ask for after a segment, if less than half of that is in the spool.
-// What goes wrong with it is no concern of who asked for this one.
+// ahead starts a process that gets what recovery will ask for after a segment, if less than half of that is in the spool, and
+// none is at work. What goes wrong with it is no concern of who asked for this one.
 func (g *logGetter) ahead(p place, s *ahead.Folder, name string, size int64) error {
 	names, err := window(name, size)
 	if err != nil {
 		return nil
 	}
 	left, err := missing(s, names)
-	if err != nil || len(left)*2 < len(names) || len(left) == 0 || s.IsComing(left[0]) {
+	if err != nil || len(left)*2 < len(names) || len(left) == 0 {
+		return nil
+	}
+	if isTurn, _ := s.IsAtWork(name); isTurn {
 		return nil
 	}
 	if err := g.startAhead(p, s, name, size); err != nil {
@@ -151,43 +161,41 @@ func (g *logGetter) startAhead(p place, s *ahead.Folder, name string, size int64
 	return c.Process.Release()
 }
 
-// getAhead gets into the spool what recovery will ask for after a segment. Another process that does is left to it.
-func getAhead(ctx context.Context, g logGetter, dir, name, size string) error {
-	ctx, cancel := context.WithTimeout(ctx, aheadTime)
-	defer cancel()
-	s, err := ahead.At(dir)
-	if err != nil {
+// filler gets files of the log into the spool.
+type filler struct {
+	logGetter
+	spool   *ahead.Folder
+	turn    *ahead.Turn
+	size    int64 // of a segment, in bytes
+	cluster *repo.Cluster
+
+	mu     sync.Mutex
+	ahead  []string        // what was begun with, in order, and has not been seen to be taken
+	put    map[string]bool // of that, what came
+	gotAny bool
+}
+
+// getAhead gets into the spool what recovery will ask for after a segment, and what comes behind that, as long as it is asked for: who
+// stays need not begin with a process and a connection again. It leaves that to another process if one does it.
+func getAhead(ctx context.Context, g logGetter, dir, name, size string) (err error) {
+	f := filler{logGetter: g}
+	if f.spool, err = ahead.At(dir); err != nil {
 		return err
 	}
-	bytes, err := strconv.ParseInt(size, 10, 64)
-	if err != nil {
+	if f.size, err = strconv.ParseInt(size, 10, 64); err != nil {
 		return err
 	}
-	names, err := window(name, bytes)
+	names, err := window(name, f.size)
 	if err != nil || len(names) == 0 {
 		return err
 	}
-	lock, err := s.Lock(names[0], names[len(names)-1])
-	if err != nil || lock == nil {
+	if f.turn, err = f.spool.Begin(); err != nil || f.turn == nil {
 		return err
 	}
-	defer lock.Close() // which lets go of it
-	wanted := make(map[string]bool)
-	for _, n := range names {
-		wanted[n] = true
-	}
-	if err := s.Keep(func(file string) bool { return wanted[file] }); err != nil {
-		return err
-	}
-	if names, err = missing(s, names); err != nil {
-		return err
-	}
-	if len(names) == 0 {
-		return nil
-	}
-	all, _, err := g.o.each()
+	defer f.turn.End() // which closes what was only read by others
+	all, _, err := f.o.each()
 	if err == nil && len(all) > 1 {
-		g.o.repositoryOptions, err = g.which(ctx, all, names[0])
+		f.o.repositoryOptions, err = f.which(ctx, all, names[0])
 	}
 	if errors.Is(err, fs.ErrNotExist) { // the end of the log
 		return nil
@@ -195,22 +203,24 @@ func getAhead(ctx context.Context, g logGetter, dir, name, size string) error {
 	if err != nil {
 		return err
 	}
-	p, err := g.o.place()
+	p, err := f.o.place()
 	if err != nil {
 		return err
 	}
-	r, c, err := g.open(ctx, p)
+	r, c, err := f.open(ctx, p)
 	if err != nil {
 		return err
 	}
-	err = g.fill(ctx, s, c, names, bytes)
-	if errors.Is(err, fs.ErrNotExist) && p.Cluster == "" { // it need not be "main"
-		other, notThere := p.chooseCluster(ctx, r, g.o.repositoryOptions)
+	f.cluster = c
+	err = f.fill(ctx, name)
+	if errors.Is(err, fs.ErrNotExist) && !f.gotAny && p.Cluster == "" { // it need not be "main"
+		other, notThere := p.chooseCluster(ctx, r, f.o.repositoryOptions)
 		if notThere != nil {
 			return notThere
 		}
 		if other.Name() != c.Name() {
-			err = g.fill(ctx, s, other, names, bytes)
+			f.cluster = other
+			err = f.fill(ctx, name)
 		}
 	}
 	if errors.Is(err, fs.ErrNotExist) { // the end of the log
@@ -240,48 +250,154 @@ func (g logGetter) which(ctx context.Context, all []repositoryOptions, name stri
 	return one, err
 }
 
-// fill gets segments that follow each other, several at once, and puts them into the spool one after another, as far as
-// recovery can go on in them.
-func (g *logGetter) fill(ctx context.Context, s *ahead.Folder, c *repo.Cluster, names []string, size int64) error {
-	if len(names) == 0 {
+// spot is what is known where a segment ends.
+type spot struct {
+	facts *repo.LogFacts // of the segment; nil if nothing follows from it
+	isEnd bool           // recovery does not come further
+}
+
+// fill gets segments from behind one on, several at once, and puts them into the spool one after another, as far as recovery can
+// go on in them, and not more than belong there. It ends if none is taken for some time, or at the end of the log.
+func (f *filler) fill(ctx context.Context, name string) error {
+	names, err := window(name, f.size)
+	if err != nil {
+		return err
+	}
+	if err := f.spool.Keep(func(file string) bool { return slices.Contains(names, file) }); err != nil {
+		return err
+	}
+	left, err := missing(f.spool, names)
+	if err != nil {
+		return err
+	}
+	f.ahead, f.put = names[:len(names)-len(left)], make(map[string]bool)
+	for _, n := range f.ahead {
+		f.put[n], name = true, n
+	}
+	working, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var group errgroup.Group
+	group.SetLimit(aheadJobs + 1)
+	var before chan spot
+	for {
+		next, err := f.next(working, name)
+		if err != nil {
+			return errors.Join(err, group.Wait())
+		}
+		if next == "" {
+			return group.Wait()
+		}
+		if before == nil {
+			first := make(chan spot, 1)
+			group.Go(func() error { return f.before(ctx, next, first) })
+			before = first
+		}
+		from, to := before, make(chan spot, 1)
+		group.Go(func() error {
+			isThere, err := f.get(ctx, next, from, to)
+			if !isThere {
+				cancel() // nothing is begun with any more; what comes before it is put
+			}
+			return errors.Join(err, f.came(next, isThere))
+		})
+		before, name = to, next
+	}
+}
+
+// next waits until there is room for another segment, and returns that one; none if it has to wait for long, or ctx has ended.
+func (f *filler) next(ctx context.Context, last string) (string, error) {
+	names, err := window(last, f.size)
+	if err != nil {
+		return "", err
+	}
+	idle := time.NewTimer(idleTime)
+	defer idle.Stop()
+	look := time.NewTicker(5 * time.Millisecond)
+	defer look.Stop()
+	for {
+		files, err := f.spool.Files()
+		if err != nil {
+			return "", err
+		}
+		if f.begin(names[0], len(names), files) {
+			return names[0], f.tell()
+		}
+		select {
+		case <-ctx.Done():
+			return "", nil
+		case <-idle.C:
+			return "", nil
+		case <-look.C:
+		}
+	}
+}
+
+// begin begins with a segment if there is room, in the spool, which has some files.
+func (f *filler) begin(name string, most int, files []ahead.File) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i, n := range slices.Backward(f.ahead) { // one before may have been got otherwise, and be there still
+		if f.put[n] && !slices.ContainsFunc(files, func(file ahead.File) bool { return file.Name == n }) {
+			for _, gone := range f.ahead[:i+1] {
+				delete(f.put, gone)
+			}
+			f.ahead = f.ahead[i+1:]
+			break
+		}
+	}
+	if len(f.ahead) >= most {
+		return false
+	}
+	f.ahead = append(f.ahead, name)
+	return true
+}
+
+// came notes that a segment came, or did not.
+func (f *filler) came(name string, isThere bool) error {
+	f.mu.Lock()
+	f.put[name], f.gotAny = isThere, f.gotAny || isThere
+	if !isThere {
+		f.ahead = slices.DeleteFunc(f.ahead, func(n string) bool { return n == name })
+	}
+	f.mu.Unlock()
+	return f.tell()
+}
+
+// tell tells others which segments are on their way.
+func (f *filler) tell() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	coming := slices.DeleteFunc(slices.Clone(f.ahead), func(name string) bool { return f.put[name] })
+	if len(coming) == 0 {
+		return f.turn.Tell("", "")
+	}
+	return f.turn.Tell(coming[0], coming[len(coming)-1])
+}
+
+// before finds out what is known before a segment.
+func (f *filler) before(ctx context.Context, name string, to chan<- spot) error {
+	if f.o.Unchecked {
+		to <- spot{}
 		return nil
 	}
-	type spot struct {
-		facts *repo.LogFacts // of the segment before
-		isEnd bool           // recovery does not come here
+	facts, err := f.cluster.Before(ctx, name, f.size)
+	to <- spot{facts, err != nil}
+	return err
+}
+
+// get gets a segment, and puts it into the spool once it is known that recovery comes to it. It returns whether it is there.
+func (f *filler) get(ctx context.Context, name string, from <-chan spot, to chan<- spot) (isThere bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, aheadTime)
+	defer cancel()
+	content, facts, err := f.cluster.LogWithFacts(ctx, name)
+	before := <-from
+	if err == nil && !before.isEnd && !f.o.Unchecked {
+		err = f.cluster.CheckOrder(ctx, before.facts, facts)
 	}
-	spots := make([]spot, len(names)+1)
-	reached := make([]chan struct{}, len(names)+1) // closed once the place is known
-	for i := range reached {
-		reached[i] = make(chan struct{})
+	if err == nil && !before.isEnd {
+		err = f.spool.Put(name, content)
+		isThere = err == nil
 	}
-	var group errgroup.Group // that one is not there ends none before it
-	group.SetLimit(aheadJobs + 1)
-	group.Go(func() (err error) {
-		defer close(reached[0])
-		if !g.o.Unchecked {
-			spots[0].facts, err = c.Before(ctx, names[0], size)
-		}
-		spots[0].isEnd = err != nil
-		return err
-	})
-	for i, name := range names {
-		group.Go(func() error {
-			defer close(reached[i+1])
-			content, facts, err := c.LogWithFacts(ctx, name)
-			<-reached[i]
-			spots[i+1] = spot{&facts, true}
-			if err != nil || spots[i].isEnd {
-				return err
-			}
-			if !g.o.Unchecked {
-				if err := c.CheckOrder(ctx, spots[i].facts, facts); err != nil {
-					return err
-				}
-			}
-			spots[i+1].isEnd = false
-			return s.Put(name, content)
-		})
-	}
-	return group.Wait()
+	to <- spot{&facts, !isThere}
+	return isThere, err
 }

@@ -100,3 +100,50 @@ func TestGetAhead(t *testing.T) {
 	basin.run(t, nil, "wal", "get", "--config", config, "-D", s.DataDir, names[0], filepath.Join(dir, "RECOVERYXLOG")).says(t, exitSuccess, "repository b has it")
 	eventually(t, "the others are got from the other repository", func() bool { return len(spooled()) == len(names)-1 })
 }
+
+// TestGetAheadGoesOn takes segments one after another, which are so large that few have room in the spool: those behind them come, got by
+// one process.
+func TestGetAheadGoesOn(t *testing.T) {
+	t.Parallel()
+	basin := newProgram(t, "basin")
+	repository := filepath.Join(pgtest.TempDir(t), "repository")
+	if e := basin.run(t, nil, "init", repository); e.status != exitSuccess {
+		t.Fatal(e)
+	}
+	const size = 64 << 20
+	s := pgtest.Start(t, pgtest.Config{WALSegmentSizeMB: size >> 20, Conf: map[string]string{"wal_level": "replica", "wal_keep_size": "1GB", "max_wal_size": "2GB"}})
+	for i := range 6 {
+		s.Exec(t, fmt.Sprintf("CREATE TABLE t%d (n int)", i), "SELECT pg_switch_wal()")
+	}
+	s.Stop(t, pgtest.Fast)
+	names := slices.DeleteFunc(entries(t, filepath.Join(s.DataDir, "pg_wal")), func(name string) bool { return len(name) != 24 })[:6]
+	for _, name := range names {
+		basin.run(t, nil, "wal", "push", "--repository", repository, "-D", s.DataDir, filepath.Join(s.DataDir, "pg_wal", name)).says(t, exitSuccess)
+	}
+	dir := pgtest.TempDir(t)
+	path := filepath.Join(dir, "RECOVERYXLOG")
+	isThere := func(name string) bool {
+		found, err := filepath.Glob(filepath.Join(dir, "*", name+".*.log"))
+		return err == nil && len(found) == 1
+	}
+	for i, name := range names {
+		basin.run(t, nil, "wal", "get", "--repository", repository, "-D", s.DataDir, "--spool", dir, name, path).succeeded(t)
+		if here, err := os.Stat(path); err != nil || here.Size() != size {
+			t.Fatal(here, err)
+		}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		for _, next := range names[i+1 : min(i+3, len(names))] {
+			eventually(t, next+" is in the spool", func() bool { return isThere(next) })
+		}
+		if i+3 < len(names) && isThere(names[i+3]) {
+			t.Errorf("behind %s more is in the spool than has room", name)
+		}
+		if i == 0 { // whoever is at work has it open, and goes on: a process that began now would find nothing
+			if err := os.Rename(repository, repository+".away"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}

@@ -1,14 +1,18 @@
 // Package ahead keeps files of the log at hand in a folder of this host that recovery will ask for soon.
 //
-// It is a cache. What is in it can be removed at any time, and is not believed: each file has the digest of its
+// It is a cache. What is in it can be removed at any time, and may have been lost with the power: each file has the checksum of its
 // content in its name, and is read and compared before it is given out. It does not know where files come from.
 package ahead
 
 import (
+	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash/crc32"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -19,8 +23,11 @@ import (
 	"basin/internal/usererr"
 )
 
-// Sum is the SHA-256 of a file's content.
-type Sum = [sha256.Size]byte
+// sumSize is how many bytes the CRC-32C of a file has, which its name says. Nobody but the server's user can write to the folder, so
+// that a digest would be of no more use, and it takes most of the time that a file takes.
+const sumSize = crc32.Size
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // The ends of the names of what is in the folder: a file, and what is not whole yet.
 const (
@@ -79,26 +86,27 @@ func At(path string) (*Folder, error) {
 func (s *Folder) Dir() string { return s.dir }
 
 // name returns what a file, or a note, is called.
-func name(file string, sum Sum, end string) string {
-	return file + "." + hex.EncodeToString(sum[:]) + end
+func name(file string, sum []byte, end string) string {
+	return file + "." + hex.EncodeToString(sum) + end
 }
 
-// parse is the inverse of name. It returns false for what is called otherwise.
-func parse(entry, end string) (file string, sum Sum, ok bool) {
+// parse is the inverse of name, for a sum of so many bytes. It returns false for what is called otherwise.
+func parse(entry, end string, size int) (file string, sum []byte, ok bool) {
 	rest, ok := strings.CutSuffix(entry, end)
 	at := strings.LastIndexByte(rest, '.')
-	if !ok || at < 0 || len(rest)-at-1 != hex.EncodedLen(len(sum)) {
-		return "", sum, false
+	if !ok || at < 0 {
+		return "", nil, false
 	}
-	_, err := hex.Decode(sum[:], []byte(rest[at+1:]))
-	return rest[:at], sum, err == nil
+	sum, err := hex.DecodeString(rest[at+1:])
+	return rest[:at], sum, err == nil && len(sum) == size
 }
 
 // File is a file in the folder.
 type File struct {
 	Name string // of the file of the log
-	Sum  Sum
-	Size int64 // bytes
+	Size int64  // bytes
+
+	sum []byte
 }
 
 // Files returns the files that are there, sorted by name.
@@ -109,9 +117,9 @@ func (s *Folder) Files() ([]File, error) {
 	}
 	var files []File
 	for _, e := range entries {
-		if file, sum, ok := parse(e.Name(), fileEnd); ok {
+		if file, sum, ok := parse(e.Name(), fileEnd, sumSize); ok {
 			if info, err := e.Info(); err == nil { // else it was taken
-				files = append(files, File{file, sum, info.Size()})
+				files = append(files, File{file, info.Size(), sum})
 			}
 		}
 	}
@@ -121,7 +129,8 @@ func (s *Folder) Files() ([]File, error) {
 
 // Put puts a file into the folder.
 func (s *Folder) Put(file string, content []byte) error {
-	path := filepath.Join(s.dir, name(file, sha256.Sum256(content), fileEnd))
+	sum := binary.BigEndian.AppendUint32(nil, crc32.Checksum(content, castagnoli))
+	path := filepath.Join(s.dir, name(file, sum, fileEnd))
 	if err := os.WriteFile(path+partEnd, content, 0o600); err != nil {
 		return errors.Join(err, remove(path+partEnd))
 	}
@@ -135,27 +144,43 @@ func (s *Folder) Take(file, path string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	for _, f := range files {
-		if f.Name != file {
-			continue
-		}
-		from := filepath.Join(s.dir, name(file, f.Sum, fileEnd))
-		content, err := os.ReadFile(from)
-		if err == nil && sha256.Sum256(content) == f.Sum {
-			if err = os.Rename(from, path); errors.Is(err, syscall.EXDEV) {
-				err = errors.Join(copyTo(path, content), remove(from))
-			}
-		} else if err == nil {
-			err = fmt.Errorf("%s is damaged: %w", from, errors.Join(fs.ErrNotExist, remove(from)))
-		}
-		return int64(len(content)), err
+	i := slices.IndexFunc(files, func(f File) bool { return f.Name == file })
+	if i < 0 {
+		return 0, fs.ErrNotExist
 	}
-	return 0, fs.ErrNotExist
+	from := filepath.Join(s.dir, name(file, files[i].sum, fileEnd))
+	size, sum, err := sumOf(from)
+	if err == nil && !bytes.Equal(sum, files[i].sum) {
+		err = fmt.Errorf("%s is damaged: %w", from, errors.Join(fs.ErrNotExist, remove(from)))
+	}
+	if err != nil {
+		return 0, err
+	}
+	if err = os.Rename(from, path); errors.Is(err, syscall.EXDEV) {
+		err = errors.Join(copyTo(path, from), remove(from))
+	}
+	return size, err
 }
 
-// copyTo writes a file in one step.
-func copyTo(path string, content []byte) error {
-	if err := os.WriteFile(path+partEnd, content, 0o600); err != nil {
+// sumOf returns the size of a file in bytes, and its checksum.
+func sumOf(path string) (int64, []byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer f.Close() // it is only read
+	h := crc32.New(castagnoli)
+	size, err := io.CopyBuffer(h, struct{ io.Reader }{f}, make([]byte, 256<<10))
+	return size, h.Sum(nil), err
+}
+
+// copyTo copies a file in one step.
+func copyTo(path, from string) error {
+	content, err := os.ReadFile(from)
+	if err == nil {
+		err = os.WriteFile(path+partEnd, content, 0o600)
+	}
+	if err != nil {
 		return errors.Join(err, remove(path+partEnd))
 	}
 	return os.Rename(path+partEnd, path)
@@ -177,17 +202,20 @@ func (s *Folder) Keep(keep func(file string) bool) error {
 		return err
 	}
 	for _, e := range entries {
-		file, _, ok := parse(e.Name(), fileEnd)
-		if ok && !keep(file) || strings.HasSuffix(e.Name(), fileEnd+partEnd) {
+		file, _, ok := parse(e.Name(), fileEnd, sumSize)
+		isWanted := ok && keep(file)
+		if !isWanted && (strings.HasSuffix(e.Name(), fileEnd) || strings.HasSuffix(e.Name(), fileEnd+partEnd)) {
 			err = errors.Join(err, remove(filepath.Join(s.dir, e.Name())))
 		}
 	}
 	return err
 }
 
-// Lock makes the caller the one who fetches, until it closes what is returned or ends, and tells others which files
-// these are, from first to last. It returns nil if there is one already.
-func (s *Folder) Lock(first, last string) (*os.File, error) {
+// Turn is the turn of a process to fetch: no other has one of the same folder meanwhile.
+type Turn struct{ file *os.File }
+
+// Begin makes the caller the one who fetches, until it ends the turn, or itself. It returns nil if there is one already.
+func (s *Folder) Begin() (*Turn, error) {
 	f, err := os.OpenFile(filepath.Join(s.dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
@@ -199,29 +227,38 @@ func (s *Folder) Lock(first, last string) (*os.File, error) {
 		}
 		return nil, err
 	}
-	err = f.Truncate(0)
-	if err == nil {
-		_, err = f.WriteAt([]byte(first+" "+last), 0)
-	}
-	if err != nil {
+	t := &Turn{f}
+	if err := t.Tell("", ""); err != nil { // what the turn before has told
 		f.Close()
 		return nil, err
 	}
-	return f, nil
+	return t, nil
 }
 
-// IsComing says whether somebody is fetching a file.
-func (s *Folder) IsComing(file string) bool {
+// Tell tells others which files are being fetched, from first to last; empty names are none.
+func (t *Turn) Tell(first, last string) error {
+	if err := t.file.Truncate(0); err != nil {
+		return err
+	}
+	_, err := t.file.WriteAt([]byte(first+" "+last), 0)
+	return err
+}
+
+// End ends the turn.
+func (t *Turn) End() error { return t.file.Close() }
+
+// IsAtWork says whether it is somebody's turn, and whether a file is among those that are being fetched.
+func (s *Folder) IsAtWork(file string) (isTurn, isComing bool) {
 	f, err := os.Open(filepath.Join(s.dir, lockName))
 	if err != nil {
-		return false
+		return false, false
 	}
 	defer f.Close()
 	if syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB) == nil {
-		return false // and closing it lets go of it
+		return false, false // and closing it lets go of it
 	}
 	content := make([]byte, 64)
 	n, _ := f.ReadAt(content, 0)
 	first, last, ok := strings.Cut(string(content[:n]), " ")
-	return ok && first <= file && file <= last
+	return true, ok && first != "" && first <= file && file <= last
 }

@@ -2,7 +2,6 @@ package ahead
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"errors"
 	"io/fs"
 	"os"
@@ -84,25 +83,35 @@ func TestOneFetches(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.IsComing("B") {
-		t.Error("nobody fetches")
-	}
-	lock, err := s.Lock("B", "D")
-	if err != nil || lock == nil {
-		t.Fatal(lock, err)
-	}
-	if second, err := s.Lock("C", "E"); second != nil || err != nil {
-		t.Errorf("two fetch: %v", err)
-	}
-	for file, want := range map[string]bool{"A": false, "B": true, "D": true, "E": false} {
-		if got := s.IsComing(file); got != want {
-			t.Errorf("%s is coming: %v", file, got)
+	check := func(file string, isTurn, isComing bool) {
+		t.Helper()
+		if turn, coming := s.IsAtWork(file); turn != isTurn || coming != isComing {
+			t.Errorf("%s: at work: %v, and coming: %v", file, turn, coming)
 		}
 	}
-	lock.Close()
-	if s.IsComing("B") {
-		t.Error("nobody fetches any more")
+	check("B", false, false)
+	turn, err := s.Begin()
+	if err != nil || turn == nil {
+		t.Fatal(turn, err)
 	}
+	if second, err := s.Begin(); second != nil || err != nil {
+		t.Errorf("two fetch: %v", err)
+	}
+	check("B", true, false)
+	if err := turn.Tell("B", "D"); err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]bool{"A": false, "B": true, "D": true, "E": false} {
+		check(file, true, want)
+	}
+	if err := turn.Tell("", ""); err != nil {
+		t.Fatal(err)
+	}
+	check("B", true, false)
+	if err := turn.End(); err != nil {
+		t.Fatal(err)
+	}
+	check("B", false, false)
 }
 
 // TestKeep removes what recovery does not ask for, and parts of files.
@@ -116,14 +125,14 @@ func TestKeep(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	part := filepath.Join(s.Dir(), name("D", Sum{}, fileEnd)+partEnd)
+	part := filepath.Join(s.Dir(), name("D", make([]byte, sumSize), fileEnd)+partEnd)
 	if err := os.WriteFile(part, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Keep(func(file string) bool { return file == "B" }); err != nil {
 		t.Fatal(err)
 	}
-	if files, err := s.Files(); err != nil || len(files) != 1 || files[0] != (File{"B", sha256.Sum256([]byte("B")), 1}) {
+	if files, err := s.Files(); err != nil || len(files) != 1 || files[0].Name != "B" || files[0].Size != 1 {
 		t.Errorf("left are %v, error %v", files, err)
 	}
 	if _, err := os.Stat(part); err == nil {

@@ -49,14 +49,15 @@ func (s *Folder) Noted(file string, info fs.FileInfo, since time.Time) bool {
 
 // identity returns a sum that is another one once a file was replaced, renamed or written to, and when that was last: whoever
 // writes to it cannot set the latter.
-func identity(info fs.FileInfo) (sum Sum, changed time.Time, err error) {
+func identity(info fs.FileInfo) (sum []byte, changed time.Time, err error) {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if !ok || !info.Mode().IsRegular() {
 		return sum, changed, fmt.Errorf("%s is no file", info.Name())
 	}
 	changed = changeTime(stat)
 	text := fmt.Sprintf("%d %d %d %d %d", stat.Dev, stat.Ino, info.Size(), info.ModTime().UnixNano(), changed.UnixNano())
-	return sha256.Sum256([]byte(text)), changed, nil
+	digest := sha256.Sum256([]byte(text))
+	return digest[:], changed, nil
 }
 
 // KeepNotes removes the notes but for those that keep returns true for, which is told when each was made.
@@ -66,7 +67,7 @@ func (s *Folder) KeepNotes(keep func(file string, made time.Time) bool) error {
 		return err
 	}
 	for _, e := range entries {
-		file, _, ok := parse(e.Name(), noteEnd)
+		file, _, ok := parse(e.Name(), noteEnd, sha256.Size)
 		if !ok {
 			continue
 		}
