@@ -374,6 +374,7 @@ func openLogFrames(ctx context.Context, name string, data []byte, at int64, box 
 	}
 	content := make([]byte, facts.Size)
 	group, _ := errgroup.WithContext(ctx)
+	opened := make([]chan struct{}, len(facts.Frames)) // closed once it is known what is in the frame
 	for i, length := range facts.Frames {
 		if length < 0 || length > int64(len(data))-at {
 			_ = group.Wait()
@@ -382,22 +383,29 @@ func openLogFrames(ctx context.Context, name string, data []byte, at int64, box 
 		frame, begun := data[at:at+length:at+length], at
 		end := min((i+1)*logFrame, len(content))
 		to := content[i*logFrame : end : end] // what is unpacked writes behind what it has if there is room
+		opened[i] = make(chan struct{})
 		group.Go(func() error {
-			opened, err := box.Open(to[:0], frame, begun, len(to))
+			defer close(opened[i])
+			got, err := box.Open(to[:0], frame, begun, len(to))
 			if err != nil {
 				return fmt.Errorf("%s: %w", name, err)
 			}
-			if len(opened) != len(to) {
+			if len(got) != len(to) {
 				return damaged
 			}
 			return nil
 		})
 		at += length
 	}
+	digest := sha256.New()
+	for i := range opened { // which takes as long as to open them, and goes on meanwhile
+		<-opened[i]
+		digest.Write(content[i*logFrame : min((i+1)*logFrame, len(content))])
+	}
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	if sum := sha256.Sum256(content); !bytes.Equal(sum[:], facts.SHA256) {
+	if !bytes.Equal(digest.Sum(nil), facts.SHA256) {
 		return nil, damaged
 	}
 	return content, nil
