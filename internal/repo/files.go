@@ -121,14 +121,15 @@ func (f *File) readWindow(p []byte, off int64) (int, error) {
 		window = append(window, x)
 		at = x.end()
 	}
-	contents, err := f.source.frames.get(f.ctx, window)
+	opened, err := f.source.frames.get(f.ctx, window)
 	if err != nil {
 		return 0, err
 	}
+	defer f.source.frames.release(opened)
 	n := 0
 	for i, x := range window {
 		for j := range x.blocks {
-			block, err := f.block(x, j, contents[i])
+			block, err := f.block(x, j, opened[i].bytes())
 			if err != nil {
 				return n, err
 			}

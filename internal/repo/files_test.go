@@ -64,7 +64,7 @@ func TestAnyPageIsOneRangeAway(t *testing.T) {
 	for block := range int64(121) { // now the heads of all packs are known
 		read(block)
 	}
-	file.source.frames.kept, file.source.frames.order = make(map[frameKey][]byte), nil
+	file.source.frames.kept, file.source.frames.order = make(map[frameKey]*openFrame), nil
 	for range 100 {
 		gets, most := read(random.Int64N(121))
 		if gets > 1 || most > frameSize+1024 {

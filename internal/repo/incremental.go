@@ -180,15 +180,17 @@ func (f *fileSink) keep(ctx context.Context) (block, error) {
 		if s.frames == nil {
 			s.frames = newFrames(s.cluster)
 		}
-		contents, err := s.frames.get(ctx, []extent{f.extent})
+		opened, err := s.frames.get(ctx, []extent{f.extent})
 		if err != nil {
 			return b, err
 		}
+		defer s.frames.release(opened)
+		content := opened[0].bytes()
 		from := int64(f.extent.at.within) + i*BlockSize
-		if from+BlockSize > int64(len(contents[0])) {
+		if from+BlockSize > int64(len(content)) {
 			return b, errPart
 		}
-		page := contents[0][from : from+BlockSize]
+		page := content[from : from+BlockSize]
 		if s.digests.Sum(page) != b.digest || checksum(page) != b.crc {
 			return b, fmt.Errorf("file %v, block %d, in pack %v: %w", f.key, f.at, f.extent.at.pack, errPart)
 		}

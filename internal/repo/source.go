@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"iter"
 	"slices"
-	"sync"
 
 	"basin/internal/backup"
 	"basin/internal/localfs"
@@ -292,14 +290,15 @@ func (r *fileReader) fill() error {
 	if err != nil {
 		return err
 	}
-	contents, err := r.source.frames.get(r.ctx, window)
+	opened, err := r.source.frames.get(r.ctx, window)
 	if err != nil {
 		return err
 	}
+	defer r.source.frames.release(opened)
 	r.buffer = r.buffer[:0]
 	for i, x := range window {
 		for j := range x.blocks {
-			b, err := r.block(x, j, contents[i], min(BlockSize, size-int64(len(r.buffer))))
+			b, err := r.block(x, j, opened[i].bytes(), min(BlockSize, size-int64(len(r.buffer))))
 			if err != nil {
 				return err
 			}
@@ -313,169 +312,4 @@ func (r *fileReader) fill() error {
 		p.Done.Add(int64(len(r.buffer)))
 	}
 	return nil
-}
-
-const (
-	// framesKept is how many frames are kept in memory, as those of small files are used by many.
-	framesKept = 64
-	// readGap is how many bytes are read for nothing rather than with another request.
-	readGap = 64 << 10
-	// boxesKept is of how many packs the head is kept.
-	boxesKept = 4096
-)
-
-// frames gets the contents of frames. It may be used from several goroutines.
-type frames struct {
-	cluster *Cluster
-
-	mu    sync.Mutex
-	kept  map[frameKey][]byte
-	order []frameKey
-	boxes map[PackID]*seal.Box
-}
-
-// frameKey names a frame.
-type frameKey struct {
-	pack PackID
-	at   int64
-}
-
-func newFrames(c *Cluster) *frames {
-	return &frames{cluster: c, kept: make(map[frameKey][]byte), boxes: make(map[PackID]*seal.Box)}
-}
-
-// get returns the contents of the frames that extents are in, nil for those of zeros.
-func (f *frames) get(ctx context.Context, extents []extent) ([][]byte, error) {
-	contents := make([][]byte, len(extents))
-	wanted := make(map[frameKey]uint32)
-	f.mu.Lock()
-	for i, x := range extents {
-		if x.isZeros() {
-			continue
-		}
-		k := frameKey{x.at.pack, x.at.frame}
-		if kept, ok := f.kept[k]; ok {
-			contents[i] = kept
-		} else {
-			wanted[k] = x.at.length
-		}
-	}
-	f.mu.Unlock()
-	got, err := f.fetch(ctx, wanted)
-	if err != nil {
-		return nil, err
-	}
-	for i, x := range extents {
-		if !x.isZeros() && contents[i] == nil {
-			contents[i] = got[frameKey{x.at.pack, x.at.frame}]
-		}
-	}
-	return contents, nil
-}
-
-// fetch gets frames of so many bytes from the store, those that lie side by side at once.
-func (f *frames) fetch(ctx context.Context, wanted map[frameKey]uint32) (map[frameKey][]byte, error) {
-	keys := make([]frameKey, 0, len(wanted))
-	for k := range wanted {
-		keys = append(keys, k)
-	}
-	slices.SortFunc(keys, func(a, b frameKey) int {
-		return cmp.Or(slices.Compare(a.pack[:], b.pack[:]), cmp.Compare(a.at, b.at))
-	})
-	got := make(map[frameKey][]byte, len(keys))
-	for len(keys) > 0 {
-		n := 1
-		end := keys[0].at + int64(wanted[keys[0]])
-		for n < len(keys) && keys[n].pack == keys[0].pack && keys[n].at-end <= readGap {
-			if keys[n].at < end { // frames do not overlap
-				return nil, fmt.Errorf("%s: %w", f.cluster.packName(keys[n].pack), errPart)
-			}
-			end = keys[n].at + int64(wanted[keys[n]])
-			n++
-		}
-		if err := f.fetchRun(ctx, keys[:n], end, wanted, got); err != nil {
-			return nil, err
-		}
-		keys = keys[n:]
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for k, content := range got {
-		if _, ok := f.kept[k]; !ok {
-			f.kept[k] = content
-			f.order = append(f.order, k)
-		}
-	}
-	for len(f.order) > framesKept {
-		delete(f.kept, f.order[0])
-		f.order = f.order[1:]
-	}
-	return got, nil
-}
-
-// fetchRun gets frames of one pack, which lie between the first and end.
-func (f *frames) fetchRun(ctx context.Context, keys []frameKey, end int64, wanted map[frameKey]uint32, got map[frameKey][]byte) error {
-	id, begin := keys[0].pack, keys[0].at
-	name := f.cluster.packName(id)
-	box, err := f.box(ctx, id, name)
-	if err != nil {
-		return err
-	}
-	if end < begin || end-begin > 2*packSize || begin < seal.HeadSize {
-		return errPart
-	}
-	data, err := f.cluster.readPack(ctx, name, begin, end-begin)
-	if err != nil {
-		return err
-	}
-	if int64(len(data)) != end-begin {
-		return fmt.Errorf("%s: it is too short: %w", name, seal.ErrDamaged)
-	}
-	for _, k := range keys {
-		from := k.at - begin
-		content, err := box.Open(nil, data[from:from+int64(wanted[k]):from+int64(wanted[k])], k.at, frameSize+BlockSize)
-		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		got[k] = content
-	}
-	return nil
-}
-
-// box returns what opens the frames of a pack.
-func (f *frames) box(ctx context.Context, id PackID, name string) (*seal.Box, error) {
-	f.mu.Lock()
-	box, ok := f.boxes[id]
-	f.mu.Unlock()
-	if ok {
-		return box, nil
-	}
-	head, err := f.cluster.readPack(ctx, name, 0, seal.HeadSize)
-	if err != nil {
-		return nil, err
-	}
-	if box, err = f.cluster.repo.open(ctx, kindPack, name, head); err != nil {
-		return nil, err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if len(f.boxes) >= boxesKept {
-		clear(f.boxes)
-	}
-	f.boxes[id] = box
-	return box, nil
-}
-
-// readPack reads n bytes of a pack from off on, where an index says that there are some: that there are none is a damage.
-func (c *Cluster) readPack(ctx context.Context, name string, off, n int64) ([]byte, error) {
-	data, err := c.repo.store.Get(ctx, name, off, n)
-	switch {
-	case errors.Is(err, fs.ErrInvalid):
-		return nil, fmt.Errorf("%s is too short: %w", name, seal.ErrDamaged)
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("%s: %w: %w", name, seal.ErrDamaged, fs.ErrNotExist)
-	case err != nil:
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	return data, nil
 }

@@ -71,17 +71,18 @@ func (r *fileReader) updateWindow(file backup.Updated) (written int64, err error
 	for _, x := range window {
 		missing = append(missing, r.differing(x, start, int64(have))...)
 	}
-	contents, err := r.source.frames.get(r.ctx, missing)
+	opened, err := r.source.frames.get(r.ctx, missing)
 	if err != nil {
 		return 0, err
 	}
+	defer r.source.frames.release(opened)
 	var spans []span
 	for i, x := range missing {
 		from := x.first*BlockSize - start
 		at := from
 		for j := range x.blocks {
 			to := r.buffer[at:min(at+BlockSize, size)]
-			b, err := r.block(x, j, contents[i], int64(len(to)))
+			b, err := r.block(x, j, opened[i].bytes(), int64(len(to)))
 			if err != nil {
 				return 0, err
 			}
