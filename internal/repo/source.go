@@ -8,6 +8,7 @@ import (
 	"io"
 	"iter"
 	"slices"
+	"sync"
 
 	"basin/internal/backup"
 	"basin/internal/localfs"
@@ -223,16 +224,53 @@ type fileReader struct {
 // Read reads what follows.
 func (r *fileReader) Read(p []byte) (int, error) {
 	for len(r.rest) == 0 {
-		if r.err != nil {
-			return 0, r.err
-		}
-		if r.err = r.fill(); r.err != nil && r.err != io.EOF {
-			r.err = fmt.Errorf("file %v: %w", r.key, r.err)
+		if err := r.more(); err != nil {
+			return 0, err
 		}
 	}
 	n := copy(p, r.rest)
 	r.rest = r.rest[n:]
 	return n, nil
+}
+
+// more reads some of what follows, when the rest has been read.
+func (r *fileReader) more() error {
+	if r.err == nil {
+		if r.err = r.fill(); r.err != nil && r.err != io.EOF {
+			r.err = fmt.Errorf("file %v: %w", r.key, r.err)
+		}
+	}
+	return r.err
+}
+
+// windows are buffers of windowSize bytes.
+var windows = sync.Pool{New: func() any { return new([windowSize]byte) }}
+
+// WriteTo writes what follows, as many bytes at once as are read at once.
+func (r *fileReader) WriteTo(w io.Writer) (written int64, err error) {
+	if r.buffer == nil && r.member.size > windowSize/16 { // else it is small
+		window := windows.Get().(*[windowSize]byte)
+		r.buffer = window[:0]
+		defer func() {
+			r.buffer, r.rest = nil, nil
+			windows.Put(window)
+		}()
+	}
+	for {
+		for len(r.rest) == 0 {
+			if err := r.more(); err == io.EOF {
+				return written, nil
+			} else if err != nil {
+				return written, err
+			}
+		}
+		n, err := w.Write(r.rest)
+		written += int64(n)
+		r.rest = r.rest[n:]
+		if err != nil {
+			return written, err
+		}
+	}
 }
 
 // Close lets go of the file.
