@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"basin/internal/repo"
+	"basin/internal/usererr"
 	"basin/internal/wal"
 )
 
@@ -49,7 +50,23 @@ func listWindow(w repo.Window) windowListing {
 // read is the error, beside the rest.
 func (l *clusterListing) addRestorable(ctx context.Context, c *repo.Cluster, commits []repo.Commit) error {
 	l.Restorable, l.Unreachable = []timelineListing{}, []string{}
-	all, err := c.Restorable(ctx, commits)
+	found, err := c.Verification(ctx)
+	if err != nil {
+		return err
+	}
+	var whole []repo.Commit
+	for i := range commits {
+		err := checkWhole(ctx, c, &commits[i], found)
+		switch {
+		case err == nil:
+			whole = append(whole, commits[i])
+		case errors.Is(err, errNotWhole):
+			l.Unreachable = append(l.Unreachable, err.Error())
+		default:
+			return err
+		}
+	}
+	all, err := c.Restorable(ctx, whole)
 	for _, r := range all {
 		t := timelineListing{Timeline: r.Timeline, Parent: r.Parent, Windows: []windowListing{}}
 		if r.Parent != 0 {
@@ -64,6 +81,23 @@ func (l *clusterListing) addRestorable(ctx context.Context, c *repo.Cluster, com
 		}
 	}
 	return err
+}
+
+// errNotWhole is a backup that needs what is damaged or missing.
+var errNotWhole = errors.New("is not whole")
+
+// checkWhole returns an error that wraps errNotWhole for a backup that needs what verification has found damaged or missing.
+func checkWhole(ctx context.Context, c *repo.Cluster, k *repo.Commit, found repo.Verification) error {
+	damaged, err := c.Needs(ctx, k, found.Damages)
+	if err != nil || len(damaged) == 0 {
+		return err
+	}
+	more := ""
+	if len(damaged) > 1 {
+		more = fmt.Sprintf(" and %d more", len(damaged)-1)
+	}
+	return usererr.Hinted(fmt.Sprintf("basin verify --backup=%s reads it again and tells what is affected. basin restore --backup=%[1]s restores what comes before the damage.", k.ID),
+		"backup %s %w: it needs %s%s, found damaged or missing by basin verify at %s or before", k.ID, errNotWhole, damaged[0], more, stamp(found.Newest))
 }
 
 // restorableLines tells people what can be restored: timelines below those that they come from.
@@ -131,6 +165,16 @@ func (w windowListing) end() string {
 // showRestorable adds to what is told of a backup to where it leads: on its own timeline, and on the newest that comes
 // from there.
 func (b *backupListing) showRestorable(ctx context.Context, c *repo.Cluster, k repo.Commit) error {
+	found, err := c.Verification(ctx)
+	if err == nil {
+		err = checkWhole(ctx, c, &k, found)
+	}
+	if errors.Is(err, errNotWhole) {
+		b.Problem, err = err.Error(), nil
+	}
+	if err != nil {
+		return err
+	}
 	newest, err := c.NewestTimeline(ctx, k)
 	if err != nil {
 		return err

@@ -77,17 +77,8 @@ func (r *restoreRun) plan(ctx context.Context) (*restorePlan, error) {
 // checkDamage refuses a backup of which it is known that it is not whole, so that this is not learnt when half of it is restored.
 // If it was asked for by name, it is restored as far as it goes.
 func (r *restoreRun) checkDamage(ctx context.Context, p *restorePlan, found repo.Verification) error {
-	damaged, err := r.cluster.Needs(ctx, &p.commit, found.Damages)
-	if err != nil || len(damaged) == 0 {
-		return err
-	}
-	more := ""
-	if len(damaged) > 1 {
-		more = fmt.Sprintf(" and %d more", len(damaged)-1)
-	}
-	err = usererr.Hinted("basin verify --backup="+p.commit.ID+" reads it again and tells what is affected. --backup="+p.commit.ID+" restores what comes before the damage.",
-		"backup %s needs %s%s, found damaged or missing by basin verify at %s or before", p.commit.ID, damaged[0], more, stamp(found.Newest))
-	if r.o.Backup != "" {
+	err := checkWhole(ctx, r.cluster, &p.commit, found)
+	if r.o.Backup != "" && errors.Is(err, errNotWhole) {
 		r.report.warning("%s", err)
 		return nil
 	}

@@ -129,6 +129,8 @@ func (k *kept) checkKnownDamage(t *testing.T) {
 		}
 	}
 	k.basin.run(t, nil, "verify", "--repository", k.location).says(t, exitFailure, "damaged")
+	k.basin.run(t, nil, "list", "--repository", k.location).says(t, exitSuccess, "cannot be restored: backup", "is not whole: it needs", "restorable on timeline 1: from")
+	k.basin.run(t, nil, "show", "--repository", k.location, "latest").says(t, exitSuccess, "is not whole: it needs")
 	k.basin.run(t, nil, args(mapping, "--dry-run")...).says(t, exitSuccess, "warning: an older backup than the newest is restored: backup", "found damaged or missing by basin verify")
 	k.basin.run(t, nil, args(mapping, "--backup=latest")...).says(t, exitFailure, "warning: backup", "found damaged or missing by basin verify", "basin verify names the backups")
 }
