@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -329,10 +330,41 @@ func (c *Cluster) CheckIndex(ctx context.Context, commit Commit) error {
 			there[id] = true
 		}
 	}
+	isShort, err := c.mentions(ctx, &commit, func(id PackID) bool { return !there[id] })
+	if err != nil || !isShort {
+		return err
+	}
 	return c.eachExtent(ctx, &commit, func(_ key, x extent) error {
 		if !there[x.at.pack] {
 			return fmt.Errorf("%s: %w", c.packName(x.at.pack), fs.ErrNotExist)
 		}
 		return nil
 	})
+}
+
+// mentions says whether the parts of the index of a backup have a pack for which is returns true. It may be one
+// that the backup does not need: a part has blocks, too, that those of a newer level stand for. is is called from several goroutines.
+func (c *Cluster) mentions(ctx context.Context, commit *Commit, is func(PackID) bool) (bool, error) {
+	var found atomic.Bool
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(trailersAtOnce)
+	for _, level := range commit.levels() {
+		for _, ref := range level {
+			if groupCtx.Err() != nil {
+				break
+			}
+			group.Go(func() error {
+				p, err := c.parts.part(groupCtx, ref)
+				if err == nil && slices.ContainsFunc(p.packs, is) {
+					found.Store(true)
+				}
+				return err
+			})
+		}
+	}
+	err := group.Wait()
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause
+	}
+	return found.Load(), err
 }

@@ -186,16 +186,20 @@ func (c *Cluster) Needs(ctx context.Context, commit *Commit, of []string) ([]str
 			named[id] = true
 		}
 	}
+	isMentioned, err := false, error(nil)
 	if len(named) > 0 {
-		err := c.eachExtent(ctx, commit, func(_ key, x extent) error {
+		isMentioned, err = c.mentions(ctx, commit, func(id PackID) bool { return named[id] })
+	}
+	if err == nil && isMentioned {
+		err = c.eachExtent(ctx, commit, func(_ key, x extent) error {
 			if named[x.at.pack] {
 				needs[c.packName(x.at.pack)] = true
 			}
 			return nil
 		})
-		if err != nil {
-			return nil, err
-		}
+	}
+	if err != nil {
+		return nil, err
 	}
 	return slices.DeleteFunc(slices.Clone(of), func(name string) bool { return !needs[name] }), nil
 }
