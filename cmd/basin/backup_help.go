@@ -271,7 +271,7 @@ Usage:
   %[1]s [OPTION]... BACKUP
 
 Options:
-      --until=TIME           until then; without it for ever
+      --until=TIME           until then, or until a day is over; without it for ever
       --note=TEXT            why, for the others
       --remove               it need not be kept any more
   -V, --version              output version information, then exit

@@ -284,6 +284,9 @@ func pin(ctx context.Context, c call) error {
 	isGone := false
 	err := o.parse(c, textOption("note", 0, &note, nil), flagOption("remove", 0, &isGone),
 		getopt.Option{Long: "until", Value: func(value string) (err error) {
+			if _, err := time.Parse(time.DateOnly, strings.TrimSpace(value)); err == nil {
+				value += " 23:59:59" // until the day is over
+			}
 			until, err = parseTargetTime(value)
 			return err
 		}})
@@ -303,8 +306,19 @@ func pin(ctx context.Context, c call) error {
 	if err != nil {
 		return err
 	}
-	if isGone {
-		return cluster.Unpin(ctx, commit.ID, time.Now())
+	said := "it is kept until basin pin --remove"
+	if !until.IsZero() {
+		said = "it is kept until " + stamp(until)
 	}
-	return cluster.Pin(ctx, repo.Pin{Backup: commit.ID, Until: until, Note: note, Made: time.Now().UTC()})
+	if isGone {
+		said = "rules say how long it is kept"
+		err = cluster.Unpin(ctx, commit.ID, time.Now())
+	} else {
+		err = cluster.Pin(ctx, repo.Pin{Backup: commit.ID, Until: until, Note: note, Made: time.Now().UTC()})
+	}
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(c.stdout, "backup %s: %s\n", commit.ID, said)
+	return err
 }

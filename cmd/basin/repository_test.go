@@ -325,3 +325,26 @@ func TestOtherNames(t *testing.T) {
 		t.Errorf("%v:\n%s", err, out)
 	}
 }
+
+// TestPin pins a backup for ever, until a day is over, and no more.
+func TestPin(t *testing.T) {
+	location, ids := newRepository(t)
+	t.Setenv("TZ", "UTC")
+	for _, test := range []struct {
+		args []string
+		says string
+	}{
+		{nil, "it is kept until basin pin --remove"},
+		{[]string{"--until=2099-12-31"}, "it is kept until 2099-12-31 23:59:59"},
+		{[]string{"--until=2099-12-31 12:00Z"}, "it is kept until 2099-12-31 12:00:00"},
+		{[]string{"--remove"}, "rules say how long it is kept"},
+	} {
+		got, err := callBasin(t, append(append([]string{"pin", "--repository=" + location, "--system-id=7"}, test.args...), ids[1])...)
+		if err != nil || !strings.Contains(got, "backup "+ids[1]+": "+test.says) {
+			t.Errorf("%q: %s, %v", test.args, got, err)
+		}
+	}
+	if got, err := callBasin(t, "pin", "--repository="+location, "--system-id=7", "--until=1999-12-31", ids[1]); err == nil {
+		t.Errorf("a day that has passed: %s", got)
+	}
+}
