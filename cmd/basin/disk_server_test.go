@@ -137,6 +137,40 @@ func TestFullDisk(t *testing.T) {
 	})
 }
 
+// TestForgetOnFullDisk fills the file system of a repository: forget and prune make room all the same, and whoever else writes is told
+// what to do.
+func TestForgetOnFullDisk(t *testing.T) {
+	t.Parallel()
+	dir, ok := smallDisk(t, 24)
+	if !ok {
+		return
+	}
+	basin := newProgram(t, "basin")
+	s := pgtest.Start(t, pgtest.Config{Conf: map[string]string{"wal_level": "replica"}})
+	location := "--repository=" + filepath.Join(dir, "repository")
+	basin.run(t, nil, "init", location).says(t, exitSuccess)
+	for range 2 {
+		basin.run(t, nil, "backup", location, "-c", "fast", "--full", "-d", s.ConnString()).says(t, exitSuccess)
+		s.Exec(t, "CREATE TABLE IF NOT EXISTS t AS SELECT 1 AS n", "VACUUM FULL pg_class")
+	}
+	n := 0
+	for size := 1 << 20; size > 0; n++ { // down to the last byte
+		f, err := os.Create(filepath.Join(dir, fmt.Sprint("filler", n)))
+		if err == nil {
+			_, err = f.Write(make([]byte, size))
+			_ = f.Close()
+		}
+		if err != nil {
+			size /= 2
+		}
+	}
+	basin.run(t, nil, "pin", location, "latest").says(t, exitFailure, "no space left on device", "basin forget removes backups")
+	basin.run(t, nil, "forget", location, "--keep-last=1").says(t, exitSuccess, "no rule keeps it")
+	basin.run(t, nil, "prune", location).says(t, exitSuccess, "of 1 backup")
+	basin.run(t, nil, "verify", location).says(t, exitSuccess)
+	basin.run(t, nil, "pin", location, "latest").says(t, exitSuccess)
+}
+
 func TestUnusableDirectories(t *testing.T) {
 	basin := newProgram(t, "pg_basebackup")
 	s := pgtest.Start(t, pgtest.Config{Conf: sideBySide()})

@@ -79,6 +79,7 @@ func forget(ctx context.Context, c call) error {
 	case len(o.Backups) == 0 && o.Policy == (repo.Policy{}):
 		return c.usage("neither a backup nor a rule is named")
 	}
+	o.MakesRoom = true
 	_, cluster, err := openCluster(ctx, o.repositoryOptions)
 	if err != nil {
 		return err
@@ -158,6 +159,7 @@ func prune(ctx context.Context, c call) error {
 	if len(o.Backups) > 0 {
 		return c.usage("too many command-line arguments (first is \"%s\")", o.Backups[0])
 	}
+	o.MakesRoom = true
 	_, cluster, err := openCluster(ctx, o.repositoryOptions)
 	if err != nil {
 		return err

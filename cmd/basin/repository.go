@@ -26,6 +26,7 @@ type repositoryOptions struct {
 	SystemID   uint64            // zero is the one with the newest backup
 	ConfigFile string            // empty is the usual one, if it is there
 	Settings   map[string]string // others of the repository, by the names of options
+	MakesRoom  bool              // it is opened to remove something
 
 	// Say, if not nil, is told what was chosen where there were several, and that a store is asked again. It may
 	// be called from several goroutines.
@@ -75,6 +76,8 @@ type place struct {
 
 	unsaidCluster string // the name that log is pushed under where neither the command line nor the environment says one
 
+	makesRoom bool // it is opened to remove something
+
 	say func(format string, args ...any) // may be nil
 }
 
@@ -85,7 +88,7 @@ func (o repositoryOptions) place() (p place, err error) {
 	if err != nil {
 		return p, err
 	}
-	p.say = o.Say
+	p.say, p.makesRoom = o.Say, o.MakesRoom
 	p.Cluster, p.unsaidCluster = cmp.Or(o.Cluster, os.Getenv("BASIN_CLUSTER")), "main"
 	if len(c.Cluster) == 1 {
 		for p.unsaidCluster = range c.Cluster {

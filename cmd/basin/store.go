@@ -17,6 +17,10 @@ import (
 	"basin/internal/usererr"
 )
 
+// reserveSize is how much room is kept in a folder for when its file system is full, in bytes: forget and prune note what they do before
+// they do it, which takes some objects of a few hundred bytes.
+const reserveSize = 1 << 20
+
 // s3Scheme begins the location of a repository in a bucket.
 const s3Scheme = "s3://"
 
@@ -31,7 +35,7 @@ func (p place) store(ctx context.Context) (object.Store, error) {
 	if scheme, _, ok := strings.Cut(p.Location, "://"); ok {
 		return nil, usererr.Hinted("A location is a path, or s3://BUCKET/PREFIX.", "a repository cannot be at %s://", scheme)
 	}
-	s, err := disk.Open(p.Location, disk.Options{})
+	s, err := disk.Open(p.Location, disk.Options{Reserve: reserveSize, UseReserve: p.makesRoom})
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, usererr.Hinted("Is the name right, and the file system mounted? basin init makes a repository.", "%w", err)
 	}

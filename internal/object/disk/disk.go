@@ -3,7 +3,8 @@
 // An object is written under another name first, made durable, and linked to its
 // own, which the system refuses if that is taken. The other names are in the
 // folder "~" of the top, which no object can have. What a crash leaves there
-// is removed a day later, by a store that creates. On a file system that has no
+// is removed a day later, by a store that creates. If asked for, a file there keeps some
+// room, so that there is a way out of a file system that is full. On a file system that has no
 // links, such as FAT, files are renamed instead, where the system can
 // do so without replacing another; where it cannot, nothing is created.
 //
@@ -35,6 +36,9 @@ const (
 	// all others, and is no name of an object.
 	temporary = "~"
 
+	// reserve is a file that keeps some room.
+	reserve = temporary + "/reserve"
+
 	// leftAfter is how old a temporary file is that a crash must have left. Nothing
 	// takes that long to write, and clocks of file servers are not that wrong.
 	leftAfter = 24 * time.Hour
@@ -47,6 +51,11 @@ const (
 type Options struct {
 	DirMode  fs.FileMode // permissions of folders; zero is 0700
 	FileMode fs.FileMode // permissions of files; zero is 0600
+
+	// Reserve is how many bytes are kept for when the file system is full; zero is none. UseReserve has them be used then: for
+	// whoever makes room, who has to note first what he does.
+	Reserve    int64
+	UseReserve bool
 }
 
 // Store is an object.Store in a folder.
@@ -77,6 +86,14 @@ func (s *Store) Close() error { return s.root.Close() }
 // Create makes an object. When it returns, the file and its name are durable,
 // and so are the folders above; that is also so if the name is taken.
 func (s *Store) Create(ctx context.Context, name string, data []byte) error {
+	err := s.create(ctx, name, data)
+	if s.options.UseReserve && isFull(err) && s.root.Remove(reserve) == nil {
+		err = s.create(ctx, name, data)
+	}
+	return err
+}
+
+func (s *Store) create(ctx context.Context, name string, data []byte) error {
 	if err := cmp.Or(ctx.Err(), object.CheckName(name)); err != nil {
 		return err
 	}
@@ -342,8 +359,12 @@ func (s *Store) sweep() error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	isReserved := false
 	for _, entry := range entries {
 		name := temporary + "/" + entry.Name()
+		if isReserved = isReserved || name == reserve; name == reserve {
+			continue
+		}
 		info, err := s.root.Lstat(name)
 		if err == nil && info.Mode().IsRegular() && now.Sub(info.ModTime()) > leftAfter {
 			err = s.root.Remove(name)
@@ -352,7 +373,24 @@ func (s *Store) sweep() error {
 			return err
 		}
 	}
+	if !isReserved && s.options.Reserve > 0 {
+		s.makeReserve()
+	}
 	return nil
+}
+
+// makeReserve makes the file that is removed when there is no other room. If it cannot be made now, it is with another object.
+func (s *Store) makeReserve() {
+	content := make([]byte, s.options.Reserve)
+	_, _ = rand.Read(content) // never fails; it takes as much room where files are compressed, too
+	if temp, err := s.write(content); err == nil && s.root.Rename(temp, reserve) != nil {
+		_ = s.root.Remove(temp)
+	}
+}
+
+// isFull says whether there is no room for what was to be written.
+func isFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
 
 // path returns where an object is, for messages.
@@ -374,6 +412,8 @@ func worded(err error, format string, args ...any) error {
 	switch {
 	case object.IsAnswer(err) && !isEscape(err):
 		return fmt.Errorf("%s: %w", text, err)
+	case isFull(err):
+		return usererr.Hinted("Make room in its file system. basin forget removes backups that no rule keeps, and basin prune what they alone needed.", "%s: %w", text, err)
 	case errors.Is(err, fs.ErrPermission):
 		hint = "check the owner and the permissions of the folder"
 	case errors.Is(err, syscall.EROFS):
