@@ -215,6 +215,10 @@ func (s *Server) Kill(t testing.TB) {
 	if err := s.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
+	wait(t, "stop of PostgreSQL in "+s.DataDir, func() bool { // until then it may start another
+		state, _, ok := processStat(s.cmd.Process.Pid)
+		return !ok || state == "T" || state == "Z"
+	})
 	children := childrenOf(t, s.cmd.Process.Pid)
 	for _, pid := range append(children, s.cmd.Process.Pid) {
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
