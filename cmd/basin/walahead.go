@@ -102,22 +102,21 @@ func missing(s *ahead.Folder, names []string) ([]string, error) {
 
 // ahead starts a process that gets what recovery will ask for after a segment, if less than half of that is in the spool, and
 // none is at work. What goes wrong with it is no concern of who asked for this one.
-func (g *logGetter) ahead(p place, s *ahead.Folder, name string, size int64) error {
+func (g *logGetter) ahead(p place, s *ahead.Folder, name string, size int64) {
 	names, err := window(name, size)
 	if err != nil {
-		return nil
+		return
 	}
 	left, err := missing(s, names)
 	if err != nil || len(left)*2 < len(names) || len(left) == 0 {
-		return nil
+		return
 	}
 	if isTurn, _ := s.IsAtWork(name); isTurn {
-		return nil
+		return
 	}
 	if err := g.startAhead(p, s, name, size); err != nil {
 		g.report.warning("what comes next is not got ahead: %v", err)
 	}
-	return nil
 }
 
 // startAhead starts the process, which is in a session of its own: it ends soon, and is not for the server to wait for.

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -68,10 +69,12 @@ func (g *logGetter) get(ctx context.Context, name, path string) error {
 	if err != nil {
 		return hideAbsence(err)
 	}
+	g.o.identify()
 	s := g.spool(p)
 	if s != nil && repo.IsSegment(name) {
 		if size, ok := g.take(ctx, s, name, path); ok {
-			return g.ahead(p, s, name, size)
+			g.ahead(p, s, name, size)
+			return nil
 		}
 	}
 	content, err := g.fetch(ctx, name)
@@ -89,7 +92,7 @@ func (g *logGetter) get(ctx context.Context, name, path string) error {
 		return hideAbsence(err)
 	}
 	if s != nil && repo.IsSegment(name) {
-		return g.ahead(p, s, name, int64(len(content)))
+		g.ahead(p, s, name, int64(len(content)))
 	}
 	return nil
 }
@@ -97,11 +100,6 @@ func (g *logGetter) get(ctx context.Context, name, path string) error {
 // fetch reads a file of the log, or of a segment the part that is there, from the repositories that are meant. That
 // there is none in any of them, each of which has answered, is an error that wraps fs.ErrNotExist; no other does.
 func (g *logGetter) fetch(ctx context.Context, name string) ([]byte, error) {
-	if g.o.SystemID == 0 { // parts, too, are of the server's own cluster, and of no other of the name
-		if id, err := systemIDOf(g.o.DataDirectory, nil); err == nil {
-			g.o.SystemID = id
-		}
-	}
 	all, _, err := g.o.each()
 	if err != nil {
 		return nil, hideAbsence(err)
@@ -174,13 +172,9 @@ func (g *logGetter) open(ctx context.Context, p place) (*repo.Repository, *repo.
 	if err := mustRead(r); err != nil {
 		return nil, nil, err
 	}
-	if g.o.SystemID == 0 {
-		id, err := systemIDOf(g.o.DataDirectory, nil)
-		if err != nil { // it is not run by a server
-			c, err := p.chooseCluster(ctx, r, g.o.repositoryOptions)
-			return r, c, err
-		}
-		g.o.SystemID = id
+	if g.o.identify(); g.o.SystemID == 0 { // it is not run by a server
+		c, err := p.chooseCluster(ctx, r, g.o.repositoryOptions)
+		return r, c, err
 	}
 	c, err := r.Cluster(cmp.Or(p.Cluster, "main"), g.o.SystemID)
 	return r, c, err
@@ -229,6 +223,16 @@ func (g *logGetter) hasAsMuch(cluster repo.ClusterName, segment string, part []b
 	return err == nil && bytes.Equal(own, part)
 }
 
+// identify notes which cluster the server is of, unless that was said, or it is not run by one. Parts of segments, and what is in the
+// spool, are of this one, and of no other of the name or that was in the data directory before.
+func (o *walOptions) identify() {
+	if o.SystemID == 0 {
+		if id, err := systemIDOf(o.DataDirectory, nil); err == nil {
+			o.SystemID = id
+		}
+	}
+}
+
 // spool returns the folder of what was got ahead, or nil if there is none.
 func (g *logGetter) spool(p place) *ahead.Folder {
 	s, err := g.o.openSpool(p)
@@ -244,7 +248,8 @@ func (o *walOptions) spoolFolder(p place) string {
 	return cmp.Or(o.Spool, os.Getenv("BASIN_SPOOL"), p.Spool)
 }
 
-// openSpool opens the folder that a server has in the spool, or returns nil if none is configured.
+// openSpool opens the folder that a server has in the spool, or returns nil if none is configured. It has another one for what is got
+// unchecked, which was not looked at before it was put there.
 func (o *walOptions) openSpool(p place) (*ahead.Folder, error) {
 	dir := o.spoolFolder(p)
 	if dir == "" {
@@ -254,7 +259,7 @@ func (o *walOptions) openSpool(p place) (*ahead.Folder, error) {
 	if err != nil {
 		return nil, err
 	}
-	return ahead.Open(dir, strings.Join([]string{p.Location, p.Cluster, fmt.Sprint(o.SystemID), data}, "\x00"))
+	return ahead.Open(dir, strings.Join([]string{p.Location, p.Cluster, fmt.Sprint(o.SystemID), data, strconv.FormatBool(o.Unchecked)}, "\x00"))
 }
 
 // hideAbsence returns an error that is no fs.ErrNotExist: what is missing is not the file of the log.
