@@ -314,11 +314,11 @@ func (f *filler) next(ctx context.Context, last string) (string, error) {
 	look := time.NewTicker(5 * time.Millisecond)
 	defer look.Stop()
 	for {
-		files, err := f.spool.Files()
+		isBegun, err := f.begin(names[0], len(names))
 		if err != nil {
 			return "", err
 		}
-		if f.begin(names[0], len(names), files) {
+		if isBegun {
 			return names[0], f.tell()
 		}
 		select {
@@ -331,24 +331,36 @@ func (f *filler) next(ctx context.Context, last string) (string, error) {
 	}
 }
 
-// begin begins with a segment if there is room, in the spool, which has some files.
-func (f *filler) begin(name string, most int, files []ahead.File) bool {
+// begin begins with a segment if there is room for it, and removes what recovery has passed without taking it, as it got that itself.
+func (f *filler) begin(name string, most int) (isBegun bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for i, n := range slices.Backward(f.ahead) { // one before may have been got otherwise, and be there still
-		if f.put[n] && !slices.ContainsFunc(files, func(file ahead.File) bool { return file.Name == n }) {
-			for _, gone := range f.ahead[:i+1] {
-				delete(f.put, gone)
-			}
-			f.ahead = f.ahead[i+1:]
-			break
-		}
+	files, err := f.spool.Files() // what came by now is among them unless it was taken
+	if err != nil {
+		return false, err
 	}
-	if len(f.ahead) >= most {
-		return false
+	there := make(map[string]ahead.File)
+	for _, file := range files {
+		there[file.Name] = file
+	}
+	for i, n := range slices.Backward(f.ahead) {
+		if _, isThere := there[n]; isThere || !f.put[n] {
+			continue
+		}
+		for _, gone := range f.ahead[:i+1] {
+			delete(f.put, gone)
+			if file, isThere := there[gone]; isThere {
+				err = errors.Join(err, f.spool.Remove(file))
+			}
+		}
+		f.ahead = f.ahead[i+1:]
+		break
+	}
+	if err != nil || len(f.ahead) >= most {
+		return false, err
 	}
 	f.ahead = append(f.ahead, name)
-	return true
+	return true, nil
 }
 
 // came notes that a segment came, or did not.

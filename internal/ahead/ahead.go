@@ -194,6 +194,11 @@ func remove(path string) error {
 	return nil
 }
 
+// Remove removes a file, which may have been taken.
+func (s *Folder) Remove(file File) error {
+	return remove(filepath.Join(s.dir, name(file.Name, file.sum, fileEnd)))
+}
+
 // Keep removes all files but those that keep returns true for, and what is left of files that never became whole. It is
 // called with the lock held.
 func (s *Folder) Keep(keep func(file string) bool) error {
