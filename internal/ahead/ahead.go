@@ -240,12 +240,12 @@ func (s *Folder) Begin() (*Turn, error) {
 	return t, nil
 }
 
+// toldSize is how many bytes what is told has: always as many, so that it is written over and never cut off before.
+const toldSize = 64
+
 // Tell tells others which files are being fetched, from first to last; empty names are none.
 func (t *Turn) Tell(first, last string) error {
-	if err := t.file.Truncate(0); err != nil {
-		return err
-	}
-	_, err := t.file.WriteAt([]byte(first+" "+last), 0)
+	_, err := t.file.WriteAt(fmt.Appendf(nil, "%-*s", toldSize, first+" "+last), 0)
 	return err
 }
 
@@ -259,11 +259,11 @@ func (s *Folder) IsAtWork(file string) (isTurn, isComing bool) {
 		return false, false
 	}
 	defer f.Close()
-	if syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB) == nil {
-		return false, false // and closing it lets go of it
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); !errors.Is(err, syscall.EWOULDBLOCK) {
+		return false, false // nobody has it, and closing it lets go of it, or nobody can have it in this file system
 	}
-	content := make([]byte, 64)
-	n, _ := f.ReadAt(content, 0)
-	first, last, ok := strings.Cut(string(content[:n]), " ")
-	return true, ok && first != "" && first <= file && file <= last
+	told := make([]byte, toldSize)
+	n, _ := f.ReadAt(told, 0)
+	names := strings.Fields(string(told[:n]))
+	return true, len(names) == 2 && names[0] <= file && file <= names[1]
 }

@@ -114,6 +114,43 @@ func TestOneFetches(t *testing.T) {
 	check("B", false, false)
 }
 
+// What is told is whole at any time: who waits for a file is not to see that it is not coming while another one is told of.
+func TestTellIsWhole(t *testing.T) {
+	t.Parallel()
+	s, err := Open(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	turn, err := s.Begin()
+	if err == nil {
+		err = turn.Tell("000000010000000000000001", "000000010000000000000005")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := make(chan error)
+	go func() {
+		var err error
+		for i := range 2000 {
+			err = errors.Join(err, turn.Tell("000000010000000000000001", []string{"000000010000000000000005", "000000010000000000000006"}[i%2]))
+		}
+		told <- err
+	}()
+	for {
+		select {
+		case err := <-told:
+			if err != nil {
+				t.Fatal(err)
+			}
+			return
+		default:
+		}
+		if _, isComing := s.IsAtWork("000000010000000000000003"); !isComing {
+			t.Fatal("it is not coming")
+		}
+	}
+}
+
 // TestKeep removes what recovery does not ask for, and parts of files.
 func TestKeep(t *testing.T) {
 	s, err := Open(t.TempDir(), "")
