@@ -8,6 +8,7 @@ import (
 	"slices"
 	"testing"
 
+	"basin/internal/localfs"
 	"basin/internal/pgtest"
 )
 
@@ -65,6 +66,18 @@ func TestGetAhead(t *testing.T) {
 	}
 	get(names[0], exitSuccess).succeeded(t)
 	eventually(t, "the others are in the spool", func() bool { return len(spooled()) == len(names)-1 })
+	eventually(t, "at the end of the log nobody is at work", func() bool {
+		locks, err := filepath.Glob(filepath.Join(dir, "*", "lock"))
+		if err != nil || len(locks) != 1 {
+			return false
+		}
+		f, err := os.Open(locks[0])
+		if err != nil {
+			return false
+		}
+		defer f.Close()
+		return !localfs.Lock(f)
+	})
 	away := repository + ".away"
 	if err := os.Rename(repository, away); err != nil {
 		t.Fatal(err)
