@@ -103,7 +103,11 @@ func forget(ctx context.Context, c call) error {
 		if err != nil {
 			return err
 		}
-		verdicts = repo.Plan(commits, o.Policy, pins, now)
+		cannot, err := cluster.CannotRestore(ctx, commits)
+		if err != nil {
+			return usererr.Hinted("Nothing is removed as long as it is not known which backups can be restored.", "%w", err)
+		}
+		verdicts = repo.Plan(commits, o.Policy, pins, cannot, now)
 	}
 	locked, err := keepLocked(ctx, cluster, verdicts)
 	if err != nil {

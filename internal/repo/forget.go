@@ -36,7 +36,32 @@ type Verdict struct {
 // A backup of damaged pages counts for no rule but Within; it is there to be looked into, and is kept as
 // long as the oldest that Last keeps is older. The newest that is not damaged is always kept, and
 // if all are damaged, all are.
-func Plan(commits []Commit, policy Policy, pins map[string]Pin, now time.Time) []Verdict {
+//
+// One that cannot be restored, for a reason by its ID, takes no other's place: what the rules keep if it counts is kept, and also what
+// they keep if it counts as one of damaged pages does. So it stays as long as it would otherwise: its log may yet come.
+func Plan(commits []Commit, policy Policy, pins map[string]Pin, cannot map[string]error, now time.Time) []Verdict {
+	verdicts := plan(commits, policy, pins, now)
+	if len(cannot) == 0 {
+		return verdicts
+	}
+	fit := slices.Clone(commits)
+	for i := range fit {
+		fit[i].Damaged = fit[i].Damaged || cannot[fit[i].ID] != nil
+	}
+	for i, v := range plan(fit, policy, pins, now) {
+		own := &verdicts[i]
+		if v.Keep && !own.Keep {
+			own.Keep, own.Reason = true, v.Reason
+		}
+		if why := cannot[own.Commit.ID]; why != nil {
+			own.Reason += fmt.Sprintf("; it cannot be restored: %v", why)
+		}
+	}
+	return verdicts
+}
+
+// plan says which backups are kept, as if all could be restored that are not of damaged pages.
+func plan(commits []Commit, policy Policy, pins map[string]Pin, now time.Time) []Verdict {
 	verdicts := make([]Verdict, len(commits))
 	keep := func(i int, format string, args ...any) {
 		v := &verdicts[i]
@@ -201,7 +226,11 @@ func (c *Cluster) forgetGood(ctx context.Context, id string, now time.Time) erro
 	if err != nil {
 		return fmt.Errorf("backup %s: %w", id, err)
 	}
-	if err := c.hasOther(ctx, id); err != nil {
+	commit, err := c.Backup(ctx, id)
+	if err != nil {
+		return fmt.Errorf("backup %s: %w", id, err)
+	}
+	if err := c.hasOther(ctx, commit); err != nil {
 		return err
 	}
 	lease, err := c.takeLease(ctx, newBackupID(now), id, func() time.Time { return now })
@@ -212,7 +241,7 @@ func (c *Cluster) forgetGood(ctx context.Context, id string, now time.Time) erro
 		return errors.Join(err, lease.end())
 	}
 	err = c.repo.store.Delete(ctx, name)
-	if missing := c.hasOther(ctx, id); missing != nil {
+	if missing := c.hasOther(ctx, commit); missing != nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
 		defer cancel()
 		err = errors.Join(err, missing)
@@ -251,18 +280,35 @@ func (c *Cluster) forgotten(ctx context.Context) (map[string]time.Time, error) {
 	return names, nil
 }
 
-// hasOther sees that there is a backup beside one that is not damaged, and of which the index and the packs are there.
-func (c *Cluster) hasOther(ctx context.Context, id string) error {
+// hasOther sees that there is a backup beside one that is not damaged, of which the index and the packs are there, and which can be
+// restored as far as that is known. If the one itself cannot be, the other need not be.
+func (c *Cluster) hasOther(ctx context.Context, one Commit) error {
 	commits, problems := c.Backups(ctx)
+	found, err := c.Verification(ctx)
+	if err != nil {
+		return err
+	}
+	var log followed
+	isThere := false
 	for _, other := range slices.Backward(commits) {
-		if other.ID == id || other.Damaged {
+		if other.ID == one.ID || other.Damaged {
 			continue
 		}
 		err := c.CheckIndex(ctx, other)
 		if err == nil {
-			return nil
+			var why error
+			if why, err = c.lacking(ctx, other, found.Damages, &log); err == nil && why == nil {
+				return nil
+			}
+			isThere = isThere || err == nil
+			err = errors.Join(err, why)
 		}
 		problems = errors.Join(problems, fmt.Errorf("backup %s: %w", other.ID, err))
 	}
-	return errors.Join(usererr.Hinted("Take another backup first.", "backup %s is the last that can be restored", id), problems)
+	if isThere {
+		if why, err := c.lacking(ctx, one, found.Damages, &log); err == nil && why != nil {
+			return nil
+		}
+	}
+	return errors.Join(usererr.Hinted("Take another backup first.", "backup %s is the last that can be restored", one.ID), problems)
 }

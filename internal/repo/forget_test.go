@@ -1,9 +1,12 @@
 package repo
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
+
+	"basin/internal/wal"
 )
 
 // at reads a time.
@@ -21,7 +24,7 @@ func TestPlan(t *testing.T) {
 	for _, c := range []struct {
 		reason  string
 		policy  Policy
-		backups string // when each ended; ! is damaged, * is kept
+		backups string // when each ended; ! is damaged, ? cannot be restored, * is kept
 		pins    map[string]Pin
 	}{
 		{"without a rule all are kept", Policy{}, "2020-01-01T00:00:00Z* 2026-11-01T00:00:00Z*", nil},
@@ -52,22 +55,31 @@ func TestPlan(t *testing.T) {
 		{"a pin that is over", Policy{Last: 1}, "2026-11-01T00:00:00Z 2026-11-02T00:00:00Z*", map[string]Pin{"0": {Until: at(t, now)}}},
 		{"a pin that was taken off", Policy{Last: 1}, "2026-11-01T00:00:00Z 2026-11-02T00:00:00Z*", map[string]Pin{"0": {Gone: true}}},
 		{"a damaged one is pinned", Policy{Last: 1}, "2026-11-01T00:00:00Z!* 2026-11-02T00:00:00Z*", map[string]Pin{"0": {Note: "for the analysis"}}},
+		{"the newest cannot be restored: the last that can stays, and it too", Policy{Last: 1}, "2026-11-01T00:00:00Z 2026-11-02T00:00:00Z* 2026-11-03T00:00:00Z?*", nil},
+		{"one that cannot be restored takes no other's place", Policy{Last: 2}, "2026-11-01T00:00:00Z 2026-11-02T00:00:00Z* 2026-11-03T00:00:00Z?* 2026-11-04T00:00:00Z*", nil},
+		{"nor that of a day", Policy{Daily: 1}, "2026-11-02T09:00:00Z 2026-11-03T08:00:00Z* 2026-11-03T09:00:00Z?*", nil},
+		{"one that cannot be restored goes when it would go otherwise", Policy{Last: 1}, "2026-11-01T00:00:00Z? 2026-11-02T00:00:00Z*", nil},
+		{"none can be restored", Policy{Last: 1}, "2026-11-01T00:00:00Z?* 2026-11-02T00:00:00Z?*", nil},
 		{"there is none", Policy{Last: 1}, "", nil},
 	} {
 		t.Run(c.reason, func(t *testing.T) {
 			var commits []Commit
 			var want []bool
+			cannot := make(map[string]error)
 			for i, s := range strings.Fields(c.backups) {
-				ended := at(t, strings.TrimRight(s, "!*"))
+				ended := at(t, strings.TrimRight(s, "!?*"))
 				commits = append(commits, Commit{ID: string(rune('0' + i)), Ended: ended, Damaged: strings.Contains(s, "!")})
+				if strings.Contains(s, "?") {
+					cannot[commits[i].ID] = errors.New("log is missing")
+				}
 				want = append(want, strings.HasSuffix(s, "*"))
 			}
-			verdicts := Plan(commits, c.policy, c.pins, at(t, now))
+			verdicts := Plan(commits, c.policy, c.pins, cannot, at(t, now))
 			if len(verdicts) != len(commits) {
 				t.Fatalf("%d verdicts, want %d", len(verdicts), len(commits))
 			}
 			for i, v := range verdicts {
-				if v.Keep != want[i] || v.Reason == "" || v.Commit.ID != commits[i].ID {
+				if v.Keep != want[i] || v.Reason == "" || v.Commit.Damaged != commits[i].Damaged || strings.Contains(v.Reason, "log is missing") != (cannot[v.Commit.ID] != nil) || v.Commit.ID != commits[i].ID {
 					t.Errorf("backup %v: keep %v because %q, want %v", commits[i].Ended, v.Keep, v.Reason, want[i])
 				}
 			}
@@ -129,4 +141,64 @@ func TestForgetLastReadable(t *testing.T) {
 		t.Error(err)
 	}
 	compare(t, c, one.ID, kept)
+}
+
+// TestForgetLastRestorable has the newest backup not be restorable, since its log is missing, or since verify has found a pack
+// damaged: the one before it is kept, and the newest may go.
+func TestForgetLastRestorable(t *testing.T) {
+	const size = 4 << 20
+	kept := tree{{path: "a"}: []byte("a"), {path: "global/pg_control"}: []byte("c")}
+	other := tree{{path: "a"}: []byte("another"), {path: "global/pg_control"}: []byte("d")}
+	begun := time.Now().Add(-24 * time.Hour)
+	for _, test := range []struct {
+		reason string
+		log    []uint64 // segments that are there: both end where 8 begins, and the newest begins in 6, the other in 7
+		damage bool     // verify finds the pack of the newest damaged
+		can    bool     // the newest can be restored
+	}{
+		{"all is there", []uint64{4, 5, 6, 7}, false, true},
+		{"log is missing", []uint64{7}, false, false},
+		{"a pack is damaged", []uint64{4, 5, 6, 7}, true, false},
+		{"no log is there, of both", nil, false, true}, // as good as the other
+	} {
+		t.Run(test.reason, func(t *testing.T) {
+			c := newCluster(t, true)
+			one := takeFrom(t, c, kept, wal.Position{LSN: 7*size + 0x28, Timeline: 1}, begun)
+			newest := takeFrom(t, c, other, wal.Position{LSN: 6*size + 0x28, Timeline: 1}, begun.Add(time.Hour))
+			putLog(t, c, 1, test.log...)
+			if test.damage {
+				var name string
+				err := c.eachExtent(t.Context(), newest, func(_ key, x extent) error {
+					name = c.packName(x.at.pack)
+					return nil
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				c = reopen(t, c, with(t, memory(c), name, []byte("no pack")))
+				if _, err := c.Verify(t.Context(), VerifyOptions{}, func(Damage) {}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			err := c.Forget(t.Context(), one.ID, time.Now())
+			if (err == nil) != test.can || err != nil && !strings.Contains(err.Error(), newest.ID) {
+				t.Errorf("the older was forgotten: %v", err)
+			}
+			if test.can {
+				return
+			}
+			commits, err := c.Backups(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			cannot, err := c.CannotRestore(t.Context(), commits)
+			if err != nil || len(cannot) != 1 || cannot[newest.ID] == nil {
+				t.Errorf("cannot be restored: %v, %v", cannot, err)
+			}
+			if err := c.Forget(t.Context(), newest.ID, time.Now()); err != nil {
+				t.Error(err)
+			}
+			compare(t, c, one.ID, kept)
+		})
+	}
 }

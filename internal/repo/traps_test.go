@@ -56,7 +56,7 @@ func TestTimelineReset(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, v := range Plan(commits, Policy{Last: 1}, nil, time.Now()) {
+	for _, v := range Plan(commits, Policy{Last: 1}, nil, nil, time.Now()) {
 		if v.Keep != (v.Commit.ID == newest.ID) {
 			t.Errorf("backup %s is kept: %v", v.Commit.ID, v.Keep)
 		}
@@ -114,7 +114,7 @@ func TestUpgradedCluster(t *testing.T) {
 	for i := range 3 {
 		commits = append(commits, *takeFrom(t, upgraded, after, wal.Position{LSN: wal.LSN(20+i) << 24, Timeline: 1}, time.Now().Add(time.Duration(i)*time.Second)))
 	}
-	for _, v := range Plan(commits, Policy{Last: 1}, nil, time.Now()) {
+	for _, v := range Plan(commits, Policy{Last: 1}, nil, nil, time.Now()) {
 		if !v.Keep {
 			if err := upgraded.Forget(t.Context(), v.Commit.ID, time.Now()); err != nil {
 				t.Fatal(err)
