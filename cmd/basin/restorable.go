@@ -96,7 +96,7 @@ func checkWhole(ctx context.Context, c *repo.Cluster, k *repo.Commit, found repo
 	if len(damaged) > 1 {
 		more = fmt.Sprintf(" and %d more", len(damaged)-1)
 	}
-	return usererr.Hinted(fmt.Sprintf("basin verify --backup=%s reads it again and tells what is affected. basin restore --backup=%[1]s restores what comes before the damage.", k.ID),
+	return usererr.Hinted(fmt.Sprintf("basin verify %s reads it again and tells what is affected. basin restore --backup=%[1]s restores what comes before the damage.", k.ID),
 		"backup %s %w: it needs %s%s, found damaged or missing by basin verify at %s or before", k.ID, errNotWhole, damaged[0], more, stamp(found.Newest))
 }
 

@@ -133,6 +133,13 @@ func (k *kept) checkKnownDamage(t *testing.T) {
 	k.basin.run(t, nil, "show", "--repository", k.location, "latest").says(t, exitSuccess, "is not whole: it needs")
 	k.basin.run(t, nil, args(mapping, "--dry-run")...).says(t, exitSuccess, "warning: an older backup than the newest is restored: backup", "found damaged or missing by basin verify")
 	k.basin.run(t, nil, args(mapping, "--backup=latest")...).says(t, exitFailure, "warning: backup", "found damaged or missing by basin verify", "basin verify names the backups")
+	for name := range packs() {
+		if err := os.Truncate(name, 100); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k.basin.run(t, nil, "verify", "--repository", k.location).says(t, exitFailure, "damaged")
+	k.basin.run(t, nil, args(mapping, "--dry-run")...).says(t, exitFailure, "found damaged or missing by basin verify", "hint: basin verify 20") // which takes no --backup
 }
 
 // checkTwoLines goes on from a transaction on a timeline of its own, and asks for a moment before that began, when the source
