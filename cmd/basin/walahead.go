@@ -29,7 +29,7 @@ const (
 	aheadBytes = 128 << 20
 	// aheadJobs is how many segments are got at once, or one more. Each is in memory.
 	aheadJobs = 4
-	// aheadTime is how long it takes at most to get them.
+	// aheadTime is how long it takes at most to get one, or to find out where it is.
 	aheadTime = 2 * time.Minute
 	// idleTime is how long such a process waits for a segment to be taken, until it ends.
 	idleTime = 10 * time.Second
@@ -192,33 +192,21 @@ func getAhead(ctx context.Context, g logGetter, dir, name, size string) (err err
 		return err
 	}
 	defer f.turn.End() // which closes what was only read by others
-	all, _, err := f.o.each()
-	if err == nil && len(all) > 1 {
-		f.o.repositoryOptions, err = f.which(ctx, all, names[0])
-	}
+	p, r, err := f.find(ctx, names[0])
 	if errors.Is(err, fs.ErrNotExist) { // the end of the log
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	p, err := f.o.place()
-	if err != nil {
-		return err
-	}
-	r, c, err := f.open(ctx, p)
-	if err != nil {
-		return err
-	}
-	f.cluster = c
 	err = f.fill(ctx, name)
 	if errors.Is(err, fs.ErrNotExist) && !f.gotAny && p.Cluster == "" { // it need not be "main"
-		other, notThere := p.chooseCluster(ctx, r, f.o.repositoryOptions)
+		chosen, notThere := f.choose(ctx, p, r)
 		if notThere != nil {
 			return notThere
 		}
-		if other.Name() != c.Name() {
-			f.cluster = other
+		if chosen.Name() != f.cluster.Name() {
+			f.cluster = chosen
 			err = f.fill(ctx, name)
 		}
 	}
@@ -226,6 +214,31 @@ func getAhead(ctx context.Context, g logGetter, dir, name, size string) (err err
 		return nil
 	}
 	return err
+}
+
+// find opens the repository that has a segment, and the part of it that is meant. It takes no longer than to get one may.
+func (f *filler) find(ctx context.Context, name string) (p place, r *repo.Repository, err error) {
+	ctx, cancel := context.WithTimeout(ctx, aheadTime)
+	defer cancel()
+	all, _, err := f.o.each()
+	if err == nil && len(all) > 1 {
+		f.o.repositoryOptions, err = f.which(ctx, all, name)
+	}
+	if err != nil {
+		return p, nil, err
+	}
+	if p, err = f.o.place(); err != nil {
+		return p, nil, err
+	}
+	r, f.cluster, err = f.open(ctx, p)
+	return p, r, err
+}
+
+// choose looks for the cluster that is meant. It takes no longer than to get a segment may.
+func (f *filler) choose(ctx context.Context, p place, r *repo.Repository) (*repo.Cluster, error) {
+	ctx, cancel := context.WithTimeout(ctx, aheadTime)
+	defer cancel()
+	return p.chooseCluster(ctx, r, f.o.repositoryOptions)
 }
 
 // which returns that of several repositories that is the first to have a segment.
@@ -314,7 +327,7 @@ func (f *filler) next(ctx context.Context, last string) (string, error) {
 	defer idle.Stop()
 	look := time.NewTicker(5 * time.Millisecond)
 	defer look.Stop()
-	for {
+	for ctx.Err() == nil { // also where there is room, as always at the end of the log
 		isBegun, err := f.begin(names[0], len(names))
 		if err != nil {
 			return "", err
@@ -324,12 +337,12 @@ func (f *filler) next(ctx context.Context, last string) (string, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return "", nil
 		case <-idle.C:
 			return "", nil
 		case <-look.C:
 		}
 	}
+	return "", nil
 }
 
 // begin begins with a segment if there is room for it, and removes what recovery has passed without taking it, as it got that itself.
@@ -392,6 +405,8 @@ func (f *filler) before(ctx context.Context, name string, to chan<- spot) error 
 		to <- spot{}
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, aheadTime)
+	defer cancel()
 	facts, err := f.cluster.Before(ctx, name, f.size)
 	to <- spot{facts, err != nil}
 	return err

@@ -4,13 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"basin/internal/ahead"
+	"basin/internal/object"
 	"basin/internal/pgtest"
+	"basin/internal/repo"
 	"basin/internal/wal"
 )
 
@@ -30,10 +36,8 @@ func newFiller(t *testing.T) (f *filler, name string) {
 }
 
 // What comes while it is looked how much room there is has not been taken: no more is begun with than has room.
-func TestNextHasRoom(t *testing.T) {
+func TestBegunHasRoom(t *testing.T) {
 	t.Parallel()
-	at, stop := context.WithCancel(t.Context())
-	stop() // it does not wait
 	for range 3 {
 		f, last := newFiller(t)
 		begun := make(chan string, 2*aheadBytes/f.size)
@@ -52,13 +56,17 @@ func TestNextHasRoom(t *testing.T) {
 		}()
 		count := int64(0)
 		for range 2 * aheadBytes / f.size {
-			name, err := f.next(at, last)
+			names, err := window(last, f.size)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if name != "" {
-				begun <- name
-				last = name
+			isBegun, err := f.begin(names[0], len(names))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if isBegun {
+				last = names[0]
+				begun <- last
 				count++
 			}
 		}
@@ -155,4 +163,56 @@ func TestSpoolIsOfOneCluster(t *testing.T) {
 	}
 	be(7)
 	get(names[1]).says(t, exitUnknown, "recovery would end there")
+}
+
+// mute is a store that never answers, once it is told not to.
+type mute struct {
+	*object.Memory
+	isMute bool
+}
+
+func (s *mute) Get(ctx context.Context, name string, off, n int64) ([]byte, error) {
+	if s.isMute {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return s.Memory.Get(ctx, name, off, n)
+}
+
+func (s *mute) List(ctx context.Context, prefix, after string) iter.Seq2[object.Info, error] {
+	if s.isMute {
+		<-ctx.Done()
+		return func(yield func(object.Info, error) bool) { yield(object.Info{}, ctx.Err()) }
+	}
+	return s.Memory.List(ctx, prefix, after)
+}
+
+// Who gets log ahead ends at the end of the log, and if the store does not answer: as long as it is at work nobody else is.
+func TestFillEnds(t *testing.T) {
+	t.Parallel()
+	f, last := newFiller(t)
+	synctest.Test(t, func(t *testing.T) {
+		store := &mute{Memory: new(object.Memory)}
+		if _, err := repo.Init(t.Context(), store, repo.InitOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		r, err := repo.Open(t.Context(), store, repo.Options{})
+		if err == nil {
+			f.cluster, err = r.Cluster("main", 7)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := f.fill(t.Context(), last); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("at the end of the log: %v", err)
+		}
+		store.isMute = true
+		begun := time.Now()
+		if err := f.fill(t.Context(), last); !errors.Is(err, context.DeadlineExceeded) || time.Since(begun) > 2*aheadTime {
+			t.Errorf("after %v: %v", time.Since(begun), err)
+		}
+		if found, err := f.choose(t.Context(), place{}, r); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("found %v, error %v", found, err)
+		}
+	})
 }
