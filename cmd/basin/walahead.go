@@ -291,7 +291,7 @@ func (f *filler) fill(ctx context.Context, name string) error {
 	var group errgroup.Group
 	group.SetLimit(aheadJobs + 1)
 	var before chan spot
-	for working.Err() == nil {
+	for {
 		next, err := f.next(working, name)
 		if err != nil {
 			return errors.Join(err, group.Wait())
@@ -314,7 +314,6 @@ func (f *filler) fill(ctx context.Context, name string) error {
 		})
 		before, name = to, next
 	}
-	return group.Wait()
 }
 
 // next waits until there is room for another segment, and returns that one; none if it has to wait for long, or ctx has ended.
