@@ -36,8 +36,11 @@ func TestCopyToOffsite(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, identityFile, identity.String())
-	write(t, config, fmt.Sprintf("[repository.local]\nlocation = %q\n[repository.offsite]\nlocation = %q\nkey_file = %q\n[cluster.main]\nrepositories = [\"local\", \"offsite\"]\n",
-		k.location, offsite, keyFile))
+	configure := func(order string) {
+		write(t, config, fmt.Sprintf("[repository.local]\nlocation = %q\n[repository.offsite]\nlocation = %q\nkey_file = %q\n[cluster.main]\nrepositories = [%s]\n",
+			k.location, offsite, keyFile, order))
+	}
+	configure(`"local", "offsite"`)
 	pgtest.Own(t, dir)
 	run("init", "--encrypt", "--recipient="+identity.Recipient().String(), offsite)
 	run("key", "unlock", "--repository="+offsite, "--identity="+identityFile, "--key-file="+keyFile)
@@ -83,6 +86,17 @@ func TestCopyToOffsite(t *testing.T) {
 		t.Errorf("to itself: %v", e)
 	}
 	run("verify", "--config="+config, "--repository=offsite")
+
+	k.Exec(t, "CREATE TABLE more (n int)")
+	k.archived(t) // in the first repository alone
+	plan := basin.run(t, nil, "restore", "--config="+config, "-D", filepath.Join(pgtest.TempDir(t), "data"), "--dry-run")
+	if plan.says(t, exitSuccess, "from      "+k.location); strings.Contains(plan.stderr, "is read") {
+		t.Error(plan)
+	}
+	configure(`"offsite", "local"`)
+	basin.run(t, nil, "restore", "--config="+config, "-D", filepath.Join(pgtest.TempDir(t), "data"), "--dry-run").says(t, exitSuccess,
+		"from      "+k.location, "repository local is read: its log leads further than that of offsite")
+	basin.run(t, nil, "list", "--config="+config).says(t, exitSuccess, "this is about repository offsite of offsite, local")
 
 	k.Stop(t, pgtest.Fast)
 	if err := os.Rename(k.location, k.location+".lost"); err != nil {

@@ -154,7 +154,15 @@ func openRepository(ctx context.Context, o repositoryOptions) (*repo.Repository,
 	if err != nil {
 		return nil, err
 	}
+	o.sayWhich(p)
 	return p.open(ctx)
+}
+
+// sayWhich says which of several repositories this is about, if nobody has said so.
+func (o repositoryOptions) sayWhich(p place) {
+	if cmp.Or(o.Location, os.Getenv("BASIN_REPOSITORY")) == "" && len(p.Repositories) > 1 && o.Say != nil {
+		o.Say("this is about repository %s of %s; --repository names another", p.Repositories[0], strings.Join(p.Repositories, ", "))
+	}
 }
 
 // open opens the repository.
@@ -254,6 +262,7 @@ func openCluster(ctx context.Context, o repositoryOptions) (*repo.Repository, *r
 	if err != nil {
 		return nil, nil, err
 	}
+	o.sayWhich(p)
 	r, err := p.open(ctx)
 	if err != nil {
 		return nil, nil, err

@@ -158,10 +158,10 @@ func restoreCluster(ctx context.Context, c call) error {
 	return run.print(c, run.next(plan))
 }
 
-// openRepositoryFor returns the cluster that is restored. Of several repositories it is the first that answers, which o then
+// openRepositoryFor returns the cluster that is restored. Of several repositories it is the one that leads furthest, which o then
 // names: that the log is there is proved of it, and recovery depends on no other.
 func openRepositoryFor(ctx context.Context, r *report, o *restoreOptions) (*repo.Cluster, error) {
-	one, c, err := firstToAnswer(ctx, r, o.repositoryOptions)
+	one, c, err := furthest(ctx, r, o.repositoryOptions)
 	o.repositoryOptions = one
 	return c, err
 }

@@ -191,6 +191,9 @@ func (r *restoreRun) checkTablespaces(ctx context.Context, p *restorePlan) error
 func (p *restorePlan) text(r *restoreRun) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Restores %s into \"%s\"%s\n", r.cluster.Name(), r.o.Directory, r.manner())
+	if from, err := r.o.place(); err == nil {
+		fmt.Fprintf(&b, "  from      %s\n", from.Location)
+	}
 	fmt.Fprintf(&b, "  backup    %s, %s in %s files, ended %s\n", p.commit.ID, humanize.IBytes(uint64(p.commit.Size)), humanize.Comma(p.commit.Files), stamp(p.commit.Ended))
 	fmt.Fprintf(&b, "  server    PostgreSQL %d\n", majorOf(p.commit.ServerVersion))
 	fmt.Fprintf(&b, "  log       from %v to %v, timeline %d\n", p.commit.Start.LSN, p.reach.End, p.reach.Timeline)

@@ -11,6 +11,7 @@ import (
 
 	"basin/internal/repo"
 	"basin/internal/usererr"
+	"basin/internal/wal"
 )
 
 // each returns the repositories that are meant where there may be several, as options that name one each, and how many
@@ -256,29 +257,67 @@ func askEach(ctx context.Context, r *report, all []repositoryOptions, ask func(c
 	return nil, errors.Join(absent...)
 }
 
-// firstToAnswer returns options that name the first of the repositories that are meant that has the cluster, and can be
-// read. Others are told.
-func firstToAnswer(ctx context.Context, r *report, o repositoryOptions) (repositoryOptions, *repo.Cluster, error) {
+// furthest returns options that name, of the repositories that are meant that have the cluster and can be read, the one whose log leads
+// furthest, and of equal ones the first. Others that cannot be read, and that it is not the first, are told.
+func furthest(ctx context.Context, r *report, o repositoryOptions) (best repositoryOptions, cluster *repo.Cluster, err error) {
 	all, _, err := o.each()
 	if err != nil {
 		return o, nil, err
 	}
+	if len(all) == 1 {
+		_, cluster, err = openCluster(ctx, o)
+		return o, cluster, err
+	}
 	var failed []error
+	var most wal.Position
+	first := ""
 	for _, one := range all {
 		_, c, err := openCluster(ctx, one)
-		if err == nil && len(all) > 1 {
-			_, err = c.Places(ctx)
-		}
+		var at wal.Position
 		if err == nil {
-			for _, err := range failed {
-				r.warn(fmt.Errorf("%w; repository %s is read", err, one.Location))
-			}
-			return one, c, nil
+			at, err = leadsTo(ctx, c)
 		}
-		if len(all) == 1 || ctx.Err() != nil {
-			return one, nil, err
+		if ctx.Err() != nil {
+			return o, nil, context.Cause(ctx)
 		}
-		failed = append(failed, fmt.Errorf("repository %s: %w", one.Location, err))
+		if err != nil {
+			failed = append(failed, fmt.Errorf("repository %s: %w", one.Location, err))
+			continue
+		}
+		first = cmp.Or(first, one.Location)
+		if cluster == nil || cmp.Or(cmp.Compare(at.Timeline, most.Timeline), cmp.Compare(at.LSN, most.LSN)) > 0 {
+			best, cluster, most = one, c, at
+		}
 	}
-	return o, nil, errors.Join(failed...)
+	if cluster == nil {
+		return o, nil, errors.Join(failed...)
+	}
+	for _, err := range failed {
+		r.warn(fmt.Errorf("%w; repository %s is read", err, best.Location))
+	}
+	if best.Location != first {
+		r.info("repository %s is read: its log leads further than that of %s", best.Location, first)
+	}
+	return best, cluster, nil
+}
+
+// leadsTo returns where the log ends that follows from the newest backup of a cluster; nothing if there is no such backup, or not the log
+// that it needs.
+func leadsTo(ctx context.Context, c *repo.Cluster) (at wal.Position, err error) {
+	if _, err := c.Places(ctx); err != nil {
+		return at, err
+	}
+	newest, err := c.Newest(ctx)
+	if err != nil || newest.Backup == nil {
+		return at, err
+	}
+	timeline, err := c.NewestTimeline(ctx, *newest.Backup)
+	if err != nil {
+		return at, err
+	}
+	reach, err := c.Reach(ctx, *newest.Backup, timeline)
+	if errors.Is(err, repo.ErrUnreachable) {
+		return at, nil
+	}
+	return wal.Position{LSN: reach.End, Timeline: reach.Timeline}, err
 }
