@@ -30,7 +30,7 @@ race: servers ## the same with the race detector (needs gcc)
 	CGO_ENABLED=1 $(GO) test -race -timeout 60m ./...
 
 matrix: servers ## every format, WAL method and server version, and repositories; takes long
-	BASIN_MATRIX=full $(GO) test -count=1 -timeout 8h -run 'Test(Serve|Repository)?Matrix|TestRepositoryKilled|TestRepositoryChain' -v ./cmd/basin
+	BASIN_MATRIX=full $(GO) test -count=1 -timeout 8h -run 'Test(Serve|Repository)?Matrix|TestRepositoryKilled|TestRepositoryChain|TestNeverOpensShort' -v ./cmd/basin
 	BASIN_MATRIX=full $(GO) test -count=1 -timeout 1h -run TestBucketThatFails -v ./internal/repo
 
 waldump: servers ## records beside pg_waldump's, over 1 GB of log; writes docs/waldump.md

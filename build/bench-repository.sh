@@ -349,8 +349,8 @@ objects() {
 	new_repository ours "$work/ours-first" >"$log" 2>&1
 	backup ours "$work/ours-first"
 	"${as[@]}" "${command[@]}" >"$log" 2>&1
-	count=$(find "$work/ours-first" -type f ! -path '*/wal/*' | wc -l)
-	bytes=$(find "$work/ours-first" -type f ! -path '*/wal/*' -printf '%s\n' | awk '{ n += $1 } END { print n }')
+	count=$(find "$work/ours-first" -type f ! -path '*/wal/*' ! -path '*/~/*' | wc -l)
+	bytes=$(find "$work/ours-first" -type f ! -path '*/wal/*' ! -path '*/~/*' -printf '%s\n' | awk '{ n += $1 } END { print n }')
 	awk -v n="$count" -v b="$bytes" 'BEGIN { printf "%d objects of %.0f MB in all, log apart: %.0f a stored GiB (target 60)\n", n, b / 1e6, n / b * 2^30 }'
 	rm -rf -- "$work/ours-first"
 }
