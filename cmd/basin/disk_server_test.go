@@ -165,6 +165,7 @@ func TestForgetOnFullDisk(t *testing.T) {
 		}
 	}
 	basin.run(t, nil, "pin", location, "latest").says(t, exitFailure, "no space left on device", "basin forget removes backups")
+	basin.run(t, nil, "verify", location).says(t, exitFailure, "2 backups: ", "what was verified is not noted", "no space left on device", "basin forget removes backups")
 	basin.run(t, nil, "forget", location, "--keep-last=1").says(t, exitSuccess, "no rule keeps it")
 	basin.run(t, nil, "prune", location).says(t, exitSuccess, "of 1 backup")
 	basin.run(t, nil, "verify", location).says(t, exitSuccess)

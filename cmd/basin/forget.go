@@ -241,12 +241,12 @@ func verifyRepository(ctx context.Context, c call) error {
 	for _, d := range damages {
 		c.report.error(damageError(d))
 	}
-	if err != nil {
+	if !report.IsComplete {
 		return err
 	}
-	_, err = fmt.Fprintf(c.stdout, "%s: %s of index, %s (%s) and %s of the log were read\n", counted(report.Backups, "backup"),
+	_, printed := fmt.Fprintf(c.stdout, "%s: %s of index, %s (%s) and %s of the log were read\n", counted(report.Backups, "backup"),
 		counted(report.Parts, "part"), counted(report.Packs, "pack"), bytesText(report.Bytes), counted(report.Log, "file"))
-	if report.Damages > 0 {
+	if err = errors.Join(err, printed); report.Damages > 0 {
 		return errors.Join(err, usererr.Hinted("Backups that are not named are sound. The next backup stores anew what it has of what is damaged. Look at the store's disks, and at other copies of it.",
 			"%s of the repository damaged or missing", counted(report.Damages, "object")))
 	}

@@ -163,7 +163,7 @@ func (c *Cluster) Verification(ctx context.Context) (Verification, error) {
 }
 
 // Needs returns the names of objects without which a backup, or the log up to where it ends, is not whole, of those that are
-// named, in their order. Without names nothing is read, else the whole index of the backup.
+// named, in their order. If packs are named its index is read, unless that is damaged itself.
 func (c *Cluster) Needs(ctx context.Context, commit *Commit, of []string) ([]string, error) {
 	if len(of) == 0 {
 		return nil, nil
@@ -174,6 +174,7 @@ func (c *Cluster) Needs(ctx context.Context, commit *Commit, of []string) ([]str
 			needs[c.partName(ref.ID)] = true
 		}
 	}
+	isIndexDamaged := slices.ContainsFunc(of, func(name string) bool { return needs[name] }) // so that it is not known which packs there are
 	for segment := range commit.segments() {
 		if name, err := c.logName(segment); err == nil {
 			needs[name] = true
@@ -187,7 +188,7 @@ func (c *Cluster) Needs(ctx context.Context, commit *Commit, of []string) ([]str
 		}
 	}
 	isMentioned, err := false, error(nil)
-	if len(named) > 0 {
+	if len(named) > 0 && !isIndexDamaged {
 		isMentioned, err = c.mentions(ctx, commit, func(id PackID) bool { return named[id] })
 	}
 	if err == nil && isMentioned {

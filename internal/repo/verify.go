@@ -63,6 +63,9 @@ type VerifyReport struct {
 	Log     int   // files
 	Bytes   int64 // of packs
 	Damages int
+
+	// IsComplete is that all was read that was to be: an error is then that it could not be noted.
+	IsComplete bool
 }
 
 // Verify reads back what is in the repository, and reports each damage once all is known. Of packs, every frame is opened,
@@ -89,11 +92,15 @@ func (c *Cluster) Verify(ctx context.Context, o VerifyOptions, report func(Damag
 	for _, name := range slices.Sorted(maps.Keys(v.damages)) {
 		report(*v.damages[name])
 	}
-	v.report.Damages = len(v.damages)
-	if err := v.avoidDamaged(ctx); err != nil {
-		return v.report, err
+	v.report.Damages, v.report.IsComplete = len(v.damages), true
+	err := v.avoidDamaged(ctx)
+	if err == nil {
+		err = v.remember(ctx)
 	}
-	return v.report, v.remember(ctx)
+	if err != nil {
+		err = fmt.Errorf("what was verified is not noted: %w", err)
+	}
+	return v.report, err
 }
 
 // verifier verifies a cluster's part of a repository.
