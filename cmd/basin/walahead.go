@@ -153,6 +153,12 @@ func (g *logGetter) startAhead(p place, s *ahead.Folder, name string, size int64
 	}
 	c := exec.Command(program, append(args, s.Dir(), name, strconv.FormatInt(size, 10))...)
 	c.Dir = s.Dir()
+	if config := os.Getenv("BASIN_CONFIG"); config != "" && !filepath.IsAbs(config) { // which is from where this one is
+		if config, err = filepath.Abs(config); err != nil {
+			return err
+		}
+		c.Env = append(os.Environ(), "BASIN_CONFIG="+config)
+	}
 	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := c.Start(); err != nil {
 		return err

@@ -134,13 +134,19 @@ func TestGetAheadGoesOn(t *testing.T) {
 		basin.run(t, nil, "wal", "push", "--repository", repository, "-D", s.DataDir, filepath.Join(s.DataDir, "pg_wal", name)).says(t, exitSuccess)
 	}
 	dir := pgtest.TempDir(t)
+	// A configuration named from where this is, which is elsewhere for who gets ahead.
+	config := filepath.Join(pgtest.TempDir(t), "basin.toml")
+	write(t, config, fmt.Sprintf("[repository.only]\nlocation = %q\n[cluster.main]\nrepositories = [\"only\"]\n", repository))
+	pgtest.Own(t, config)
 	path := filepath.Join(dir, "RECOVERYXLOG")
 	isThere := func(name string) bool {
 		found, err := filepath.Glob(filepath.Join(dir, "*", name+".*.log"))
 		return err == nil && len(found) == 1
 	}
 	for i, name := range names {
-		basin.run(t, nil, "wal", "get", "--repository", repository, "-D", s.DataDir, "--spool", dir, name, path).succeeded(t)
+		get := basin.command(t.Context(), []string{"BASIN_CONFIG=basin.toml"}, "wal", "get", "-D", s.DataDir, "--spool", dir, name, path)
+		get.Dir = filepath.Dir(config)
+		startCommand(t, get).wait(t).succeeded(t)
 		if here, err := os.Stat(path); err != nil || here.Size() != size {
 			t.Fatal(here, err)
 		}
