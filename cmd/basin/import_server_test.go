@@ -54,6 +54,8 @@ func TestImport(t *testing.T) {
 	k := importing(t, newProgram(t, "basin"), 17, map[string]string{"summarize_wal": "on"})
 	pgtest.Fill(t, k.Server, 1)
 	full := k.take(t, "full", "-R")
+	const second = "date_trunc('second', clock_timestamp())" // by which imports are ordered
+	k.WaitFor(t, "SELECT "+second+" > '"+k.Query(t, "SELECT "+second)+"'", "t")
 	k.Exec(t, "CREATE TABLE later AS SELECT generate_series(1, 1000) n")
 	sums := pgtest.Sums(t, k.Server)
 	incremental := k.take(t, "incremental", "--incremental", filepath.Join(full, "backup_manifest"))

@@ -95,6 +95,14 @@ func takeNow(t *testing.T, location string, parent *repo.Commit) repo.Commit {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Without its log none of them would count for anything.
+	segment := wal.Segment{Timeline: 3, Number: 1}
+	history := []byte("1\t0/800000\tno recovery target specified\n2\t0/900000\tno recovery target specified\n")
+	err = errors.Join(c.PushLog(t.Context(), wal.HistoryName(3), history, 0),
+		c.PushLog(t.Context(), segment.Name(wal.DefaultSegmentSize), forgedSegment(7, segment, "log"), 0))
+	if err != nil {
+		t.Fatal(err)
+	}
 	sink := c.NewSink(repo.SinkOptions{Parent: parent})
 	err = backup.Copy(t.Context(), sink, &smallSource{at: wal.LSN(0x1000028), text: fmt.Sprint("control ", parent == nil)}, backup.Options{})
 	if err := errors.Join(err, sink.Close()); err != nil {

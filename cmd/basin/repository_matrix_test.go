@@ -144,12 +144,9 @@ func (k *kept) takeOver(t *testing.T) {
 	k.archived(t)
 	k.goesOn(t, standby)
 	k.WaitFor(t, "SELECT archived_count > 1 AND last_archived_wal LIKE '00000002%' FROM pg_stat_archiver", "t")
-	if !strings.Contains(k.location, "://") {
-		eventually(t, "the part of a segment at which the standby was promoted is in the archive", func() bool {
-			parts, err := filepath.Glob(filepath.Join(k.location, "main", "*", "wal", "00000001", "*", "*.partial"))
-			return err == nil && len(parts) == 1
-		})
-	}
+	// There is none if the standby got what there was of the segment by restore_command, since the server takes that for archived.
+	parts, _ := filepath.Glob(filepath.Join(k.location, "main", "*", "wal", "00000001", "*", "*.partial"))
+	t.Logf("parts of segments in the archive: %v", parts)
 	old.Exec(t, "ALTER SYSTEM SET restore_command = '"+k.restoreCommand()+"'") // for pg_rewind
 	old.Stop(t, pgtest.Fast)
 }
