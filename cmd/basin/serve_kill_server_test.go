@@ -130,11 +130,16 @@ func TestServeClientsKilled(t *testing.T) {
 			} else {
 				c = append(c, "-d", v.conninfo())
 			}
-			clients = append(clients, startCommand(t, pgtest.Command(t, 18, c[0], c[1:]...)))
+			command := pgtest.Command(t, 18, c[0], c[1:]...)
+			if command.SysProcAttr == nil {
+				command.SysProcAttr = new(syscall.SysProcAttr)
+			}
+			command.SysProcAttr.Setpgid = true // with the process that pg_basebackup has stream the log, which goes on without it
+			clients = append(clients, startCommand(t, command))
 		}
 		pause(rand.N(800 * time.Millisecond))
 		for _, c := range clients {
-			_ = c.cmd.Process.Signal(syscall.SIGKILL) // one may have failed: the folder of the log is shared
+			_ = syscall.Kill(-c.cmd.Process.Pid, syscall.SIGKILL) // one may have failed: the folder of the log is shared
 			<-c.done
 		}
 		s.WaitFor(t, ours, "0")
