@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"sync"
 	"time"
 
 	"basin/internal/repo"
@@ -258,7 +259,8 @@ func askEach(ctx context.Context, r *report, all []repositoryOptions, ask func(c
 }
 
 // furthest returns options that name, of the repositories that are meant that have the cluster and can be read, the one whose log leads
-// furthest, and of equal ones the first. Others that cannot be read, and that it is not the first, are told.
+// furthest, and of equal ones the first. All are asked at once, and once one has answered the others are waited for a little while only.
+// Those that cannot be read, and that it is not the first, are told.
 func furthest(ctx context.Context, r *report, o repositoryOptions) (best repositoryOptions, cluster *repo.Cluster, err error) {
 	all, _, err := o.each()
 	if err != nil {
@@ -268,37 +270,49 @@ func furthest(ctx context.Context, r *report, o repositoryOptions) (best reposit
 		_, cluster, err = openCluster(ctx, o)
 		return o, cluster, err
 	}
-	var failed []error
-	var most wal.Position
-	first := ""
-	for _, one := range all {
+	var mu sync.Mutex
+	leads := make(map[string]wal.Position) // by location
+	outcomes := doInAll(ctx, all, 1, func(ctx context.Context, one repositoryOptions) error {
 		_, c, err := openCluster(ctx, one)
-		var at wal.Position
-		if err == nil {
-			at, err = leadsTo(ctx, c)
-		}
-		if ctx.Err() != nil {
-			return o, nil, context.Cause(ctx)
-		}
 		if err != nil {
-			failed = append(failed, fmt.Errorf("repository %s: %w", one.Location, err))
+			return err
+		}
+		at, err := leadsTo(ctx, c)
+		mu.Lock()
+		defer mu.Unlock()
+		leads[one.Location] = at
+		return err
+	})
+	if ctx.Err() != nil {
+		return o, nil, context.Cause(ctx)
+	}
+	var failed []error
+	chosen, first := -1, ""
+	mu.Lock()
+	defer mu.Unlock()
+	for i, outcome := range outcomes {
+		if outcome.err != nil {
+			failed = append(failed, fmt.Errorf("repository %s: %w", outcome.repository, outcome.err))
 			continue
 		}
-		first = cmp.Or(first, one.Location)
-		if cluster == nil || cmp.Or(cmp.Compare(at.Timeline, most.Timeline), cmp.Compare(at.LSN, most.LSN)) > 0 {
-			best, cluster, most = one, c, at
+		first = cmp.Or(first, outcome.repository)
+		at := leads[outcome.repository]
+		if chosen < 0 || cmp.Or(cmp.Compare(at.Timeline, leads[all[chosen].Location].Timeline), cmp.Compare(at.LSN, leads[all[chosen].Location].LSN)) > 0 {
+			chosen = i
 		}
 	}
-	if cluster == nil {
+	if chosen < 0 {
 		return o, nil, errors.Join(failed...)
 	}
+	best = all[chosen]
 	for _, err := range failed {
 		r.warn(fmt.Errorf("%w; repository %s is read", err, best.Location))
 	}
 	if best.Location != first {
 		r.info("repository %s is read: its log leads further than that of %s", best.Location, first)
 	}
-	return best, cluster, nil
+	_, cluster, err = openCluster(ctx, best) // again, as what asked all of them has ended
+	return best, cluster, err
 }
 
 // leadsTo returns where the log ends that follows from the newest backup of a cluster; nothing if there is no such backup, or not the log
