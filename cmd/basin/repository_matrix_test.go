@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"io"
 	"io/fs"
 	"math/rand/v2"
@@ -17,6 +18,7 @@ import (
 	"basin/internal/manifest"
 	"basin/internal/object/s3/s3test"
 	"basin/internal/pgtest"
+	"basin/internal/wal"
 )
 
 // repositoryAxes are what a chain of backups is made of.
@@ -144,11 +146,30 @@ func (k *kept) takeOver(t *testing.T) {
 	k.archived(t)
 	k.goesOn(t, standby)
 	k.WaitFor(t, "SELECT archived_count > 1 AND last_archived_wal LIKE '00000002%' FROM pg_stat_archiver", "t")
-	// There is none if the standby got what there was of the segment by restore_command, since the server takes that for archived.
-	parts, _ := filepath.Glob(filepath.Join(k.location, "main", "*", "wal", "00000001", "*", "*.partial"))
-	t.Logf("parts of segments in the archive: %v", parts)
+	if name := switchSegment(t, standby); !strings.Contains(k.location, "://") {
+		// A segment of which restore_command gave the beginning PostgreSQL takes for archived, and makes no part of it.
+		isRestored := strings.Contains(standby.Log(t), `restored log file "`+name+`" from archive`)
+		eventually(t, fmt.Sprintf("%s.partial is in the archive, unless the standby got the segment from there: %v", name, isRestored), func() bool {
+			parts, err := filepath.Glob(filepath.Join(k.location, "main", "*", "wal", "00000001", "*", name+".partial"))
+			return err == nil && len(parts) == map[bool]int{true: 0, false: 1}[isRestored]
+		})
+	}
 	old.Exec(t, "ALTER SYSTEM SET restore_command = '"+k.restoreCommand()+"'") // for pg_rewind
 	old.Stop(t, pgtest.Fast)
+}
+
+// switchSegment returns the segment of timeline 1 in which a server that was promoted has left it.
+func switchSegment(t *testing.T, s *pgtest.Server) string {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join(s.DataDir, "pg_wal", wal.HistoryName(2)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	history, err := wal.ParseHistory(2, content)
+	if err != nil || len(history) != 1 {
+		t.Fatal(history, err)
+	}
+	return wal.SegmentAt(wal.Position{LSN: history[0].End, Timeline: 1}, wal.DefaultSegmentSize).Name(wal.DefaultSegmentSize)
 }
 
 // goesOn has another server be the cluster.
