@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -169,7 +170,11 @@ func switchSegment(t *testing.T, s *pgtest.Server) string {
 	if err != nil || len(history) != 1 {
 		t.Fatal(history, err)
 	}
-	return wal.SegmentAt(wal.Position{LSN: history[0].End, Timeline: 1}, wal.DefaultSegmentSize).Name(wal.DefaultSegmentSize)
+	size, err := strconv.ParseInt(s.Query(t, "SELECT setting FROM pg_settings WHERE name = 'wal_segment_size'"), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return wal.SegmentAt(wal.Position{LSN: history[0].End, Timeline: 1}, size).Name(size)
 }
 
 // goesOn has another server be the cluster.

@@ -141,10 +141,11 @@ type Commit struct {
 // maxCommit is how many bytes a commit has at most.
 const maxCommit = 64 << 20
 
-// newBackupID returns a name for a backup that begins now.
+// newBackupID returns a name for a backup that begins now. It is sorted behind those of backups that began before, also within the
+// second: behind the second come its 65,536th parts, and then what is random.
 func newBackupID(now time.Time) string {
 	id := NewID()
-	return fmt.Sprintf("%s-%x", now.UTC().Format("20060102T150405Z"), id[:4])
+	return fmt.Sprintf("%s-%04x%x", now.UTC().Format("20060102T150405Z"), now.Nanosecond()*65536/int(time.Second), id[:2])
 }
 
 // Backups returns the backups that are there, that which began first being the first. Those that cannot be read are told in

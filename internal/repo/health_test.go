@@ -155,6 +155,19 @@ func TestNewest(t *testing.T) {
 	}
 }
 
+// Backups that began within one second are in the order in which they did.
+func TestBackupIDsAreSorted(t *testing.T) {
+	began := time.Date(2026, 11, 26, 23, 59, 59, 0, time.UTC)
+	last := newBackupID(began)
+	for i := 1; i < 200; i++ {
+		id := newBackupID(began.Add(time.Duration(i) * 10 * time.Millisecond))
+		if len(id) != len(last) || id <= last {
+			t.Fatalf("%s begins %d ms later than %s", id, 10, last)
+		}
+		last = id
+	}
+}
+
 // What was found damaged is remembered until it was found sound, also if other things are looked at meanwhile.
 func TestDamageIsRemembered(t *testing.T) {
 	c, _ := whole(t, false)
