@@ -111,6 +111,10 @@ type receiver struct {
 	out      *bufio.Writer // to the segment
 	started  bool          // the server has begun to send
 
+	// isServed is that the server has the log from where the stream begins: it has sent some, or there is none beyond. Before that it is told
+	// of nothing that it is flushed, as its slot would be moved to there, and stay there if that log is gone.
+	isServed bool
+
 	synced     time.Time     // when the last flush of a synchronous stream ended
 	syncPeriod time.Duration // how long it took
 
@@ -121,6 +125,7 @@ type receiver struct {
 // checkSystem refuses another cluster, and one that has not come to the timeline yet.
 func (r *receiver) checkSystem(ctx context.Context) error {
 	if r.o.SystemID == "" {
+		r.isServed = true // as far as that is known
 		r.progress.identified(0)
 		return nil
 	}
@@ -137,6 +142,7 @@ func (r *receiver) checkSystem(ctx context.Context) error {
 		return usererr.Hinted("The log here is of a newer timeline than the server's: it was promoted later than this server was left behind. Name the server that is the primary now.",
 			"starting timeline %d is not present in the server", r.timeline)
 	}
+	r.isServed = r.timeline == system.Position.Timeline && r.pos >= system.Position.LSN
 	r.progress.identified(system.Position.LSN)
 	return nil
 }
@@ -400,11 +406,12 @@ func (r *receiver) sendStatus(wantReply bool) error {
 		return err
 	}
 	s := protocol.Status{Write: r.pos, Reply: wantReply}
-	if r.reportsFlush() {
-		s.Flush = r.flushed
-	}
 	now := time.Now()
-	r.reported, r.told = now, r.flushed
+	if r.reported = now; r.isServed {
+		if r.told = r.flushed; r.reportsFlush() {
+			s.Flush = r.flushed
+		}
+	}
 	return r.conn.writeCopyData(s.Append(nil, now))
 }
 

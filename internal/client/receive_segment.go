@@ -27,6 +27,7 @@ func (r *receiver) data(ctx context.Context) error {
 		return usererr.Hinted("The stream has a gap or a repetition; nothing of it was kept. See whether the server is the one that it should be.",
 			"got WAL data at %v, expected %v", at, r.pos)
 	}
+	r.isServed = true
 	r.progress.heard(end)
 	for c.left > 0 && !r.ended {
 		if r.segment == nil {
@@ -150,7 +151,7 @@ func (r *receiver) keepInTime() (time.Duration, error) {
 			return 0, err
 		}
 	}
-	if r.flushed == r.told {
+	if r.flushed == r.told || !r.isServed {
 		return math.MaxInt64, nil
 	}
 	return math.MaxInt64, r.report(false)

@@ -160,6 +160,42 @@ func from(stop ...wal.Position) ReceiveOptions {
 
 const third, fourth = "000000010000000000000002", "000000010000000000000003"
 
+// A server that has log beyond where the stream begins is told of nothing that it is flushed before it has sent some: its slot would be
+// moved to log that it may have no more, and stay there. To one that has none beyond it is told at once, as commits may wait.
+func TestReceiveLeavesSlotUntilServed(t *testing.T) {
+	for _, test := range []struct {
+		reason, position string
+		first            wal.LSN // that is flushed, as the first status says
+	}{
+		{"log is to come", "0/300000", 0},
+		{"nothing is to come", "0/200000", 2 * mib},
+	} {
+		o := from()
+		o.SystemID, o.Synchronous = "7", true
+		err := receiving(t, o, new(shelf), func(s *server) {
+			s.expectQuery("IDENTIFY_SYSTEM")
+			s.say(answer([]any{"7", "1", test.position, nil}), ready)
+			s.expectQuery(`START_REPLICATION SLOT "s" 0/200000 TIMELINE 1`)
+			s.say(copyBoth)
+			if w, f, _ := s.status(); w != 2*mib || f != test.first {
+				t.Errorf("%s: first status %v %v", test.reason, w, f)
+			}
+			s.say(keepalive(1))
+			if w, f, _ := s.status(); w != 2*mib || f != test.first {
+				t.Errorf("%s: status asked for: %v %v", test.reason, w, f)
+			}
+			s.say(walData(2*mib, logOf(1, 2*mib, 1000)))
+			if w, f, _ := s.status(); w != 2*mib+1000 || f != 2*mib+1000 {
+				t.Errorf("%s: status behind log: %v %v", test.reason, w, f)
+			}
+			s.say(errorSaid("57P01", "enough"))
+		})
+		if err == nil {
+			t.Errorf("%s: no error", test.reason)
+		}
+	}
+}
+
 func TestReceiveStopsInASegment(t *testing.T) {
 	keeper := new(shelf)
 	first, second := logOf(1, 2*mib, mib), logOf(1, 3*mib, 500)
