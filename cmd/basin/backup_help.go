@@ -207,8 +207,14 @@ Rules (what any of them keeps is kept; days, weeks and months are those of UTC):
       --keep-monthly=N       the last of a month, likewise
       --keep-within=AGE      all that are not older, such as 36h, 14d or 4w
 
+The rules are about the cluster with the newest backup of its name. What there is of another
+one of that name, which initdb or pg_upgrade has replaced, is kept, but with
+      --keep-superseded=AGE  only until nothing came of it for so long, neither backups nor
+                             log, and a backup of the new one can be restored; pins count
+
 Options:
   -n, --dry-run              say what would be done, and why, and do nothing
+      --json                 print it as JSON, in the shape that docs/repository.md has
   -V, --version              output version information, then exit
   -?, --help                 show this help, then exit
 
@@ -226,13 +232,19 @@ func helpPrune(w io.Writer, called string) error {
 Usage:
   %[1]s [OPTION]...
 
-It may run beside backups, on any host. If anything cannot be read that says what is needed,
-nothing is removed. What is locked in its bucket stays, and it is said until when: it goes the
+It is about all clusters of a name, also those that initdb or pg_upgrade has replaced. It may run
+beside backups, on any host. If anything cannot be read that says what is needed, nothing is
+removed. What is locked in its bucket stays, and it is said until when: it goes the
 next time after that.
 
 Options:
       --keep-log=AGE         keep log that came within this time, whatever needs it
+      --keep-superseded=AGE  of a cluster that initdb or pg_upgrade has replaced, and of which no
+                             backup is left, remove all log once none came for so long; see
+                             basin forget
   -n, --dry-run              say what would be removed, and do nothing
+      --json                 print what was removed as JSON, in the shape that
+                             docs/repository.md has
   -V, --version              output version information, then exit
   -?, --help                 show this help, then exit
 

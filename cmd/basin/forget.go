@@ -20,12 +20,13 @@ import (
 // keepOptions is what the command lines of forget, prune and verify ask for.
 type keepOptions struct {
 	repositoryOptions
-	Policy  repo.Policy
-	LogFor  time.Duration // that log is kept at least; zero keeps what backups need
-	Sample  float64       // share of what is read back; zero is all
-	DryRun  bool
-	JSON    bool
-	Backups []string
+	Policy     repo.Policy
+	LogFor     time.Duration // that log is kept at least; zero keeps what backups need
+	Superseded time.Duration // that a superseded cluster is kept; zero is for ever
+	Sample     float64       // share of what is read back; zero is all
+	DryRun     bool
+	JSON       bool
+	Backups    []string
 }
 
 // parse reads a command line with the options that a command has beside those of all.
@@ -64,141 +65,220 @@ func parseAge(value string) (time.Duration, error) {
 	return 0, usererr.Hinted("Say it in hours, days or weeks: 36h, 14d, 4w.", "invalid time \"%s\"", value)
 }
 
+// forgetting is what forget does to the backups of one cluster.
+type forgetting struct {
+	cluster    *repo.Cluster
+	superseded time.Time // since when the cluster is, whose backups go for that; else zero
+	verdicts   []repo.Verdict
+	forgotten  map[string]bool // by the identifiers of backups
+}
+
 // forget removes backups.
 func forget(ctx context.Context, c call) error {
 	var o keepOptions
 	err := o.parse(c,
 		countOption("keep-last", &o.Policy.Last), countOption("keep-daily", &o.Policy.Daily),
 		countOption("keep-weekly", &o.Policy.Weekly), countOption("keep-monthly", &o.Policy.Monthly),
-		ageOption("keep-within", &o.Policy.Within), flagOption("dry-run", 'n', &o.DryRun))
+		ageOption("keep-within", &o.Policy.Within), ageOption("keep-superseded", &o.Superseded),
+		flagOption("dry-run", 'n', &o.DryRun), flagOption("json", 0, &o.JSON))
+	isByRule := o.Policy != (repo.Policy{}) || o.Superseded > 0
 	switch {
 	case err != nil:
 		return err
-	case len(o.Backups) > 0 && o.Policy != (repo.Policy{}):
+	case len(o.Backups) > 0 && isByRule:
 		return c.usage("backups are named, or a rule says which are kept, but not both")
-	case len(o.Backups) == 0 && o.Policy == (repo.Policy{}):
+	case len(o.Backups) == 0 && !isByRule:
 		return c.usage("neither a backup nor a rule is named")
 	}
 	o.MakesRoom = true
-	_, cluster, err := openCluster(ctx, o.repositoryOptions)
+	r, cluster, err := openCluster(ctx, o.repositoryOptions)
 	if err != nil {
 		return err
 	}
 	now := time.Now()
-	var verdicts []repo.Verdict
-	if len(o.Backups) > 0 {
-		for _, name := range o.Backups {
-			commit, err := findBackup(ctx, cluster, name)
-			if err != nil {
-				return err
-			}
-			verdicts = append(verdicts, repo.Verdict{Commit: commit, Reason: "it was named"})
-		}
-	} else {
-		commits, err := cluster.Backups(ctx)
-		if err != nil {
-			return usererr.Hinted("Nothing is removed as long as it is not known what is there.", "%w", err)
-		}
-		pins, err := cluster.Pins(ctx)
-		if err != nil {
-			return err
-		}
-		cannot, err := cluster.CannotRestore(ctx, commits)
-		if err != nil {
-			return usererr.Hinted("Nothing is removed as long as it is not known which backups can be restored.", "%w", err)
-		}
-		verdicts = repo.Plan(commits, o.Policy, pins, cannot, now)
-	}
-	locked, err := keepLocked(ctx, cluster, verdicts)
+	all, err := o.judge(ctx, r, cluster, now)
 	if err != nil {
 		return err
 	}
-	if err := printVerdicts(c.stdout, verdicts); err != nil || o.DryRun {
-		return err
+	var refused []error // of which none keeps the others
+	for _, f := range all {
+		locked, err := keepLocked(ctx, f.cluster, f.verdicts)
+		if err != nil {
+			return err
+		}
+		if !isByRule {
+			refused = append(refused, locked...)
+		}
+	}
+	if o.DryRun {
+		refused = nil
+	}
+	if !o.JSON {
+		if err := printVerdicts(c.stdout, all); err != nil {
+			return err
+		}
 	}
 	forgotten := 0
-	var refused []error // of which none keeps the others
-	if len(o.Backups) > 0 {
-		refused = locked
-	}
-	for _, v := range verdicts {
-		if v.Keep {
-			continue
+	for _, f := range all {
+		if !o.DryRun {
+			refused = append(refused, f.run(ctx, o, now)...)
 		}
-		if err := cluster.Forget(ctx, v.Commit.ID, now); err != nil {
-			refused = append(refused, err)
-			continue
-		}
-		forgotten++
+		forgotten += len(f.forgotten)
 	}
-	if forgotten > 0 {
+	if o.JSON {
+		refused = append(refused, printJSON(c, listForgetting(all, o.DryRun)))
+	} else if forgotten > 0 {
 		_, err := fmt.Fprintf(c.stdout, "%s forgotten; basin prune frees what they alone needed\n", counted(forgotten, "backup"))
 		refused = append(refused, err)
 	}
 	return errors.Join(refused...)
 }
 
-// printVerdicts tells what is kept and what is not, and why.
-func printVerdicts(w io.Writer, verdicts []repo.Verdict) error {
-	var b bytes.Buffer
-	table := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	for _, v := range verdicts {
-		what := "forget"
-		if v.Keep {
-			what = "keep"
+// judge says what becomes of the backups that are named, or of all of a cluster, and of those of the same name that are superseded.
+func (o *keepOptions) judge(ctx context.Context, r *repo.Repository, cluster *repo.Cluster, now time.Time) ([]*forgetting, error) {
+	if len(o.Backups) > 0 {
+		f := &forgetting{cluster: cluster}
+		for _, name := range o.Backups {
+			commit, err := findBackup(ctx, cluster, name)
+			if err != nil {
+				return nil, err
+			}
+			f.verdicts = append(f.verdicts, repo.Verdict{Commit: commit, Reason: "it was named"})
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\n", what, v.Commit.ID, v.Reason)
+		return []*forgetting{f}, nil
 	}
-	_ = table.Flush() // to memory
+	clusters := []*repo.Cluster{cluster}
+	if o.Superseded > 0 && o.SystemID == 0 {
+		var err error
+		if clusters, err = sameName(ctx, r, cluster.Name().Name, 0); err != nil {
+			return nil, err
+		}
+	}
+	var all []*forgetting
+	for _, one := range clusters {
+		f, err := o.judgeAll(ctx, one, one.Name() == cluster.Name(), now)
+		if err != nil {
+			return nil, err
+		}
+		if f != nil {
+			all = append(all, f)
+		}
+	}
+	return all, nil
+}
+
+// judgeAll says what becomes of the backups of a cluster. If it is not the one that is meant, it is nil unless that is superseded.
+func (o *keepOptions) judgeAll(ctx context.Context, cluster *repo.Cluster, isMeant bool, now time.Time) (*forgetting, error) {
+	f := &forgetting{cluster: cluster}
+	if o.Superseded > 0 {
+		since, err := cluster.Superseded(ctx, now)
+		if err != nil {
+			return nil, usererr.Hinted("Nothing is removed as long as it is not known what is there.", "%w", err)
+		}
+		if !since.IsZero() && now.Sub(since) >= o.Superseded {
+			f.superseded = since
+		} else if !isMeant {
+			return nil, nil
+		}
+	}
+	commits, err := cluster.Backups(ctx)
+	if err != nil {
+		return nil, usererr.Hinted("Nothing is removed as long as it is not known what is there.", "%w", err)
+	}
+	pins, err := cluster.Pins(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !f.superseded.IsZero() {
+		f.verdicts = repo.PlanSuperseded(commits, f.superseded, pins, now)
+		return f, nil
+	}
+	cannot, err := cluster.CannotRestore(ctx, commits)
+	if err != nil {
+		return nil, usererr.Hinted("Nothing is removed as long as it is not known which backups can be restored.", "%w", err)
+	}
+	f.verdicts = repo.Plan(commits, o.Policy, pins, cannot, now)
+	return f, nil
+}
+
+// run removes what is not kept. It returns of what it could not be done, and why.
+func (f *forgetting) run(ctx context.Context, o keepOptions, now time.Time) (refused []error) {
+	f.forgotten = make(map[string]bool)
+	for _, v := range f.verdicts {
+		if v.Keep {
+			continue
+		}
+		var err error
+		if f.superseded.IsZero() {
+			err = f.cluster.Forget(ctx, v.Commit.ID, now)
+		} else {
+			err = f.cluster.ForgetSuperseded(ctx, v.Commit.ID, now, o.Superseded)
+		}
+		if err != nil {
+			refused = append(refused, err)
+			continue
+		}
+		f.forgotten[v.Commit.ID] = true
+	}
+	return refused
+}
+
+// printVerdicts tells what is kept and what is not, and why.
+func printVerdicts(w io.Writer, all []*forgetting) error {
+	var b bytes.Buffer
+	for _, f := range all {
+		if len(all) > 1 {
+			name := f.cluster.Name()
+			fmt.Fprintf(&b, "cluster %s, system identifier %d\n", name.Name, name.SystemID)
+		}
+		table := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+		for _, v := range f.verdicts {
+			what := "forget"
+			if v.Keep {
+				what = "keep"
+			}
+			fmt.Fprintf(table, "%s\t%s\t%s\n", what, v.Commit.ID, v.Reason)
+		}
+		_ = table.Flush() // to memory
+	}
 	_, err := w.Write(b.Bytes())
 	return err
 }
 
-// prune removes what no backup needs.
-func prune(ctx context.Context, c call) error {
-	var o keepOptions
-	if err := o.parse(c, ageOption("keep-log", &o.LogFor), flagOption("dry-run", 'n', &o.DryRun)); err != nil {
-		return err
+// forgetListing is what basin forget does, for programs. Its shape is documented in docs/repository.md.
+type forgetListing struct {
+	DryRun   bool               `json:"dryRun"`
+	Clusters []forgottenListing `json:"clusters"`
+}
+
+// forgottenListing is what basin forget does to a cluster.
+type forgottenListing struct {
+	Cluster    string           `json:"cluster"`
+	SystemID   string           `json:"systemID"`
+	Superseded *time.Time       `json:"superseded"`
+	Backups    []verdictListing `json:"backups"`
+}
+
+// verdictListing is what becomes of a backup.
+type verdictListing struct {
+	ID        string `json:"id"`
+	Keep      bool   `json:"keep"`
+	Reason    string `json:"reason"`
+	Forgotten bool   `json:"forgotten"`
+}
+
+// listForgetting returns for programs what forget does.
+func listForgetting(all []*forgetting, isDry bool) forgetListing {
+	l := forgetListing{DryRun: isDry}
+	for _, f := range all {
+		name := f.cluster.Name()
+		one := forgottenListing{Cluster: name.Name, SystemID: strconv.FormatUint(name.SystemID, 10), Superseded: timeIfAny(f.superseded), Backups: []verdictListing{}}
+		for _, v := range f.verdicts {
+			one.Backups = append(one.Backups, verdictListing{v.Commit.ID, v.Keep, v.Reason, f.forgotten[v.Commit.ID]})
+		}
+		l.Clusters = append(l.Clusters, one)
 	}
-	if len(o.Backups) > 0 {
-		return c.usage("too many command-line arguments (first is \"%s\")", o.Backups[0])
-	}
-	o.MakesRoom = true
-	_, cluster, err := openCluster(ctx, o.repositoryOptions)
-	if err != nil {
-		return err
-	}
-	now := time.Now()
-	report, err := cluster.Prune(ctx, repo.PruneOptions{Now: now, DryRun: o.DryRun})
-	if err != nil {
-		return err
-	}
-	log, err := cluster.PruneLog(ctx, repo.PruneLogOptions{Now: now, DryRun: o.DryRun, Within: o.LogFor})
-	if err != nil {
-		return err
-	}
-	removed := "removed"
-	if o.DryRun {
-		removed = "would be removed"
-	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "of %s: %s and %s of index, %s, %s\n", counted(report.Backups, "backup"),
-		counted(report.Packs, "pack"), counted(report.Parts, "part"), bytesText(report.Removed), removed)
-	fmt.Fprintf(&b, "of the log: %s, %s, %s\n", counted(log.Files, "file"), bytesText(log.Removed), removed)
-	b.WriteString(keptText("", report.Locked))
-	b.WriteString(keptText(" of the log", log.Locked))
-	if log.Waits {
-		b.WriteString("log is removed once the backup that is being made has ended\n")
-	}
-	if report.Thin > 0 {
-		fmt.Fprintf(&b, "%s, mostly of no use, can be removed after the next backup\n", counted(report.Thin, "pack"))
-	}
-	for _, id := range report.GivenUp {
-		fmt.Fprintf(&b, "backup %s, whose host was not heard of any more, was given up\n", id)
-	}
-	fmt.Fprintf(&b, "%s are left, log apart\n", bytesText(report.Kept))
-	_, err = io.WriteString(c.stdout, b.String())
-	return err
+	return l
 }
 
 // verifyRepository reads back what is in a repository.

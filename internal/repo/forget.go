@@ -128,6 +128,19 @@ func plan(commits []Commit, policy Policy, pins map[string]Pin, now time.Time) [
 	return verdicts
 }
 
+// PlanSuperseded says which of the backups of a cluster are kept that has been superseded since a time: those that are pinned.
+func PlanSuperseded(commits []Commit, since time.Time, pins map[string]Pin, now time.Time) []Verdict {
+	var verdicts []Verdict
+	for _, commit := range commits {
+		v := Verdict{Commit: commit, Reason: "the cluster is superseded: nothing came of it since " + since.UTC().Format(time.RFC3339)}
+		if pin, ok := pins[commit.ID]; ok && pin.Holds(now) {
+			v.Keep, v.Reason = true, pin.reason()
+		}
+		verdicts = append(verdicts, v)
+	}
+	return verdicts
+}
+
 // timeOf returns the time that a backup is of, in UTC.
 func (c *Commit) timeOf() time.Time {
 	if c.Ended.IsZero() {
@@ -158,6 +171,11 @@ func (p Pin) reason() string {
 // another relies on which is being made, and the last that is not damaged and whose index can be read, also if others
 // are removed at the same time. One that is locked is an *object.LockedError.
 func (c *Cluster) Forget(ctx context.Context, id string, now time.Time) error {
+	return c.forget(ctx, id, now, c.hasOther)
+}
+
+// forget is Forget, if of a backup that is not damaged isSpare says that it can be spared.
+func (c *Cluster) forget(ctx context.Context, id string, now time.Time, isSpare func(context.Context, Commit) error) error {
 	commit, err := c.Backup(ctx, id)
 	if err != nil {
 		return fmt.Errorf("backup %s: %w", id, err)
@@ -198,7 +216,7 @@ func (c *Cluster) Forget(ctx context.Context, id string, now time.Time) error {
 			err = c.repo.store.Delete(ctx, c.commitName(id))
 		}
 	} else {
-		err = c.forgetGood(ctx, id, now)
+		err = c.forgetGood(ctx, id, now, isSpare)
 	}
 	if err != nil {
 		return err
@@ -218,9 +236,9 @@ func (c *Commit) isMadeUnder(prefix [leaseSize]byte) bool {
 	return false
 }
 
-// forgetGood removes a backup that is not damaged, if there is another. Somebody may remove that at the same time: who finds
+// forgetGood removes a backup that is not damaged, if it can be spared, since there is another. Somebody may remove that at the same time: who finds
 // none any more puts back what it removed. Until that is known a lease keeps prune from removing anything.
-func (c *Cluster) forgetGood(ctx context.Context, id string, now time.Time) error {
+func (c *Cluster) forgetGood(ctx context.Context, id string, now time.Time, isSpare func(context.Context, Commit) error) error {
 	name := c.commitName(id)
 	data, err := c.repo.store.Get(ctx, name, 0, -1)
 	if err != nil {
@@ -230,7 +248,7 @@ func (c *Cluster) forgetGood(ctx context.Context, id string, now time.Time) erro
 	if err != nil {
 		return fmt.Errorf("backup %s: %w", id, err)
 	}
-	if err := c.hasOther(ctx, commit); err != nil {
+	if err := isSpare(ctx, commit); err != nil {
 		return err
 	}
 	lease, err := c.takeLease(ctx, newBackupID(now), id, func() time.Time { return now })
@@ -241,7 +259,7 @@ func (c *Cluster) forgetGood(ctx context.Context, id string, now time.Time) erro
 		return errors.Join(err, lease.end())
 	}
 	err = c.repo.store.Delete(ctx, name)
-	if missing := c.hasOther(ctx, commit); missing != nil {
+	if missing := isSpare(ctx, commit); missing != nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
 		defer cancel()
 		err = errors.Join(err, missing)

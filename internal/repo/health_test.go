@@ -2,6 +2,7 @@ package repo
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -38,7 +39,9 @@ func putBackup(t *testing.T, c *Cluster, hours int, timeline wal.Timeline, segme
 func putLog(t *testing.T, c *Cluster, timeline wal.Timeline, numbers ...uint64) {
 	t.Helper()
 	for _, n := range numbers {
-		if err := c.PushLog(t.Context(), wal.Segment{Timeline: timeline, Number: n}.Name(logSize), forgedLog(n, rng(n)), 0); err != nil {
+		content := forgedLog(n, rng(n))
+		binary.LittleEndian.PutUint64(content[24:], c.name.SystemID)
+		if err := c.PushLog(t.Context(), wal.Segment{Timeline: timeline, Number: n}.Name(logSize), content, 0); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -14,6 +14,9 @@ type PruneLogOptions struct {
 	Now    time.Time     // zero is now
 	DryRun bool          // nothing is changed
 	Within time.Duration // log that is in the repository no longer than this is kept, whatever needs it
+	// Superseded is for how long a cluster without a backup is to be superseded, so that all log goes, histories too, and
+	// what else is known of the cluster. Zero keeps it.
+	Superseded time.Duration
 }
 
 // PruneLogReport says what was removed, or would be with DryRun.
@@ -27,7 +30,7 @@ type PruneLogReport struct {
 
 // PruneLog removes the log before the start of the oldest backup, on all timelines: what is behind it can be
 // replayed on a backup, whichever timelines come between. Backups of damaged pages count. Histories
-// are kept. Nothing is removed if there is no backup, or one is being made, since it is not known where that
+// are kept. Nothing is removed if there is no backup, unless the cluster is superseded, or one is being made, since it is not known where that
 // begins: on a standby it may be before all others. The log is listed before leases are read, so that
 // nothing is removed that came under a lease that is not known. In any case parts of segments go that are in
 // others, unless these are damaged.
@@ -56,38 +59,67 @@ func (c *Cluster) PruneLog(ctx context.Context, o PruneLogOptions) (PruneLogRepo
 		return report, err
 	}
 	report.Waits = countLiving(living, commits) > 0
-	first, size, ok := firstSegment(commits)
-	var gone []string
-	sizes := make(map[string]int64) // in bytes, by name
-	inOthers, err := c.soundOnly(ctx, superseded(files, o.Now))
-	if err != nil {
-		return report, err
-	}
-	for _, info := range files {
-		segment, err := wal.ParseSegment(info.Name[strings.LastIndexByte(info.Name, '/')+1:][:24], size)
-		isKept := !ok || report.Waits || err != nil || segment.Number >= first || o.Within > 0 && info.Time.After(o.Now.Add(-o.Within))
-		if isKept && !inOthers[info.Name] {
-			report.Kept++
-			continue
+	var gone []object.Info
+	if len(commits) == 0 && o.Superseded > 0 && !report.Waits {
+		if gone, err = c.remains(ctx, o.Now, max(o.Superseded, o.Within)); err != nil {
+			return report, err
 		}
-		gone = append(gone, info.Name)
-		sizes[info.Name] = info.Size
+	}
+	if len(gone) == 0 {
+		inOthers, err := c.soundOnly(ctx, superseded(files, o.Now))
+		if err != nil {
+			return report, err
+		}
+		first, size, ok := firstSegment(commits)
+		for _, info := range files {
+			segment, err := wal.ParseSegment(info.Name[strings.LastIndexByte(info.Name, '/')+1:][:24], size)
+			isKept := !ok || report.Waits || err != nil || segment.Number >= first || o.Within > 0 && info.Time.After(o.Now.Add(-o.Within))
+			if isKept && !inOthers[info.Name] {
+				report.Kept++
+				continue
+			}
+			gone = append(gone, info)
+		}
 	}
 	remove := c.remove
 	if o.DryRun {
 		remove = c.locked
 	}
-	locked, err := remove(ctx, gone)
-	for _, name := range gone {
-		if until, isLocked := locked[name]; isLocked {
-			report.Locked.add(sizes[name], until)
+	var names []string
+	for _, info := range gone {
+		names = append(names, info.Name)
+	}
+	locked, err := remove(ctx, names)
+	for _, info := range gone {
+		isLog := strings.HasPrefix(info.Name, c.below("wal/"))
+		if until, isLocked := locked[info.Name]; isLocked && isLog {
+			report.Locked.add(info.Size, until)
 			report.Kept++
-			continue
+		} else if isLog {
+			report.Files++
+			report.Removed += info.Size
 		}
-		report.Files++
-		report.Removed += sizes[name]
 	}
 	return report, err
+}
+
+// remains returns what is left of a cluster without a backup if it has been superseded for some time: what is known of it, and its log,
+// by which it is known the next time that it is superseded, and which is last for that. It is nothing if it is not superseded.
+func (c *Cluster) remains(ctx context.Context, now time.Time, forTime time.Duration) (all []object.Info, err error) {
+	if is, err := c.isSupersededFor(ctx, now, forTime); err != nil || !is {
+		return nil, err
+	}
+	for _, folder := range []string{"facts/", "wal/"} {
+		for info, err := range c.repo.store.List(ctx, c.below(folder), "") {
+			if err != nil {
+				return nil, err
+			}
+			if !strings.HasPrefix(info.Name, c.below("facts/"+factForgotten+"/")) { // which Prune removes when it is time
+				all = append(all, info)
+			}
+		}
+	}
+	return all, nil
 }
 
 // logFiles returns the files of the log, but for histories.

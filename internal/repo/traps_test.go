@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"basin/internal/backup"
+	"basin/internal/object"
 	"basin/internal/wal"
 )
 
@@ -136,4 +138,129 @@ func TestUpgradedCluster(t *testing.T) {
 	if _, err := upgraded.Backup(t.Context(), last.ID); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a backup of the old cluster is one of the new: %v", err)
 	}
+}
+
+// TestSuperseded has a cluster be made anew by pg_upgrade: all of the old one can be removed once nothing has come of it for some time, and there
+// is a backup of the new one that can be restored, and not before.
+func TestSuperseded(t *testing.T) {
+	const size = 4 << 20
+	whole := tree{{path: "a"}: []byte("a"), {path: "global/pg_control"}: []byte("c")}
+	begun := time.Now().Add(-time.Hour)
+	later := time.Now().Add(time.Hour)
+	for _, test := range []struct {
+		reason string
+		taken  time.Time // when the new one's backup was; zero is never
+		log    []uint64  // of the new one
+		living bool      // a backup of the old one is being made
+		is     bool
+	}{
+		{"nothing of the new one is there", time.Time{}, nil, false, false},
+		{"its log comes, and there is no backup", time.Time{}, []uint64{7}, false, false},
+		{"a backup cannot be restored", later, nil, false, false},
+		{"log of the old one came since the backup", begun, []uint64{7}, false, false},
+		{"a backup of the old one is being made", later, []uint64{7}, true, false},
+		{"all is there", later, []uint64{7}, false, true},
+	} {
+		t.Run(test.reason, func(t *testing.T) {
+			old := newCluster(t, true)
+			last := takeFrom(t, old, whole, wal.Position{LSN: 7*size + 0x28, Timeline: 1}, begun)
+			putLog(t, old, 1, 7, 8)
+			if err := old.Pin(t.Context(), Pin{Backup: last.ID, Until: begun}); err != nil {
+				t.Fatal(err)
+			}
+			upgraded, err := old.repo.Cluster("main", 43)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !test.taken.IsZero() {
+				takeFrom(t, upgraded, whole, wal.Position{LSN: 7*size + 0x28, Timeline: 1}, test.taken)
+			}
+			putLog(t, upgraded, 1, test.log...)
+			if test.living {
+				if _, err := old.takeLease(t.Context(), "20261126T210500Z-00000000", last.ID, time.Now); err != nil {
+					t.Fatal(err)
+				}
+			}
+			since, err := old.Superseded(t.Context(), time.Now())
+			if err != nil || since.IsZero() == test.is {
+				t.Fatalf("superseded since %v: %v", since, err)
+			}
+			if since, err := upgraded.Superseded(t.Context(), time.Now()); err != nil || !since.IsZero() {
+				t.Fatalf("the new one is superseded since %v: %v", since, err)
+			}
+			now := later.Add(time.Hour)
+			pruneLog := func(o PruneLogOptions, files int) {
+				t.Helper()
+				report, err := old.PruneLog(t.Context(), o)
+				if err != nil || report.Files != files {
+					t.Fatalf("%d files of the log were removed, not %d: %v", report.Files, files, err)
+				}
+			}
+			pruneLog(PruneLogOptions{Now: now, Superseded: time.Hour}, 0)
+			err = old.ForgetSuperseded(t.Context(), last.ID, now, time.Hour)
+			if (err == nil) != test.is {
+				t.Fatalf("the last backup was removed: %v", err)
+			}
+			if !test.is {
+				compare(t, old, last.ID, whole)
+				return
+			}
+			pruneLog(PruneLogOptions{Now: now}, 0)
+			pruneLog(PruneLogOptions{Now: now, Superseded: 4 * time.Hour}, 0)
+			pruneLog(PruneLogOptions{Now: now, Superseded: time.Hour, Within: 4 * time.Hour}, 0)
+			pruneLog(PruneLogOptions{Now: now, Superseded: time.Hour, DryRun: true}, 2)
+			pruneLog(PruneLogOptions{Now: now, Superseded: time.Hour}, 2)
+			prune(t, old, PruneOptions{Now: now.Add(2 * forgottenTime)})
+			all, err := old.repo.Clusters(t.Context())
+			if err != nil || !slices.Equal(all, []ClusterName{upgraded.name}) {
+				t.Errorf("there are %v: %v", all, err)
+			}
+			prune(t, upgraded, PruneOptions{Now: now})
+			commits, err := upgraded.Backups(t.Context())
+			if err != nil || len(commits) != 1 {
+				t.Fatalf("the new one has %d backups: %v", len(commits), err)
+			}
+			compare(t, upgraded, commits[0].ID, whole)
+		})
+	}
+}
+
+// TestForgetSupersededBesideForget has the new cluster's backup be removed just when the old one's last is: that is put back.
+func TestForgetSupersededBesideForget(t *testing.T) {
+	const size = 4 << 20
+	whole := tree{{path: "a"}: []byte("a"), {path: "global/pg_control"}: []byte("c")}
+	old := newCluster(t, true)
+	last := takeFrom(t, old, whole, wal.Position{LSN: 7*size + 0x28, Timeline: 1}, time.Now().Add(-time.Hour))
+	later := time.Now().Add(time.Hour)
+	upgraded, err := old.repo.Cluster("main", 43)
+	if err != nil {
+		t.Fatal(err)
+	}
+	newer := takeFrom(t, upgraded, whole, wal.Position{LSN: 7*size + 0x28, Timeline: 1}, later)
+	putLog(t, upgraded, 1, 7)
+	both := upgraded.repo.store
+	old = reopen(t, old, &atDelete{Store: both, name: old.commitName(last.ID), do: func() error {
+		return both.Delete(context.Background(), upgraded.commitName(newer.ID))
+	}})
+	if err := old.ForgetSuperseded(t.Context(), last.ID, later, time.Minute); err == nil {
+		t.Error("the last backup of all was removed")
+	}
+	compare(t, old, last.ID, whole)
+}
+
+// atDelete is a store in which something is done when an object is removed.
+type atDelete struct {
+	object.Store
+	name string
+	do   func() error
+}
+
+// Delete removes an object.
+func (a *atDelete) Delete(ctx context.Context, name string) error {
+	if name == a.name {
+		if err := a.do(); err != nil {
+			return err
+		}
+	}
+	return a.Store.Delete(ctx, name)
 }
