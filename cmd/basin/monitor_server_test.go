@@ -120,6 +120,9 @@ func (k *kept) confirm(t *testing.T, at string, m mark) {
 	s.Exec(t, "SELECT pg_wal_replay_resume()")
 	s.WaitFor(t, "SELECT pg_is_in_recovery()", "f")
 	restored("--wait=60").says(t, exitSuccess, "promoted, on timeline 2", `at restore point "mark 0"`, "last transaction", "'left' of postgres in postgres")
+	s.Exec(t, "ALTER SYSTEM SET synchronous_standby_names = 'basin'", "SELECT pg_reload_conf()") // as it may come with the backup
+	s.WaitFor(t, "SHOW synchronous_standby_names", "basin")
+	restored().says(t, exitSuccess, "for a standby of synchronous_standby_names = 'basin', and none is there")
 	s.Stop(t, pgtest.Fast)
 	restored().says(t, exitSuccess, "stopped, on timeline 2", `at restore point "mark 0"`, "last transaction  20")
 }

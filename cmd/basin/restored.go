@@ -56,6 +56,7 @@ type restoredReport struct {
 	Invalid    []string `json:"invalidIndexes"`
 	Collations []string `json:"collations"` // that sort otherwise here
 	Empty      []string `json:"emptyDatabases"`
+	Unmet      string   `json:"commitsWaitFor,omitempty"` // synchronous_standby_names, of which no standby is there
 	Hint       string   `json:"hint,omitempty"`
 
 	isFinal bool // waiting changes nothing
@@ -153,7 +154,7 @@ func lookRestored(ctx context.Context, report *report, o restoredOptions, passwo
 			return nil, err
 		}
 		r.Prepared, r.Invalid, r.Collations = s.prepared, append([]string{}, s.invalid...), append([]string{}, s.collations...)
-		r.Empty = append([]string{}, s.empty...)
+		r.Empty, r.Unmet = append([]string{}, s.empty...), s.unmet
 	}
 	return r, nil
 }
@@ -307,6 +308,10 @@ func (r *restoredReport) lines() []byte {
 	several("collation", "all as they were", r.Collations, "REINDEX what sorts by them, or rows are not found; then ALTER ... REFRESH (COLLATION) VERSION")
 	for _, name := range r.Empty {
 		line("empty database", "%s was left out of the restore; once recovery has ended, DROP DATABASE \"%s\";", name, strings.ReplaceAll(name, `"`, `""`))
+	}
+	if r.Unmet != "" {
+		line("commits wait", "for a standby of synchronous_standby_names = '%s', and none is there", r.Unmet)
+		line("", "until one is, ALTER SYSTEM SET synchronous_standby_names = ''; SELECT pg_reload_conf();")
 	}
 	if r.Reached && r.State == "paused" {
 		line("next", "look whether that is what was wanted; then SELECT pg_wal_replay_resume(); or restore to another target")

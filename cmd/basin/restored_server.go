@@ -31,6 +31,7 @@ type restoredServer struct {
 	prepared            []string // nil in recovery, which does not tell of them
 	invalid, collations []string
 	empty               []string // databases that were not restored
+	unmet               string   // synchronous_standby_names, for which commits wait since no such standby is there
 }
 
 // errStarting is a server that does not take connections yet.
@@ -232,6 +233,10 @@ func (r *restoredConn) readContents(ctx context.Context, d *restoredDir, s *rest
 			}
 			s.prepared = append(s.prepared, string(row[0])+s.stuck(string(row[1]), string(row[2])))
 		}
+		if err != nil {
+			return err
+		}
+		s.unmet, err = unmetStandbys(ctx, c)
 		return err
 	})
 	if err != nil {
@@ -250,6 +255,16 @@ func (r *restoredConn) readContents(ctx context.Context, d *restoredDir, s *rest
 		}
 	}
 	return nil
+}
+
+// unmetStandbys returns synchronous_standby_names if commits wait since no standby of these is there, as far as the role may know.
+func unmetStandbys(ctx context.Context, c *client.Conn) (string, error) {
+	rows, err := c.Query(ctx, `SELECT current_setting('synchronous_standby_names') WHERE pg_has_role('pg_read_all_stats', 'USAGE')
+		AND NOT EXISTS (SELECT FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum'))`)
+	if err != nil || len(rows) == 0 || len(rows[0]) != 1 {
+		return "", err
+	}
+	return string(rows[0][0]), nil
 }
 
 // stuck tells how to be rid of a prepared transaction of a database that is empty, to which nobody can connect, as who ends it must.
