@@ -88,6 +88,8 @@ Options:
                              do so although it is the cluster with this system identifier
   -b, --backup=ID            this backup, and no other: its ID, the beginning of it, or latest
   -n, --dry-run              print the plan and do nothing
+      --json                 print the plan, and what came of it, as JSON once all is done, in the
+                             shape that docs/repository.md has
       --no-space-check       try it although the disks seem to be too small
   -F, --format=plain|tar     a data directory (default), or tar files in DIRECTORY, as
                              pg_basebackup makes them; the directory "-" is the standard output
@@ -265,6 +267,8 @@ Without a backup all are verified, and the log. Each damage is named, with the b
 files that need it; then the status is 1.
 
 Options:
+      --json                 print what was read, and each damage, as JSON, in the shape that
+                             docs/repository.md has
       --sample=SHARE         read only such a part, as 5%%, of packs and log: what was not read
                              for the longest time. That all is there is seen in any case
   -P, --progress             show how far it is: packs, and then the log
@@ -285,6 +289,7 @@ Usage:
 Options:
       --until=TIME           until then, or until a day is over; without it for ever
       --note=TEXT            why, for the others
+      --json                 print it as JSON, in the shape that docs/repository.md has
       --remove               it need not be kept any more
   -V, --version              output version information, then exit
   -?, --help                 show this help, then exit

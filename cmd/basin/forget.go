@@ -281,13 +281,24 @@ func listForgetting(all []*forgetting, isDry bool) forgetListing {
 	return l
 }
 
+// pinResult is what pin --json prints. Its shape is documented in docs/repository.md: fields are added, and none is
+// changed or removed.
+type pinResult struct {
+	Cluster  string     `json:"cluster"`
+	SystemID string     `json:"systemID"`
+	Backup   string     `json:"backup"`
+	Pinned   bool       `json:"pinned"`
+	Until    *time.Time `json:"until"` // null for ever, and if it is not pinned
+	Note     string     `json:"note"`
+}
+
 // pin has a backup be kept, whatever rules say.
 func pin(ctx context.Context, c call) error {
 	var o keepOptions
 	var note string
 	var until time.Time
 	isGone := false
-	err := o.parse(c, textOption("note", 0, &note, nil), flagOption("remove", 0, &isGone),
+	err := o.parse(c, textOption("note", 0, &note, nil), flagOption("remove", 0, &isGone), flagOption("json", 0, &o.JSON),
 		getopt.Option{Long: "until", Value: func(value string) (err error) {
 			if _, err := time.Parse(time.DateOnly, strings.TrimSpace(value)); err == nil {
 				value += " 23:59:59" // until the day is over
@@ -315,14 +326,20 @@ func pin(ctx context.Context, c call) error {
 	if !until.IsZero() {
 		said = "it is kept until " + stamp(until)
 	}
+	name := cluster.Name()
+	result := pinResult{Cluster: name.Name, SystemID: strconv.FormatUint(name.SystemID, 10), Backup: commit.ID}
 	if isGone {
 		said = "rules say how long it is kept"
 		err = cluster.Unpin(ctx, commit.ID, time.Now())
 	} else {
+		result.Pinned, result.Until, result.Note = true, timeIfAny(until), note
 		err = cluster.Pin(ctx, repo.Pin{Backup: commit.ID, Until: until, Note: note, Made: time.Now().UTC()})
 	}
 	if err != nil {
 		return err
+	}
+	if o.JSON {
+		return printJSON(c, result)
 	}
 	_, err = fmt.Fprintf(c.stdout, "backup %s: %s\n", commit.ID, said)
 	return err

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"strings"
 
+	"basin/internal/object"
 	"basin/internal/repo"
 	"basin/internal/seal"
 	"basin/internal/shell"
@@ -18,15 +19,26 @@ type initOptions struct {
 	repositoryOptions
 	recipientOptions
 	Encrypt bool
+	JSON    bool
+}
+
+// initResult is what init --json prints. Its shape is documented in docs/repository.md: fields are added, and none is
+// changed or removed.
+type initResult struct {
+	Repository  repo.ID      `json:"repository"`
+	Location    string       `json:"location"`
+	Encrypted   bool         `json:"encrypted"`
+	Fingerprint string       `json:"fingerprint,omitempty"` // of the public key
+	Keys        []keyListing `json:"keys"`
 }
 
 // parseInit reads the command line of init.
 func parseInit(c call) (initOptions, error) {
 	var o initOptions
 	o.Say = c.report.info
-	encrypt := flagOption("encrypt", 0, &o.Encrypt)
-	encrypt.Whole = true
-	table := append(o.repositoryOptions.options(), encrypt, c.logFormat())
+	encrypt, json := flagOption("encrypt", 0, &o.Encrypt), flagOption("json", 0, &o.JSON)
+	encrypt.Whole, json.Whole = true, true
+	table := append(o.repositoryOptions.options(), encrypt, json, c.logFormat())
 	operands, err := c.parse(append(table, o.recipientOptions.options()...))
 	switch {
 	case err != nil:
@@ -79,8 +91,27 @@ func initRepository(ctx context.Context, c call) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", p.Location, err)
 	}
+	if o.JSON {
+		result, err := listMade(ctx, p.Location, info, store)
+		return errors.Join(err, printJSON(c, result))
+	}
 	_, err = c.stdout.Write([]byte(initReport(p.Location, info, recipients)))
 	return err
+}
+
+// listMade returns what is told of a repository that was just made. The error is that its keys could not be listed.
+func listMade(ctx context.Context, location string, info repo.Info, store object.Store) (initResult, error) {
+	result := initResult{info.ID, location, info.Encrypted, info.Fingerprint(), []keyListing{}}
+	if !info.Encrypted {
+		return result, nil
+	}
+	r, err := repo.Open(ctx, store, repo.Options{})
+	if err != nil {
+		return result, err
+	}
+	keys, err := r.Keys(ctx)
+	result.Keys = listingOfKeys(info, keys).Keys
+	return result, err
 }
 
 // initReport says what was made, and what to do next.

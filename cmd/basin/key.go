@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"basin/internal/getopt"
@@ -21,6 +20,7 @@ type keyOptions struct {
 	repositoryOptions
 	recipientOptions
 	Identities []string // files
+	JSON       bool
 	Operands   []string
 }
 
@@ -56,7 +56,9 @@ func key(ctx context.Context, c call) error {
 // parseKey reads the command line of what is done with keys.
 func parseKey(c call, name string) (o keyOptions, err error) {
 	o.Say = c.report.info
-	table := append(o.repositoryOptions.options(), c.logFormat())
+	json := flagOption("json", 0, &o.JSON)
+	json.Whole = true
+	table := append(o.repositoryOptions.options(), json, c.logFormat())
 	if name == "add" {
 		table = append(table, o.recipientOptions.options()...)
 	}
@@ -115,16 +117,26 @@ func addKey(ctx context.Context, c call, o keyOptions) error {
 	if err != nil {
 		return err
 	}
+	var added []repo.WrappedKey
 	for i, one := range wrapped {
-		id, err := r.AddKey(ctx, one)
-		if err != nil {
-			return err
+		var id repo.ID
+		if id, err = r.AddKey(ctx, one); err != nil {
+			break
+		}
+		added = append(added, repo.WrappedKey{ID: id, Created: time.Now(), Content: one})
+		if o.JSON {
+			continue
 		}
 		if _, err := fmt.Fprintf(c.stdout, "Added key %v for %s.\n", id, recipients[i].Name); err != nil {
 			return err
 		}
 	}
-	return nil
+	if o.JSON {
+		l := listingOfKeys(r.Info(), added)
+		l.Problems = append(l.Problems, problemTexts(err)...)
+		return errors.Join(err, printJSON(c, l))
+	}
+	return err
 }
 
 // listKeys lists whom the private key is wrapped for.
@@ -137,22 +149,17 @@ func listKeys(ctx context.Context, c call, o keyOptions) error {
 	if err != nil {
 		return err
 	}
-	var problems []error
-	table := tabwriter.NewWriter(c.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "ID\tADDED (UTC)\tFOR")
-	for _, k := range keys {
-		whom, err := seal.WrappedFor(k.Content)
-		if err != nil {
-			problems = append(problems, fmt.Errorf("key %v: %w", k.ID, err))
-			whom = "damaged"
-		}
-		added := "-"
-		if !k.Created.IsZero() {
-			added = k.Created.UTC().Format(time.DateTime)
-		}
-		fmt.Fprintf(table, "%v\t%s\t%s\n", k.ID, added, printable(whom, false))
+	l := listingOfKeys(r.Info(), keys)
+	if o.JSON {
+		err = printJSON(c, l)
+	} else {
+		err = l.table(c.stdout)
 	}
-	return errors.Join(append(problems, table.Flush())...)
+	var problems []error
+	for _, text := range l.Problems {
+		problems = append(problems, errors.New(text))
+	}
+	return errors.Join(append(problems, err)...)
 }
 
 // removeKey removes a wrapped key, which is named by what is enough of its beginning.
@@ -177,6 +184,9 @@ func removeKey(ctx context.Context, c call, o keyOptions) error {
 	}
 	if err := r.RemoveKey(ctx, matching[0]); err != nil {
 		return err
+	}
+	if o.JSON {
+		return printJSON(c, removedKey{r.Info().ID, matching[0]})
 	}
 	_, err = fmt.Fprintf(c.stdout, "Removed key %v. Who has unlocked the private key with it, or has a copy of the\n"+
 		"repository with it, can read all the same, also what is yet to come.\n", matching[0])
@@ -203,6 +213,9 @@ func unlockKey(ctx context.Context, c call, o keyOptions) error {
 	}
 	if err := writeKeyFile(keyFile, r.Info().ID, private); err != nil {
 		return err
+	}
+	if o.JSON {
+		return printJSON(c, unlockedKey{r.Info().ID, r.Info().Fingerprint(), absolute(keyFile)})
 	}
 	_, err = fmt.Fprintf(c.stdout, "Wrote the private key to %s, which only its owner can read.\n"+
 		"--key-file, BASIN_KEY_FILE or key_file in basin.toml names it to other commands.\n", keyFile)

@@ -55,6 +55,8 @@ Options:
       --recipient=KEY         encrypt, so that who has the private half of KEY can unlock it:
                               age1..., ssh-ed25519 ... or ssh-rsa ...; may be repeated
       --recipients-file=FILE  the same for each line of FILE; # begins a comment
+      --json                  print what was made as JSON, in the shape that docs/repository.md
+                              has
       --log-format=text|json  print messages as text, or as lines of JSON
   -V, --version               output version information, then exit
   -?, --help                  show this help, then exit
@@ -93,6 +95,8 @@ for a public key of age or SSH, or with a passphrase. Each of these is a key wit
            256 MiB each time
 
 Options:
+      --json                  print the keys, or what was done, as JSON, in the shape that
+                              docs/repository.md has
       --log-format=text|json  print messages as text, or as lines of JSON
   -V, --version               output version information, then exit
   -?, --help                  show this help, then exit

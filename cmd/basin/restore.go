@@ -36,6 +36,7 @@ type restoreOptions struct {
 	ArchiveMode       bool // is left as the source has it
 	Jobs              int
 	DryRun            bool
+	JSON              bool
 	NoSync            bool
 	Progress          bool
 }
@@ -74,6 +75,7 @@ func restoreTable(o *restoreOptions) []getopt.Option {
 			return err
 		}},
 		flagOption("dry-run", 'n', &o.DryRun),
+		flagOption("json", 0, &o.JSON),
 		flagOption("no-sync", 'N', &o.NoSync),
 		flagOption("progress", 'P', &o.Progress),
 	)
@@ -103,6 +105,8 @@ func restoreCluster(ctx context.Context, c call) error {
 		return c.usage("only tar files can be compressed: --format=tar makes some")
 	case o.Format == formatPlain && o.Directory == "-":
 		return c.usage("only tar files can go to the standard output: --format=tar makes some")
+	case o.Directory == "-" && o.JSON:
+		return c.usage("the standard output takes the backup, and not what --json prints: name a directory")
 	}
 	r, err := openRepositoryFor(ctx, c.report, &o)
 	if err != nil {
@@ -138,24 +142,42 @@ func restoreCluster(ctx context.Context, c call) error {
 	if plan.space, err = run.space(ctx, plan); err != nil {
 		return err
 	}
-	if err := run.print(c, plan.text(run)); err != nil {
+	return run.carryOut(ctx, c, plan)
+}
+
+// carryOut tells the plan, does what it says unless that is not wanted, and tells what came of it; for programs all at once.
+func (r *restoreRun) carryOut(ctx context.Context, c call, p *restorePlan) error {
+	if !r.o.JSON {
+		if err := r.print(c, p.text(r)); err != nil {
+			return err
+		}
+	}
+	err := r.checkSpace(p)
+	if err == nil && !r.o.DryRun {
+		err = r.restore(ctx, p)
+	}
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return err
+	case r.o.JSON:
+		return errors.Join(err, printJSON(c, r.result(p, err)))
+	case err != nil || r.o.DryRun:
 		return err
 	}
-	if err := run.checkSpace(plan); err != nil || o.DryRun {
-		return err
-	}
-	if o.Format == formatTar {
-		err = run.writeTar(ctx, plan)
+	return r.print(c, r.next(p))
+}
+
+// restore makes the data directory, or tar files.
+func (r *restoreRun) restore(ctx context.Context, p *restorePlan) (err error) {
+	if r.o.Format == formatTar {
+		err = r.writeTar(ctx, p)
 	} else {
-		err = run.write(ctx, plan)
+		err = r.write(ctx, p)
 	}
 	if errors.Is(err, seal.ErrDamaged) && usererr.Hint(err) == "" {
 		return usererr.Hinted("basin verify names the backups that need what is damaged. Restore one that does not, with --backup, or from another repository; the same command goes on with what is there already.", "%w", err)
 	}
-	if err != nil {
-		return err
-	}
-	return run.print(c, run.next(plan))
+	return err
 }
 
 // openRepositoryFor returns the cluster that is restored. Of several repositories it is the one that leads furthest, which o then
@@ -174,7 +196,14 @@ type restoreRun struct {
 	part     *databasePart
 	into     *inplace.Directory // what is at the place of the data directory; nil for tar files
 	without  map[string]bool    // files of the log in which a transaction that is looked for did not end
+	warnings []string           // of the plan
 	written  int64              // bytes of files
 	counts   backup.Progress
 	progress *progress
+}
+
+// warn prints a warning, which is of the plan.
+func (r *restoreRun) warn(format string, args ...any) {
+	r.warnings = append(r.warnings, fmt.Sprintf(format, args...))
+	r.report.warning(format, args...)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,7 +28,7 @@ import (
 
 // wantedFiles are files of a backup that are restored: one, those in a directory, or those of a relation.
 type wantedFiles struct {
-	what       string // for people
+	wantedListing
 	tablespace uint32
 	prefix     string            // of their paths
 	is         func(string) bool // of which these, by path
@@ -55,15 +56,32 @@ func restoreFiles(ctx context.Context, c call, o restoreOptions, cluster *repo.C
 		}
 		wanted = append(wanted, found...)
 	}
-	if err := printWanted(c, o, cluster, commit, wanted); err != nil || o.DryRun {
-		return err
+	if !o.JSON {
+		if err := printWanted(c, o, cluster, commit, wanted); err != nil {
+			return err
+		}
 	}
 	source := &filesSource{files: files, wanted: wanted, made: make(map[string]bool), warn: c.report.warning}
 	defer source.Close()
-	if err := writeFiles(ctx, o, source, c.report.warning); err != nil {
-		return err
+	part := partOf(o, cluster.Name(), commit, wanted)
+	if !o.DryRun {
+		err = writeFiles(ctx, o, source, c.report.warning)
+		if err != nil && (!o.JSON || ctx.Err() != nil) {
+			return err
+		}
+		if err == nil {
+			part.Restored, part.Files, part.Bytes, part.Wrong = true, source.count, source.size, source.wrong.Load()
+			err = part.damage()
+		}
 	}
-	return source.report(c, o)
+	switch {
+	case o.JSON:
+		part.Problems = problemTexts(err)
+		return errors.Join(err, printJSON(c, part))
+	case part.Restored:
+		return cmp.Or(source.report(c, part), err)
+	}
+	return err
 }
 
 // unfinishedFiles is the folder below the directory in which files are until all are whole.
@@ -108,7 +126,7 @@ func printWanted(c call, o restoreOptions, cluster *repo.Cluster, commit repo.Co
 	fmt.Fprintf(&b, "Restores files of %s into \"%s\"\n", cluster.Name(), o.Directory)
 	fmt.Fprintf(&b, "  backup    %s, ended %s\n", commit.ID, stamp(commit.Ended))
 	for _, w := range wanted {
-		fmt.Fprintf(&b, "  %s\n", w.what)
+		fmt.Fprintf(&b, "  %s\n", w.wantedListing)
 	}
 	_, err := io.WriteString(c.stdout, b.String())
 	return err
@@ -121,7 +139,7 @@ func (f *restoredFiles) want(ctx context.Context, text string) ([]wantedFiles, e
 	_, err := f.Open(ctx, tablespace, within)
 	switch {
 	case err == nil:
-		return []wantedFiles{{"file      " + printable(whole, false), tablespace, within, func(path string) bool { return path == within }}}, nil
+		return []wantedFiles{{wantedListing{Kind: "file", Path: whole}, tablespace, within, func(path string) bool { return path == within }}}, nil
 	case errors.Is(err, fs.ErrInvalid):
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
@@ -136,10 +154,10 @@ func (f *restoredFiles) want(ctx context.Context, text string) ([]wantedFiles, e
 		if err != nil {
 			return nil, err
 		}
-		wanted := []wantedFiles{{"directory " + printable(whole, false), tablespace, prefix, func(string) bool { return true }}}
+		wanted := []wantedFiles{{wantedListing{Kind: "directory", Path: whole}, tablespace, prefix, func(string) bool { return true }}}
 		if whole == "pg_tblspc" { // in which there are only links
 			for _, t := range f.commit.Tablespaces {
-				wanted = append(wanted, wantedFiles{"directory " + printable(backup.ManifestPath(t.OID, ""), false), t.OID, "", func(string) bool { return true }})
+				wanted = append(wanted, wantedFiles{wantedListing{Kind: "directory", Path: backup.ManifestPath(t.OID, "")}, t.OID, "", func(string) bool { return true }})
 			}
 		}
 		return wanted, nil
@@ -166,7 +184,7 @@ func (f *restoredFiles) relation(ctx context.Context, database, schema, name str
 	for _, r := range relations {
 		tablespace, within := backup.CutManifestPath(r.Path)
 		wanted = append(wanted, wantedFiles{
-			what: fmt.Sprintf("relation  %s: %s", r.Path, printable(r.String(), false)), tablespace: tablespace, prefix: within,
+			wantedListing: wantedListing{Kind: "relation", Path: r.Path, Name: r.String()}, tablespace: tablespace, prefix: within,
 			is: func(path string) bool { return isOfRelation(path, within) },
 		})
 	}
@@ -274,21 +292,22 @@ func (s *filesSource) Close() error {
 }
 
 // report tells what was restored, and what it is worth.
-func (s *filesSource) report(c call, o restoreOptions) error {
-	dir, err := filepath.Abs(o.Directory)
-	if err != nil {
-		dir = o.Directory
-	}
+func (s *filesSource) report(c call, part restoredPart) error {
 	k := s.files.commit
-	_, err = fmt.Fprintf(c.stdout, `Restored %s, %s, into "%s".
+	_, err := fmt.Fprintf(c.stdout, `Restored %s, %s, into "%s".
 They are as they were read while the backup was made, between %v and %v, without the log: files
 of relations may have pages, and rows, of different moments. What was in a database at one
 moment, basin restore --database gets.
-`, counted(s.count, "file"), humanize.IBytes(uint64(s.size)), dir, k.Start.LSN, k.Stop.LSN)
-	if n := s.wrong.Load(); n > 0 && err == nil {
-		return usererr.Hinted("The files are as the cluster had them: another backup may have them whole.", "%s: %w", counted(int(n), "page"), errPages)
-	}
+`, counted(part.Files, "file"), humanize.IBytes(uint64(part.Bytes)), part.Directory, k.Start.LSN, k.Stop.LSN)
 	return err
+}
+
+// damage returns an error if pages had wrong checksums.
+func (r restoredPart) damage() error {
+	if r.Wrong == 0 {
+		return nil
+	}
+	return usererr.Hinted("The files are as the cluster had them: another backup may have them whole.", "%s: %w", counted(int(r.Wrong), "page"), errPages)
 }
 
 // pageReader verifies the checksums of pages that are read through it, by the rules of the server: not of what was

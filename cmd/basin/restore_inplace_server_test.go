@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -62,7 +63,13 @@ func TestRestoreInPlace(t *testing.T) {
 	}
 	pgtest.Own(t, k.DataDir)
 	pgtest.Own(t, one)
-	e := basin.run(t, nil, append(delta, "--discard-wal")...)
+	var plan restoreResult
+	e := basin.run(t, nil, append(delta, "--discard-wal", "--dry-run", "--json")...)
+	if err := json.Unmarshal([]byte(e.stdout), &plan); err != nil || e.status != exitSuccess || plan.Into != "in place" || len(plan.Emptied) != 1 || plan.Emptied[0].Location != later ||
+		plan.RecoversTo.Kind != "lsn" || plan.RecoversTo.LSN.String() != m.lsn || plan.RecoversTo.Action != "promote" || len(plan.Tablespaces) != 1 || plan.Tablespaces[0].Directory != one {
+		t.Errorf("%v, %v", e, err)
+	}
+	e = basin.run(t, nil, append(delta, "--discard-wal")...)
 	if e.status != exitSuccess || !strings.Contains(e.stdout, "in place") || !strings.Contains(e.stdout, "is emptied: recovery makes it") {
 		t.Fatal(e)
 	}

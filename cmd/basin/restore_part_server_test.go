@@ -2,10 +2,12 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -52,6 +54,12 @@ func TestPartsOfBackups(t *testing.T) {
 			m := k.mark(t)
 			k.archived(t)
 
+			var plan restoreResult
+			planned := k.run(t, "restore", "-D", filepath.Join(pgtest.TempDir(t), "data"), k.elsewhere(t), "--database", "shop", "--dry-run", "--json")
+			if err := json.Unmarshal([]byte(planned.stdout), &plan); err != nil || plan.Databases == nil || plan.Databases.Left < 1<<20 ||
+				!slices.Equal(plan.Databases.Whole, []string{"postgres", "shop", "template0", "template1"}) || !slices.Equal(plan.Databases.Empty, []string{"crm", `it's "odd"`}) {
+				t.Errorf("%v, %v", planned, err)
+			}
 			s := k.restore(t, "--database", "shop", "--target-name", m.name, "--target-action", "promote")
 			s.WaitFor(t, "SELECT pg_is_in_recovery()", "f")
 			if major == 14 && !strings.Contains(s.Log(t), "is uninitialized") {

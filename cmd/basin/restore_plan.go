@@ -33,11 +33,11 @@ type restorePlan struct {
 func (r *restoreRun) plan(ctx context.Context) (*restorePlan, error) {
 	commits, err := r.cluster.Backups(ctx)
 	if err != nil && r.o.Backup == "" {
-		r.report.warning("some backups cannot be read: %s", err)
+		r.warn("some backups cannot be read: %s", err)
 	}
 	found, err := r.cluster.Verification(ctx)
 	if err != nil {
-		r.report.warning("what was found damaged before is not known: %s", err)
+		r.warn("what was found damaged before is not known: %s", err)
 	}
 	var refused []error
 	isDamaged := false // a newer backup
@@ -53,7 +53,7 @@ func (r *restoreRun) plan(ctx context.Context) (*restorePlan, error) {
 		}
 		if err == nil {
 			if len(refused) > 0 && (isDamaged || r.o.Target.kind == "") { // an earlier target is why, else
-				r.report.warning("an older backup than the newest is restored: %s", refused[0])
+				r.warn("an older backup than the newest is restored: %s", refused[0])
 			}
 			return plan, nil
 		}
@@ -79,7 +79,7 @@ func (r *restoreRun) plan(ctx context.Context) (*restorePlan, error) {
 func (r *restoreRun) checkDamage(ctx context.Context, p *restorePlan, found repo.Verification) error {
 	err := checkWhole(ctx, r.cluster, &p.commit, found)
 	if r.o.Backup != "" && errors.Is(err, errNotWhole) {
-		r.report.warning("%s", err)
+		r.warn("%s", err)
 		return nil
 	}
 	return err
@@ -145,8 +145,12 @@ func (p *restorePlan) isBefore(at wal.LSN, transactions wal.Transactions) bool {
 	return p.target.kind == "immediate"
 }
 
-// checkPlaces refuses to put a tablespace of the backup where there is something that is not this cluster's.
+// checkPlaces refuses to put a tablespace of the backup where there is something that is not this cluster's, or where there is room
+// for one archive alone.
 func (r *restoreRun) checkPlaces(p *restorePlan) error {
+	if n := len(p.commit.Tablespaces); n > 0 && r.o.Directory == "-" {
+		return usererr.Hinted("Name a directory: each tablespace has an archive of its own.", "can only write single tablespace to stdout, database has %d", n+1)
+	}
 	for _, t := range p.commit.Tablespaces {
 		to := r.mapped(t)
 		if r.into == nil || !filepath.IsAbs(t.Location) || r.into.Holds(t.OID, to) {
@@ -191,8 +195,8 @@ func (r *restoreRun) checkTablespaces(ctx context.Context, p *restorePlan) error
 func (p *restorePlan) text(r *restoreRun) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Restores %s into \"%s\"%s\n", r.cluster.Name(), r.o.Directory, r.manner())
-	if from, err := r.o.place(); err == nil {
-		fmt.Fprintf(&b, "  from      %s\n", from.Location)
+	if from := r.o.location(); from != "" {
+		fmt.Fprintf(&b, "  from      %s\n", from)
 	}
 	fmt.Fprintf(&b, "  backup    %s, %s in %s files, ended %s\n", p.commit.ID, humanize.IBytes(uint64(p.commit.Size)), humanize.Comma(p.commit.Files), stamp(p.commit.Ended))
 	fmt.Fprintf(&b, "  server    PostgreSQL %d\n", majorOf(p.commit.ServerVersion))

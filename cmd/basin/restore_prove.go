@@ -60,7 +60,7 @@ func (r *restoreRun) proveEnd(ctx context.Context, p *restorePlan) error {
 		s := facts.Summary
 		if s == nil {
 			if facts.Problem != "" {
-				r.report.warning("%s is damaged, and recovery may end there: %s", facts.Name, facts.Problem)
+				r.warn("%s is damaged, and recovery may end there: %s", facts.Name, facts.Problem)
 			}
 			return nil // PostgreSQL finds the end by itself
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"time"
@@ -75,6 +76,14 @@ func (t *recoveryTarget) choose(kind string) error {
 	}
 	t.kind = kind
 	return nil
+}
+
+// does returns what the server does at the target: pause, promote or shutdown.
+func (t recoveryTarget) does() string {
+	if t.kind == "" { // with nothing to stop at, recovery ends
+		return "promote"
+	}
+	return cmp.Or(t.action, "pause")
 }
 
 // String tells the target.

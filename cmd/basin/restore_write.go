@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -147,11 +146,7 @@ func (r *restoreRun) settings(p *restorePlan) (string, error) {
 		} else {
 			set("recovery_target_inclusive", "on")
 		}
-		action := t.action
-		if action == "" {
-			action = "pause"
-		}
-		set("recovery_target_action", action)
+		set("recovery_target_action", t.does())
 	}
 	return b.String(), nil
 }
@@ -186,12 +181,14 @@ func (r *restoreRun) print(c call, text string) error {
 	return err
 }
 
+// startCommands returns the commands that start what was restored, and confirm that it comes to its target.
+func startCommands(dir string) []string {
+	return []string{"pg_ctl start -D " + shell.Quote(dir), "basin restored --wait=3600 " + shell.Quote(dir)}
+}
+
 // next tells what to do now.
 func (r *restoreRun) next(p *restorePlan) string {
-	dir, err := filepath.Abs(r.o.Directory)
-	if err != nil {
-		dir = r.o.Directory
-	}
+	dir := absolute(r.o.Directory)
 	var b strings.Builder
 	switch {
 	case r.o.Format == formatTar:
@@ -202,9 +199,9 @@ func (r *restoreRun) next(p *restorePlan) string {
 		b.WriteString("Restored. ")
 	}
 	if r.o.Format == formatPlain {
-		fmt.Fprintf(&b, "Start it, and see that it comes to its target, with\n  pg_ctl start -D %[1]s\n  basin restored --wait=3600 %[1]s\n", shell.Quote(dir))
+		fmt.Fprintf(&b, "Start it, and see that it comes to its target, with\n  %s\n", strings.Join(startCommands(dir), "\n  "))
 	}
-	if p.target.kind != "" && (p.target.action == "" || p.target.action == "pause") {
+	if p.target.does() == "pause" {
 		b.WriteString("At the target it pauses, and can be read, but for tables that a transaction had locked which was not over, as one that dropped\nthem: queries of these wait until recovery has ended. If that is what was wanted,\n  SELECT pg_wal_replay_resume();\nends recovery; if not, restore again to another target.\n")
 	}
 	if r.o.Format == formatTar {

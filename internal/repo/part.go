@@ -367,5 +367,8 @@ func (r *reader) key() key {
 	return k
 }
 
+// whole returns the path below the data directory.
+func (k key) whole() string { return backup.ManifestPath(k.tablespace, k.path) }
+
 // String returns the path for messages.
-func (k key) String() string { return fmt.Sprintf("%q", backup.ManifestPath(k.tablespace, k.path)) }
+func (k key) String() string { return fmt.Sprintf("%q", k.whole()) }

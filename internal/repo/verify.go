@@ -51,8 +51,9 @@ type Damage struct {
 	Object  string // its name in the repository
 	Err     error
 	Backups []string // that need it
-	Files   []string // of those, some that need it
-	More    int      // files that do too and are not named; a file counts for each backup
+	Files   []string // of those, paths of some that need it
+	Ranges  []string // of those, for people, from which file to which one nothing is known, if it is a part of the index
+	More    int      // files and ranges that need it too and are not named; each counts for each backup
 }
 
 // VerifyReport says what was read.
@@ -157,8 +158,14 @@ func newVerifier(c *Cluster, o VerifyOptions) *verifier {
 	return v
 }
 
-// damage notes a damage, or what else it affects.
+// damage notes a damage, or what else it affects, which may be a file.
 func (v *verifier) damage(name string, err error, backup, file string) {
+	d := v.damaged(name, err, backup)
+	d.affect(&d.Files, file)
+}
+
+// damaged notes a damage, or which backup it affects, and returns it.
+func (v *verifier) damaged(name string, err error, backup string) *Damage {
 	d, ok := v.damages[name]
 	if !ok {
 		d = &Damage{Object: name, Err: err}
@@ -167,10 +174,15 @@ func (v *verifier) damage(name string, err error, backup, file string) {
 	if backup != "" && !slices.Contains(d.Backups, backup) {
 		d.Backups = append(d.Backups, backup)
 	}
+	return d
+}
+
+// affect notes in a list of the damage what else it affects, if that is anything.
+func (d *Damage) affect(list *[]string, what string) {
 	switch {
-	case file == "" || slices.Contains(d.Files, file):
-	case len(d.Files) < maxFiles:
-		d.Files = append(d.Files, file)
+	case what == "" || slices.Contains(*list, what):
+	case len(*list) < maxFiles:
+		*list = append(*list, what)
 	default:
 		d.More++
 	}
@@ -249,7 +261,8 @@ func (v *verifier) partsOf(ctx context.Context) error {
 					if n+1 < len(level) {
 						files = fmt.Sprintf("from %v to %v", ref.first(), level[n+1].first())
 					}
-					v.damage(v.cluster.partName(ref.ID), err, commit.ID, files)
+					d := v.damaged(v.cluster.partName(ref.ID), err, commit.ID)
+					d.affect(&d.Ranges, files)
 					v.broken[commit.ID] = true
 				}
 			}
@@ -332,16 +345,16 @@ func (v *verifier) indexes(ctx context.Context) error {
 			name := v.cluster.packName(x.at.pack)
 			switch s := v.packs[x.at.pack]; {
 			case s == nil:
-				v.damage(name, fmt.Errorf("%s: %w", name, fs.ErrNotExist), commit.ID, k.String())
+				v.damage(name, fmt.Errorf("%s: %w", name, fs.ErrNotExist), commit.ID, k.whole())
 			case s.damaged:
-				v.damage(name, nil, commit.ID, k.String())
+				v.damage(name, nil, commit.ID, k.whole())
 			case s.checked:
 				content, err := v.trailer(ctx, x.at.pack, s.size)
 				if err == nil {
 					err = content.compare(x)
 				}
 				if err != nil {
-					v.damage(name, err, commit.ID, k.String())
+					v.damage(name, err, commit.ID, k.whole())
 				}
 			}
 			return v.store.failed()

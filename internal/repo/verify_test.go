@@ -193,7 +193,7 @@ func TestMissing(t *testing.T) {
 			t.Errorf("%s is gone: %v", info.Name, damages)
 		}
 		for id := range states {
-			if _, err := readTree(t.Context(), reopen(t, c, without), id); err != nil && isNeeded && (!slices.Contains(d.Backups, id) || len(d.Files) == 0) {
+			if _, err := readTree(t.Context(), reopen(t, c, without), id); err != nil && isNeeded && (!slices.Contains(d.Backups, id) || len(d.Files)+len(d.Ranges) == 0) {
 				t.Errorf("%s is gone: backup %s cannot be read, and verify says %+v", info.Name, id, d)
 			}
 		}
