@@ -142,6 +142,7 @@ func restoreCluster(ctx context.Context, c call) error {
 	if plan.space, err = run.space(ctx, plan); err != nil {
 		return err
 	}
+	plan.rate = run.rate(ctx, plan)
 	return run.carryOut(ctx, c, plan)
 }
 

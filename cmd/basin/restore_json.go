@@ -38,6 +38,7 @@ type restoreResult struct {
 	Configuration *confListing        `json:"configuration"` // null if that which is in the backup does
 	Databases     *databasesListing   `json:"databases"`     // null if all are restored
 	Space         []spaceListing      `json:"space"`
+	Seconds       *int64              `json:"seconds"` // that the backup takes to come, before the log is replayed; null if that is not known
 
 	Next     []string `json:"next"` // commands
 	Warnings []string `json:"warnings"`
@@ -131,6 +132,10 @@ func (r *restoreRun) result(p *restorePlan, err error) restoreResult {
 		Target: listTarget(r.o.Target), Standby: r.o.Standby, Why: p.why, Note: p.note,
 		Tablespaces: []tablespacePlace{}, Emptied: []tablespaceListing{}, Configuration: p.conf.listing(), Databases: r.part.listing(),
 		Space: []spaceListing{}, Next: []string{}, Warnings: append([]string{}, r.warnings...), Problems: problemTexts(err),
+	}
+	if p.rate > 0 {
+		seconds := int64(p.duration().Seconds())
+		result.Seconds = &seconds
 	}
 	switch {
 	case r.o.Format == formatTar:

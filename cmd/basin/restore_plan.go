@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/dustin/go-humanize"
 
@@ -25,6 +27,7 @@ type restorePlan struct {
 	why    string         // it is another one than was asked for; empty if it is not
 	note   string         // about the target; empty if there is nothing to say
 	space  []spaceNeed
+	rate   int64               // bytes of it that come in a second; zero if that is not known
 	conf   *restoredConf       // nil if that which is in the backup does
 	clear  []backup.Tablespace // of what is in the way, those that recovery makes anew
 }
@@ -200,7 +203,7 @@ func (p *restorePlan) text(r *restoreRun) string {
 	}
 	fmt.Fprintf(&b, "  backup    %s, %s in %s files, ended %s\n", p.commit.ID, humanize.IBytes(uint64(p.commit.Size)), humanize.Comma(p.commit.Files), stamp(p.commit.Ended))
 	fmt.Fprintf(&b, "  server    PostgreSQL %d\n", majorOf(p.commit.ServerVersion))
-	fmt.Fprintf(&b, "  log       from %v to %v, timeline %d\n", p.commit.Start.LSN, p.reach.End, p.reach.Timeline)
+	fmt.Fprintf(&b, "  log       from %v to %v, timeline %d: %s\n", p.commit.Start.LSN, p.reach.End, p.reach.Timeline, humanize.IBytes(uint64(p.reach.End-p.commit.Start.LSN)))
 	if p.reach.Resumes != "" {
 		fmt.Fprintf(&b, "            files are missing behind that; it goes on at %s, which cannot be reached\n", p.reach.Resumes)
 	}
@@ -221,10 +224,21 @@ func (p *restorePlan) text(r *restoreRun) string {
 	}
 	b.WriteString(p.conf.plan())
 	b.WriteString(r.part.plan())
+	if p.rate > 0 {
+		fmt.Fprintf(&b, "  time      about %s, at %s/s, as a sample came just now; then the log is replayed\n", clock(p.duration()), humanize.IBytes(uint64(p.rate)))
+	}
 	for _, n := range p.space {
 		b.WriteString("  space     " + n.String() + "\n")
 	}
 	return b.String()
+}
+
+// duration returns how long the backup takes to come, in whole seconds; zero if that is not known.
+func (p *restorePlan) duration() time.Duration {
+	if p.rate == 0 {
+		return 0
+	}
+	return time.Duration(math.Ceil(float64(p.commit.Size)/float64(p.rate))) * time.Second
 }
 
 // manner tells what becomes of what is in the data directory.

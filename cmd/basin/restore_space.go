@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/dustin/go-humanize"
 
@@ -36,6 +37,47 @@ func (n spaceNeed) String() string {
 
 // fits says whether there is room for it.
 func (n spaceNeed) fits() bool { return n.need <= n.there+n.free }
+
+// How it is found out how long a restore takes.
+const (
+	longSize   = 1 << 30 // bytes of a backup from which on it is: what is smaller is soon there
+	sampleTime = time.Second
+	sampleSize = 128 << 20 // bytes
+)
+
+// rate restores a sample of the backup, into files without a name, and returns how many bytes of it came in a second. It is zero where that does
+// not tell how long it takes: if only some of it is restored, or little. That it cannot be done is no error: who restores is told why.
+func (r *restoreRun) rate(ctx context.Context, p *restorePlan) int64 {
+	if r.part != nil || r.into != nil && r.into.Exists || p.commit.Size < longSize || len(p.space) == 0 {
+		return 0
+	}
+	files := make([]*os.File, r.o.Jobs)
+	for i := range files {
+		f, err := os.CreateTemp(p.space[0].dir, ".basin-*")
+		if err != nil {
+			return 0
+		}
+		defer f.Close() // it has no name, and is gone
+		if err := os.Remove(f.Name()); err != nil {
+			return 0
+		}
+		files[i] = f
+	}
+	begun := time.Now()
+	n, err := r.cluster.Sample(ctx, p.commit, r.o.Jobs, sampleTime, min(sampleSize, p.space[0].free/2), func(worker int, content []byte) error {
+		_, err := files[worker].Write(content)
+		return err
+	})
+	for _, f := range files {
+		if err == nil && !r.o.NoSync {
+			err = f.Sync()
+		}
+	}
+	if err != nil {
+		return 0
+	}
+	return int64(float64(n) / time.Since(begun).Seconds())
+}
 
 // space finds out what the restore needs of each file system that tells how much is free.
 func (r *restoreRun) space(ctx context.Context, p *restorePlan) (needs []spaceNeed, err error) {
