@@ -240,7 +240,11 @@ removed. What is locked in its bucket stays, and it is said until when: it goes 
 next time after that.
 
 Options:
-      --keep-log=AGE         keep log that came within this time, whatever needs it
+      --keep-log=AGE         have each moment be restored within this time alone, such as 14d, if a
+                             backup is there from before it: of older log only what backups need to
+                             be restored as they were taken is kept. Without it each moment since
+                             the oldest backup can be restored, and all log from there is kept.
+                             Log that came within this time is kept in any case
       --keep-superseded=AGE  of a cluster that initdb or pg_upgrade has replaced, and of which no
                              backup is left, remove all log once none came for so long; see
                              basin forget
@@ -250,7 +254,10 @@ Options:
   -V, --version              output version information, then exit
   -?, --help                 show this help, then exit
 
-%[2]s`, called, helpRepositoryOptions)
+%[2]s
+Example:
+  %[1]s --repository=/srv/backup --keep-log=14d
+`, called, helpRepositoryOptions)
 	return err
 }
 

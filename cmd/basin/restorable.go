@@ -141,7 +141,7 @@ func (t timelineListing) lines(b *bytes.Buffer, indent string) {
 		}
 		fmt.Fprintf(b, "%s: from %s to %s\n", begin, w.start(), w.end())
 		if w.Resumes != "" {
-			fmt.Fprintf(b, "%s  behind that log is missing; it goes on at %s, which no backup before it leads to\n", indent, w.Resumes)
+			fmt.Fprintf(b, "%s  behind that is no log, up to %s, to which no backup before it leads\n", indent, w.Resumes)
 		}
 	}
 }
@@ -216,7 +216,7 @@ func (b backupListing) leadLines(line func(name, format string, args ...any)) {
 		end := windowListing{ToLSN: l.LSN, To: l.To}.end()
 		line("restorable", "from its end to %s on timeline %d", end, l.Timeline)
 		if l.Resumes != "" {
-			line("gap", "behind that log is missing; it goes on at %s", l.Resumes)
+			line("gap", "behind that is no log, up to %s", l.Resumes)
 		}
 	}
 	if b.Problem != "" {

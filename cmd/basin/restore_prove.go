@@ -76,7 +76,7 @@ func (r *restoreRun) proveEnd(ctx context.Context, p *restorePlan) error {
 		break
 	}
 	if p.target.kind == "time" && p.reach.Resumes != "" { // what is missing may have what was wanted
-		return usererr.Hinted("If the missing log is elsewhere, push it: basin wal push FILE. A target before the gap can be reached.",
+		return usererr.Hinted("If the missing log is elsewhere, push it: basin wal push FILE. If basin prune --keep-log has removed it, only backups of that time can be restored, as they were taken: basin list. A target before the gap can be reached.",
 			"log is missing behind %v, where no transaction has ended yet after %s; it goes on at %s", p.reach.End, stamp(p.target.time), p.reach.Resumes)
 	}
 	if last < p.commit.Stop.LSN { // nothing happened since the backup, and PostgreSQL would not come to any target

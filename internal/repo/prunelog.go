@@ -6,14 +6,15 @@ import (
 	"time"
 
 	"basin/internal/object"
-	"basin/internal/wal"
 )
 
 // PruneLogOptions say how the log that no backup needs is removed. The zero value removes it.
 type PruneLogOptions struct {
-	Now    time.Time     // zero is now
-	DryRun bool          // nothing is changed
-	Within time.Duration // log that is in the repository no longer than this is kept, whatever needs it
+	Now    time.Time // zero is now
+	DryRun bool      // nothing is changed
+	// Within is for how long back each moment is to be restored: older log is kept only as far as backups need it to be restored
+	// as they were taken. Log that came within that time is kept, whatever needs it. Zero keeps all from the oldest backup on.
+	Within time.Duration
 	// Superseded is for how long a cluster without a backup is to be superseded, so that all log goes, histories too, and
 	// what else is known of the cluster. Zero keeps it.
 	Superseded time.Duration
@@ -29,7 +30,8 @@ type PruneLogReport struct {
 }
 
 // PruneLog removes the log before the start of the oldest backup, on all timelines: what is behind it can be
-// replayed on a backup, whichever timelines come between. Backups of damaged pages count. Histories
+// replayed on a backup, whichever timelines come between. With Within it also removes what leads from one older backup to
+// the next. Backups of damaged pages count. Histories
 // are kept. Nothing is removed if there is no backup, unless the cluster is superseded, or one is being made, since it is not known where that
 // begins: on a standby it may be before all others. The log is listed before leases are read, so that
 // nothing is removed that came under a lease that is not known. In any case parts of segments go that are in
@@ -70,10 +72,12 @@ func (c *Cluster) PruneLog(ctx context.Context, o PruneLogOptions) (PruneLogRepo
 		if err != nil {
 			return report, err
 		}
-		first, size, ok := firstSegment(commits)
+		needed, err := c.neededLog(ctx, commits, files, o)
+		if err != nil {
+			return report, err
+		}
 		for _, info := range files {
-			segment, err := wal.ParseSegment(info.Name[strings.LastIndexByte(info.Name, '/')+1:][:24], size)
-			isKept := !ok || report.Waits || err != nil || segment.Number >= first || o.Within > 0 && info.Time.After(o.Now.Add(-o.Within))
+			isKept := report.Waits || needed.has(info.Name) || o.Within > 0 && info.Time.After(o.Now.Add(-o.Within))
 			if isKept && !inOthers[info.Name] {
 				report.Kept++
 				continue
@@ -139,19 +143,4 @@ func (c *Cluster) logFiles(ctx context.Context) ([]object.Info, error) {
 		}
 	}
 	return files, nil
-}
-
-// firstSegment returns the number of the first segment that any backup needs, and the size of a segment.
-func firstSegment(commits []Commit) (number uint64, size int64, ok bool) {
-	size = wal.DefaultSegmentSize
-	for i, commit := range commits {
-		if !wal.ValidSegmentSize(commit.SegmentSize) {
-			return 0, size, false
-		}
-		n := wal.SegmentAt(commit.Start, commit.SegmentSize).Number
-		if i == 0 || n < number {
-			number, size = n, commit.SegmentSize
-		}
-	}
-	return number, size, len(commits) > 0
 }
