@@ -224,8 +224,11 @@ func (b *repositoryBackup) connect(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("system identifier %q: %w", b.system.ID, err)
 	}
-	b.repository, b.cluster, err = openClusterToKeep(ctx, b.o.repositoryOptions, id)
-	return err
+	if b.repository, b.cluster, err = openClusterToKeep(ctx, b.o.repositoryOptions, id); err != nil {
+		return err
+	}
+	keepIndex(b.report, b.repository)
+	return nil
 }
 
 // parent chooses the backup of which the blocks need not be stored again: the newest. That it is
@@ -234,26 +237,28 @@ func (b *repositoryBackup) parent(ctx context.Context) (*repo.Commit, error) {
 	if b.o.Full {
 		return nil, nil
 	}
-	if !b.repository.CanRead() {
-		b.report.info("the repository's private key is not here: nothing is known of older backups, and all is stored")
-		return nil, nil
-	}
 	commits, err := b.cluster.Backups(ctx)
-	if err != nil {
+	if err != nil && b.repository.CanRead() { // else those of others are meant
 		b.report.warning("some backups cannot be read, and are not relied on: %s", err)
 	}
 	for i := len(commits) - 1; i >= 0; i-- {
-		err := b.cluster.CheckIndex(ctx, commits[i])
-		if err == nil {
+		err := b.cluster.CheckParent(ctx, commits[i])
+		switch {
+		case err == nil:
 			b.verbose("what did not change since backup %s is not stored again", commits[i].ID)
 			return &commits[i], nil
-		}
-		if ctx.Err() != nil {
+		case ctx.Err() != nil:
 			return nil, context.Cause(ctx)
+		case errors.Is(err, repo.ErrNoKey):
+			b.verbose("backup %s is not relied on: %s", commits[i].ID, err)
+		default:
+			b.report.warning("backup %s is damaged, and not relied on: %s", commits[i].ID, err)
 		}
-		b.report.warning("backup %s is damaged, and not relied on: %s", commits[i].ID, err)
 	}
-	return nil, nil
+	if !b.repository.CanRead() {
+		b.report.info("the repository's private key is not here, and this host does not know what older backups have: all is stored")
+	}
+	return nil, ctx.Err()
 }
 
 // source returns the backup that the server sends, or that is made of its data directory; with a

@@ -144,6 +144,8 @@ func (s *chosenSource) Close() error {
 func (b *repositoryBackup) checkSummaries(ctx context.Context, parent *repo.Commit) error {
 	age := time.Since(parent.FullScan)
 	switch {
+	case !b.repository.CanRead():
+		return errors.New("the repository's private key is not here, so that the parent is not known as it must be")
 	case b.o.FullScan:
 		return errors.New("--full-scan asks for it")
 	case age >= b.o.FullScanEvery:

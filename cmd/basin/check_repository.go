@@ -90,8 +90,7 @@ func (r *checkRun) checkKey(repository *repo.Repository, p place) {
 	case repository.CanRead():
 		r.add(checkup.OK, item, "", "this host has the key, \"%s\", and reads and writes", p.KeyFile)
 	default:
-		r.add(checkup.Warning, item, "To restore here, or to have backups store only what has changed: basin key unlock, and --key-file.",
-			"this host has no key: it writes and cannot read, and each backup stores all")
+		r.add(checkup.OK, item, "", "this host has no key: it writes and cannot read; basin key unlock, and --key-file, let it restore")
 	}
 }
 

@@ -19,8 +19,8 @@ import (
 // maxKeyFile is how many bytes a file with a key has at most.
 const maxKeyFile = 64 << 10
 
-// readSecretFile reads a file that nobody but its owner may read.
-func readSecretFile(path string) ([]byte, error) {
+// readSecretFile reads a file that nobody but its owner may read, of so many bytes at most.
+func readSecretFile(path string, most int64) ([]byte, error) {
 	file, info, err := localfs.OpenRegular(path)
 	if err != nil {
 		return nil, localfs.Errorf(err, path, "could not open file \"%s\"", path)
@@ -30,8 +30,8 @@ func readSecretFile(path string) ([]byte, error) {
 		return nil, usererr.Hinted(fmt.Sprintf("chmod 600 %s; whoever read it before has it still.", path),
 			"file \"%s\" can be read by others: its mode is %04o", path, info.Mode().Perm())
 	}
-	content, err := io.ReadAll(io.LimitReader(file, maxKeyFile+1))
-	if err == nil && len(content) > maxKeyFile {
+	content, err := io.ReadAll(io.LimitReader(file, most+1))
+	if err == nil && int64(len(content)) > most {
 		err = errors.New("it is too long")
 	}
 	if err != nil {
@@ -42,7 +42,7 @@ func readSecretFile(path string) ([]byte, error) {
 
 // readKeyFile reads a private key as writeKeyFile wrote it.
 func readKeyFile(path string) (seal.PrivateKey, error) {
-	content, err := readSecretFile(path)
+	content, err := readSecretFile(path, maxKeyFile)
 	if err != nil {
 		return seal.PrivateKey{}, err
 	}

@@ -113,7 +113,7 @@ func TestReadSecretFile(t *testing.T) {
 		if err := os.Chmod(path, test.mode); err != nil {
 			t.Fatal(err)
 		}
-		content, err := readSecretFile(path)
+		content, err := readSecretFile(path, maxKeyFile)
 		if (err != nil) != test.fails || err == nil && len(content) != test.size {
 			t.Errorf("%04o, %d bytes: %v", test.mode, test.size, err)
 		}
@@ -121,7 +121,7 @@ func TestReadSecretFile(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := readSecretFile(dir); err == nil {
+	if _, err := readSecretFile(dir, maxKeyFile); err == nil {
 		t.Error("a directory was read")
 	}
 }

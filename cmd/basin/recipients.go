@@ -103,7 +103,7 @@ func passphrase(ctx context.Context) (string, error) {
 
 // readPassphraseFile returns the first line of a file that others cannot read.
 func readPassphraseFile(path string) (string, error) {
-	content, err := readSecretFile(path)
+	content, err := readSecretFile(path, maxKeyFile)
 	if err != nil {
 		return "", err
 	}
@@ -178,7 +178,7 @@ func passphraseIdentity(ctx context.Context) ([]seal.Identity, error) {
 // readIdentities reads private keys of age and SSH from files.
 func readIdentities(ctx context.Context, files []string) (all []seal.Identity, err error) {
 	for _, path := range files {
-		content, err := readSecretFile(path)
+		content, err := readSecretFile(path, maxKeyFile)
 		if err != nil {
 			return nil, err
 		}

@@ -315,6 +315,16 @@ func (c *Cluster) putLevel(ctx context.Context, newID func() ID, each func(yield
 	return level, nil
 }
 
+// CheckParent sees that a backup can be the parent of the next: that its index and the packs are there, and on a host without the private
+// key that these can be read, and what is told of packs.
+func (c *Cluster) CheckParent(ctx context.Context, commit Commit) error {
+	err := c.CheckIndex(ctx, commit)
+	if err == nil && !c.repo.CanRead() {
+		_, err = c.avoided(ctx)
+	}
+	return err
+}
+
 // CheckIndex sees that the index of a backup can be read, and that the packs are there that it needs.
 func (c *Cluster) CheckIndex(ctx context.Context, commit Commit) error {
 	if _, err := c.repo.readKey(ctx, commit.DigestKey); err != nil {

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"basin/internal/object"
+	"basin/internal/seal"
 )
 
 // TestPackFails has the store fail when a pack is put: the sink says so, and closes.
@@ -54,15 +56,28 @@ func TestDamagedHints(t *testing.T) {
 				next := take(t, c, tr, rng(1), SinkOptions{Parent: parent})
 				compare(t, c, next.ID, tr)
 				prune(t, c, PruneOptions{})
-				if encrypted { // and a fact whose key is damaged, is another's, or is gone
+				if encrypted { // and a fact that an older program encrypted, whose key is damaged, is another's, or is gone
 					store := memory(c)
 					writer := reopen(t, c, store)
-					if _, err := writer.putFact(t.Context(), kind, packsFact{Packs: []PackID{{2}}}); err != nil {
-						t.Fatal(err)
-					}
-					key, err := writer.repo.writeKey(t.Context())
+					key, err := writer.repo.packKey(t.Context())
 					if err != nil {
 						t.Fatal(err)
+					}
+					name := c.below("facts/" + kind + "/" + ID{2}.String())
+					box, err := seal.NewBox(kindFact, name, key)
+					if err != nil {
+						t.Fatal(err)
+					}
+					packer, err := smallPacker()
+					if err != nil {
+						t.Fatal(err)
+					}
+					content := packer.Pack(nil, []byte(`{"packs":["02000000000000000000000000000000"]}`))
+					if err := store.Create(t.Context(), name, box.Seal(slices.Clone(box.Head()), content, seal.HeadSize)); err != nil {
+						t.Fatal(err)
+					}
+					if avoided, err := writer.avoided(t.Context()); err != nil || !avoided[PackID{2}] {
+						t.Errorf("avoided %v, %v", avoided, err)
 					}
 					for _, sealed := range [][]byte{[]byte("no key"), nil} {
 						damaged := with(t, store, dataKeyName(key.ID), sealed)

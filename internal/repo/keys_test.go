@@ -66,8 +66,8 @@ func TestKeys(t *testing.T) {
 		want = append(want, text)
 	}
 	for range 3 {
-		r.write, r.own = nil, ownKey{} // as another process
-		if _, err := r.writeKey(t.Context()); err != nil {
+		r.own = ownKey{} // as another process
+		if _, err := r.packKey(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -86,7 +86,9 @@ func (s *Sink) keepLocked(ctx context.Context) error {
 		}
 	}
 	s.commit.Locked = s.commit.Locked.UTC().Truncate(time.Second)
-	l.keys[s.commit.DigestKey], l.keys[s.writeKey] = true, true
+	for _, id := range append(s.keys, s.commit.DigestKey) {
+		l.keys[id] = true
+	}
 	return errors.Join(l.common(ctx), l.log(ctx, &s.commit))
 }
 

@@ -18,19 +18,17 @@ func (r *Repository) logBegin() int64 {
 
 // newLogBox returns what seals a file of the log, and the data key as it is stored with it.
 func (r *Repository) newLogBox(at string) (box *seal.Box, sealed []byte, err error) {
-	var own ownKey
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	key := r.read[seal.KeyID{}]
 	if r.info.Encrypted {
-		r.mu.Lock()
-		own, err = r.drawKey()
-		r.mu.Unlock()
-	} else {
-		own.key = *r.write
+		if err := r.own.draw(r); err != nil {
+			return nil, nil, err
+		}
+		key = r.own.key
 	}
-	if err != nil {
-		return nil, nil, err
-	}
-	box, err = seal.NewBox(kindLog, at, own.key)
-	return box, own.sealed, err
+	box, err = seal.NewBox(kindLog, at, key)
+	return box, r.own.sealed, err
 }
 
 // openLog opens a file of the log, which begins with head.

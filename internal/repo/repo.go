@@ -22,6 +22,7 @@ import (
 	"hash/crc32"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -215,9 +216,10 @@ type Repository struct {
 	info  Info
 
 	mu    sync.Mutex
-	write *seal.Key // what new objects are sealed with; nil until the first
-	own   ownKey    // the same, if the repository is encrypted
+	own   ownKey // what packs and log are sealed with, and the rest too if it can be read here; not without encryption
+	index ownKey // what the rest is sealed with on a host without the private key
 	read  map[seal.KeyID]seal.Key
+	keep  func(seal.Key) // is given index once it is there; nil for nobody
 }
 
 // Open opens a repository.
@@ -257,8 +259,7 @@ func (r *Repository) parse(content []byte) error {
 		if len(r.info.Secret) != len(seal.Secret{}) {
 			return errors.New("its secret is not one")
 		}
-		r.write = &seal.Key{Secret: seal.Secret(r.info.Secret)}
-		r.read[seal.KeyID{}] = *r.write
+		r.read[seal.KeyID{}] = seal.Key{Secret: seal.Secret(r.info.Secret)}
 		return nil
 	}
 	public, err := seal.ParsePublicKey(r.info.PublicKey)
@@ -285,48 +286,96 @@ func dataKeyName(id seal.KeyID) string { return "keys/data/" + id.String() }
 
 // ownKey is a data key that was drawn by lot here.
 type ownKey struct {
-	key    seal.Key
-	sealed []byte // to the repository's public key; nil as long as none is drawn
+	key     seal.Key
+	sealed  []byte // to the repository's public key; nil as long as none is drawn
+	isThere bool   // in the repository
 }
 
-// drawKey returns the data key of this process, which need not be in the repository. It is called with mu held.
-func (r *Repository) drawKey() (ownKey, error) {
-	if r.own.sealed != nil {
-		return r.own, nil
+// draw draws the key, unless that was done. It need not be in the repository. It is called with mu held.
+func (k *ownKey) draw(r *Repository) error {
+	if k.sealed != nil {
+		return nil
 	}
 	public, err := seal.ParsePublicKey(r.info.PublicKey)
-	if err != nil {
-		return ownKey{}, err
+	if err == nil {
+		k.key, k.sealed, err = public.NewDataKey()
 	}
-	key, sealed, err := public.NewDataKey()
-	if err != nil {
-		return ownKey{}, err
-	}
-	r.own = ownKey{key, sealed}
-	return r.own, nil
+	return err
 }
 
-// writeKey returns what new objects are sealed with that do not have the key in them.
-func (r *Repository) writeKey(ctx context.Context) (seal.Key, error) {
+// packKey returns what packs are sealed with.
+func (r *Repository) packKey(ctx context.Context) (seal.Key, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.write != nil {
-		return *r.write, nil
-	}
-	own, err := r.drawKey()
-	if err != nil {
-		return seal.Key{}, err
-	}
-	if err := r.store.Create(ctx, dataKeyName(own.key.ID), own.sealed); err != nil {
-		return seal.Key{}, fmt.Errorf("keep a new data key: %w", err)
-	}
-	r.write = &own.key
-	r.read[own.key.ID] = own.key
-	return own.key, nil
+	return r.storedKey(ctx, &r.own)
 }
 
+// indexKey returns what is sealed that does not have the content of files, but for the log: what is told of a backup, and in which packs it is.
+// A host without the private key may keep it, to know what its own backups have, and cannot read those.
+func (r *Repository) indexKey(ctx context.Context) (seal.Key, error) {
+	if r.CanRead() {
+		return r.packKey(ctx)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	isNew := !r.index.isThere
+	key, err := r.storedKey(ctx, &r.index)
+	if err == nil && isNew && r.keep != nil {
+		r.keep(key)
+	}
+	return key, err
+}
+
+// storedKey returns a key, once it is in the repository. Without encryption there is but one. It is called with mu held.
+func (r *Repository) storedKey(ctx context.Context, k *ownKey) (seal.Key, error) {
+	if !r.info.Encrypted {
+		return r.read[seal.KeyID{}], nil
+	}
+	if k.isThere {
+		return k.key, nil
+	}
+	if err := k.draw(r); err != nil {
+		return seal.Key{}, err
+	}
+	if err := r.store.Create(ctx, dataKeyName(k.key.ID), k.sealed); err != nil {
+		return seal.Key{}, fmt.Errorf("keep a new data key: %w", err)
+	}
+	k.isThere = true
+	r.read[k.key.ID] = k.key
+	return k.key, nil
+}
+
+// KeepIndex has a host without the private key know what its own backups have, so that the next need not store that again: keys are those
+// that it was given before, and keep is given each new one. It is called before anything is written. Where it is not called, or what was
+// kept is lost, the next backup is a full one.
+func (r *Repository) KeepIndex(keys []seal.Key, keep func(seal.Key)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, key := range keys {
+		r.read[key.ID] = key
+	}
+	r.keep = keep
+}
+
+// openKey returns what facts are sealed with that each host may read, which name packs alone.
+func (r *Repository) openKey() seal.Key {
+	if !r.info.Encrypted {
+		return r.read[seal.KeyID{}]
+	}
+	return seal.Key{Secret: sha256.Sum256(slices.Concat([]byte("basin open"), r.info.ID[:], r.info.PublicKey))}
+}
+
+// isOpenFact says whether a name is that of such a fact.
+func isOpenFact(name string) bool {
+	elements := strings.Split(name, "/")
+	return len(elements) == 5 && elements[2] == "facts" && (elements[3] == factThin || elements[3] == factDamaged)
+}
+
+// ErrNoKey is wrapped by errors that tell of what cannot be read for want of a key.
+var ErrNoKey = errors.New("its private key is not here")
+
 // errNoKey is what cannot be read for want of a key.
-var errNoKey = usererr.Hinted("basin key unlock makes the key usable on this host.", "the repository is encrypted, and its private key is not here")
+var errNoKey = usererr.Hinted("basin key unlock makes the key usable on this host.", "the repository is encrypted, and %w", ErrNoKey)
 
 // readKey returns the key of an identifier.
 func (r *Repository) readKey(ctx context.Context, id seal.KeyID) (seal.Key, error) {
@@ -358,7 +407,10 @@ func (r *Repository) readKey(ctx context.Context, id seal.KeyID) (seal.Key, erro
 
 // put makes an object of one frame.
 func (r *Repository) put(ctx context.Context, kind seal.Kind, name string, content []byte) (size int64, err error) {
-	key, err := r.writeKey(ctx)
+	key, err := r.openKey(), error(nil)
+	if !isOpenFact(name) {
+		key, err = r.indexKey(ctx)
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -396,7 +448,12 @@ func (r *Repository) get(ctx context.Context, kind seal.Kind, name string, most 
 
 // open opens an object that begins with head.
 func (r *Repository) open(ctx context.Context, kind seal.Kind, name string, head []byte) (*seal.Box, error) {
-	box, err := seal.OpenBox(kind, name, head, func(id seal.KeyID) (seal.Key, error) { return r.readKey(ctx, id) })
+	box, err := seal.OpenBox(kind, name, head, func(id seal.KeyID) (seal.Key, error) {
+		if id == (seal.KeyID{}) && isOpenFact(name) {
+			return r.openKey(), nil
+		}
+		return r.readKey(ctx, id)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}

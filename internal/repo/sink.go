@@ -78,9 +78,9 @@ type Sink struct {
 	buffer      []byte // of what is read
 	stored      atomic.Int64
 	begun       time.Time
-	writeKey    seal.KeyID // of what it writes
-	isLost      bool       // somebody has taken the lease for over
-	written     *Commit    // once it is there
+	keys        []seal.KeyID // of what it writes
+	isLost      bool         // somebody has taken the lease for over
+	written     *Commit      // once it is there
 	stage       stage
 	failed      error
 }
@@ -122,12 +122,15 @@ func (s *Sink) Begin(ctx context.Context, start backup.Start) error {
 		Tablespaces: slices.Clone(start.Tablespaces),
 	}
 	s.beginAs()
-	key, err := s.cluster.repo.writeKey(ctx)
+	key, err := s.cluster.repo.packKey(ctx)
 	if err != nil {
 		return err
 	}
-	s.writeKey = key.ID
-	digestKey := key
+	digestKey, err := s.cluster.repo.indexKey(ctx)
+	if err != nil {
+		return err
+	}
+	s.keys = []seal.KeyID{key.ID, digestKey.ID}
 	if p := s.o.Parent; p != nil {
 		s.commit.Parent = p.ID
 		if digestKey, err = s.cluster.repo.readKey(ctx, p.DigestKey); err != nil {

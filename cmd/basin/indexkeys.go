@@ -1,0 +1,99 @@
+package main
+
+import (
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"basin/internal/repo"
+	"basin/internal/seal"
+)
+
+// maxIndexKeys is how many bytes a file of index keys has at most: some 10,000 backups are told of in that.
+const maxIndexKeys = 1 << 20
+
+// indexKeys are the keys with which a host without the private key reads what its own backups have: a file of this user, with a line for each
+// backup. With them nobody reads what is in files, nor backups of others.
+type indexKeys struct {
+	path   string
+	report *report
+}
+
+// keepIndex has the repository know what this host's own backups have, if that cannot be read there. What is wrong with
+// the file is no error: all is stored then.
+func keepIndex(report *report, r *repo.Repository) {
+	if r.CanRead() {
+		return
+	}
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		report.info("what this backup has is not kept for the next one: %v", err)
+		return
+	}
+	k := &indexKeys{filepath.Join(dir, "basin", r.Info().ID.String()+".keys"), report}
+	keys, err := k.read()
+	if err != nil {
+		report.warning("what older backups have is not known: %v", err)
+	}
+	r.KeepIndex(keys, k.add)
+}
+
+// read reads the keys.
+func (k *indexKeys) read() (keys []seal.Key, err error) {
+	content, err := readSecretFile(k.path, maxIndexKeys)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for line := range bytes.Lines(content) {
+		id, secret, _ := strings.Cut(strings.TrimSpace(string(line)), " ")
+		key := seal.Key{Encrypts: true}
+		raw, err := base64.StdEncoding.DecodeString(secret)
+		if err == nil {
+			key.ID, err = seal.ParseKeyID(id)
+		}
+		if err != nil || len(raw) != len(key.Secret) {
+			continue // it was being written when the host went down
+		}
+		key.Secret = seal.Secret(raw)
+		keys = append(keys, key)
+	}
+	return keys, nil
+}
+
+// add adds a key, durably. If the file is too large it is begun anew, and so is what it tells of.
+func (k *indexKeys) add(key seal.Key) {
+	if err := k.write(key); err != nil {
+		k.report.warning("what this backup has is not kept for the next one: %v", err)
+	}
+}
+
+func (k *indexKeys) write(key seal.Key) error {
+	dir := filepath.Dir(k.path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	flags := os.O_APPEND | os.O_CREATE | os.O_WRONLY
+	if info, err := os.Stat(k.path); err == nil && info.Size() > maxIndexKeys/2 {
+		flags |= os.O_TRUNC
+	}
+	file, err := os.OpenFile(k.path, flags, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(file, "\n%s %s\n", key.ID, base64.StdEncoding.EncodeToString(key.Secret[:])) // behind a line that was not ended
+	if err == nil {
+		err = file.Sync()
+	}
+	if err = errors.Join(err, file.Close()); err != nil {
+		return err
+	}
+	return syncFolder(dir)
+}
