@@ -194,16 +194,16 @@ func ofSeveral(err error, isOfSeveral bool) error {
 // askEach asks repositories for something, each if the ones before have not got it, or do not answer for a while. That
 // it is in none is an error that wraps fs.ErrNotExist, and only known if all have said so. If none knows the cluster that is
 // an error of another kind.
-func askEach(ctx context.Context, r *report, all []repositoryOptions, ask func(ctx context.Context, one repositoryOptions) ([]byte, error)) ([]byte, error) {
+func askEach[T any](ctx context.Context, r *report, all []repositoryOptions, ask func(ctx context.Context, one repositoryOptions) (T, error)) (T, error) {
 	if len(all) == 1 {
 		return ask(ctx, all[0])
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type answer struct {
-		number  int
-		content []byte
-		err     error
+		number int
+		got    T
+		err    error
 	}
 	answers := make(chan answer, len(all))
 	asked := 0
@@ -212,12 +212,13 @@ func askEach(ctx context.Context, r *report, all []repositoryOptions, ask func(c
 			number := asked
 			asked++
 			go func() {
-				content, err := ask(ctx, all[number])
-				answers <- answer{number, content, err}
+				got, err := ask(ctx, all[number])
+				answers <- answer{number, got, err}
 			}()
 		}
 	}
 	askNext()
+	var none T
 	var absent, unknown []error
 	knownTo := 0
 	for len(absent)+len(unknown) < len(all) {
@@ -231,7 +232,7 @@ func askEach(ctx context.Context, r *report, all []repositoryOptions, ask func(c
 					r.warn(fmt.Errorf("%w; repository %s has it", err, where))
 				}
 				next.Stop()
-				return a.content, nil
+				return a.got, nil
 			case errors.Is(a.err, fs.ErrNotExist):
 				absent = append(absent, fmt.Errorf("repository %s: %w", where, a.err))
 				if !errors.Is(a.err, errNoCluster) {
@@ -245,17 +246,17 @@ func askEach(ctx context.Context, r *report, all []repositoryOptions, ask func(c
 			askNext()
 		case <-ctx.Done():
 			next.Stop()
-			return nil, context.Cause(ctx)
+			return none, context.Cause(ctx)
 		}
 		next.Stop()
 	}
 	switch {
 	case len(unknown) > 0:
-		return nil, errors.Join(unknown...)
+		return none, errors.Join(unknown...)
 	case knownTo == 0:
-		return nil, hideAbsence(errors.Join(absent...))
+		return none, hideAbsence(errors.Join(absent...))
 	}
-	return nil, errors.Join(absent...)
+	return none, errors.Join(absent...)
 }
 
 // furthest returns options that name, of the repositories that are meant that have the cluster and can be read, the one whose log leads

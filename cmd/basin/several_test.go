@@ -55,18 +55,18 @@ func TestAskEach(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				begun := time.Now()
 				all := []repositoryOptions{{Location: "first"}, {Location: "second"}}
-				content, err := askEach(t.Context(), silent(t), all, func(ctx context.Context, one repositoryOptions) ([]byte, error) {
+				content, err := askEach(t.Context(), silent(t), all, func(ctx context.Context, one repositoryOptions) (string, error) {
 					if one.Location == "second" {
-						return []byte("second"), test.second
+						return "second", test.second
 					}
 					select {
 					case <-time.After(test.takes):
 					case <-ctx.Done():
-						return nil, context.Cause(ctx)
+						return "", context.Cause(ctx)
 					}
-					return []byte("first"), test.first
+					return "first", test.first
 				})
-				if (err == nil) != (test.want != "") || err == nil && string(content) != test.want {
+				if (err == nil) != (test.want != "") || err == nil && content != test.want {
 					t.Errorf("got %q, error %v", content, err)
 				}
 				if errors.Is(err, fs.ErrNotExist) != test.known {

@@ -27,7 +27,7 @@ const (
 	aheadWord = "ahead"
 	// aheadBytes is how much is in the spool of a server at most, in bytes.
 	aheadBytes = 128 << 20
-	// aheadJobs is how many segments are got at once, or one more. Each is in memory.
+	// aheadJobs is how many segments are got at once, or one more.
 	aheadJobs = 4
 	// aheadTime is how long it takes at most to get one, or to find out where it is.
 	aheadTime = 2 * time.Minute
@@ -249,22 +249,22 @@ func (f *filler) choose(ctx context.Context, p place, r *repo.Repository) (*repo
 
 // which returns that of several repositories that is the first to have a segment.
 func (g logGetter) which(ctx context.Context, all []repositoryOptions, name string) (repositoryOptions, error) {
-	location, err := askEach(ctx, g.report, all, func(ctx context.Context, one repositoryOptions) ([]byte, error) {
+	location, err := askEach(ctx, g.report, all, func(ctx context.Context, one repositoryOptions) (string, error) {
 		h := g // as several may be asked at once
 		h.o.repositoryOptions = one
 		p, err := one.place()
 		if err != nil {
-			return nil, hideAbsence(err)
+			return "", hideAbsence(err)
 		}
 		_, c, err := h.open(ctx, p)
 		if err != nil {
-			return nil, ofSeveral(err, true)
+			return "", ofSeveral(err, true)
 		}
 		_, err = c.LogFacts(ctx, name)
-		return []byte(one.Location), err
+		return one.Location, err
 	})
 	one := g.o.repositoryOptions
-	one.Location = string(location)
+	one.Location = location
 	return one, err
 }
 
@@ -421,15 +421,37 @@ func (f *filler) before(ctx context.Context, name string, to chan<- spot) error 
 func (f *filler) get(ctx context.Context, name string, from <-chan spot, to chan<- spot) (isThere bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, aheadTime)
 	defer cancel()
-	content, facts, err := f.cluster.LogWithFacts(ctx, name)
+	file, draft, err := f.draft(ctx, name)
 	before := <-from
 	if err == nil && !before.isEnd && !f.o.Unchecked {
-		err = f.cluster.CheckOrder(ctx, before.facts, facts)
+		err = f.cluster.CheckOrder(ctx, before.facts, file.Facts)
 	}
 	if err == nil && !before.isEnd {
-		err = f.spool.Put(name, content)
+		err = draft.Keep()
 		isThere = err == nil
+	} else if draft != nil {
+		err = errors.Join(err, draft.Drop())
 	}
-	to <- spot{&facts, !isThere}
+	now := spot{isEnd: !isThere}
+	if file != nil {
+		now.facts = &file.Facts
+	}
+	to <- now
 	return isThere, err
+}
+
+// draft writes a segment beside what is in the spool.
+func (f *filler) draft(ctx context.Context, name string) (*repo.LogFile, *ahead.Draft, error) {
+	file, err := f.cluster.OpenLog(ctx, name, f.size)
+	if err != nil {
+		return nil, nil, err
+	}
+	draft, err := f.spool.Draft(name)
+	if err != nil {
+		return file, nil, err
+	}
+	if err := file.CopyTo(ctx, draft); err != nil {
+		return file, nil, errors.Join(err, draft.Drop())
+	}
+	return file, draft, nil
 }

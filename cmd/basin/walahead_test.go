@@ -35,6 +35,18 @@ func newFiller(t *testing.T) (f *filler, name string) {
 	return f, "000000010000000000000001"
 }
 
+// putAhead puts a file into a spool.
+func putAhead(s *ahead.Folder, file string, content []byte) error {
+	d, err := s.Draft(file)
+	if err != nil {
+		return err
+	}
+	if _, err := d.Write(content); err != nil {
+		return errors.Join(err, d.Drop())
+	}
+	return d.Keep()
+}
+
 // What comes while it is looked how much room there is has not been taken: no more is begun with than has room.
 func TestBegunHasRoom(t *testing.T) {
 	t.Parallel()
@@ -46,7 +58,7 @@ func TestBegunHasRoom(t *testing.T) {
 			var err error
 			for name := range begun {
 				if err == nil {
-					err = f.spool.Put(name, []byte(name))
+					err = putAhead(f.spool, name, []byte(name))
 				}
 				if err == nil {
 					err = f.came(name, true)
@@ -92,7 +104,7 @@ func TestPassedIsRemoved(t *testing.T) {
 		if isBegun, err := f.begin(name, 3); err != nil || !isBegun {
 			t.Fatalf("%s is not begun with: %v", name, err)
 		}
-		if err := errors.Join(f.spool.Put(name, nil), f.came(name, true)); err != nil {
+		if err := errors.Join(putAhead(f.spool, name, nil), f.came(name, true)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -72,6 +72,7 @@ func walCommand(ctx context.Context, c call) error {
 	case what == "push":
 		return c.usage("wal push takes the path of one file of the log, as archive_command's %%p")
 	case what == "get" && len(rest) == 2:
+		defer debug.SetGCPercent(debug.SetGCPercent(getGarbage))
 		g := logGetter{o: o, report: c.report}
 		err := g.untilKnown(ctx, rest[0], rest[1])
 		switch {
@@ -89,6 +90,10 @@ func walCommand(ctx context.Context, c call) error {
 		return exitStatus{c.usage("unknown command \"wal %s\"", what), exitUnknown}
 	}
 }
+
+// getGarbage is how much garbage there may be in a process that gets a file of the log, as percent of what is in use. That is so little that
+// it ends before there is anything to be collected, unless segments are very large.
+const getGarbage = 400
 
 // abortIfBroken lets the process end by SIGABRT if Go's runtime ends it, as where memory is short. It would
 // have status 2, which PostgreSQL takes for the absence of the file. No image of the memory is left behind: the private key

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"basin/internal/ahead"
-	"basin/internal/localfs"
+	"basin/internal/pgdata"
 	"basin/internal/repo"
 	"basin/internal/seal"
 	"basin/internal/usererr"
@@ -77,7 +77,7 @@ func (g *logGetter) get(ctx context.Context, name, path string) error {
 			return nil
 		}
 	}
-	content, err := g.fetch(ctx, name)
+	got, err := g.fetch(ctx, name, &logDrafts{path: path})
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%s is not in the repository: %w", name, fs.ErrNotExist)
@@ -88,30 +88,35 @@ func (g *logGetter) get(ctx context.Context, name, path string) error {
 	case err != nil:
 		return hideAbsence(err)
 	}
-	if err := writeLog(path, content); err != nil {
-		return hideAbsence(err)
-	}
 	if s != nil && repo.IsSegment(name) {
-		g.ahead(p, s, name, int64(len(content)))
+		g.ahead(p, s, name, got.size)
 	}
 	return nil
 }
 
-// fetch reads a file of the log, or of a segment the part that is there, from the repositories that are meant. That
+// fetch gets a file of the log, or of a segment the part that is there, from the repositories that are meant, and puts it in its place. That
 // there is none in any of them, each of which has answered, is an error that wraps fs.ErrNotExist; no other does.
-func (g *logGetter) fetch(ctx context.Context, name string) ([]byte, error) {
+func (g *logGetter) fetch(ctx context.Context, name string, drafts *logDrafts) (got logDraft, err error) {
+	defer func() { err = drafts.place(got, err) }()
 	all, _, err := g.o.each()
 	if err != nil {
-		return nil, hideAbsence(err)
+		return got, hideAbsence(err)
 	}
 	g.asked = true
-	content, err := askEach(ctx, g.report, all, func(ctx context.Context, one repositoryOptions) ([]byte, error) {
+	got, err = askEach(ctx, g.report, all, func(ctx context.Context, one repositoryOptions) (logDraft, error) {
 		h := *g // as several may be asked at once
 		h.o.repositoryOptions = one
-		return h.whole(ctx, len(all) > 1, name)
+		if err := drafts.writable(); err != nil {
+			return logDraft{}, err
+		}
+		f, err := h.whole(ctx, len(all) > 1, name)
+		if err != nil {
+			return logDraft{}, err
+		}
+		return drafts.write(func(w io.Writer) error { return f.CopyTo(ctx, w) })
 	})
 	if !errors.Is(err, fs.ErrNotExist) || !repo.IsSegment(name) {
-		return content, err
+		return got, err
 	}
 	// The longest part counts, so all are asked.
 	longest, where := "", (*repo.Cluster)(nil)
@@ -121,25 +126,32 @@ func (g *logGetter) fetch(ctx context.Context, name string) ([]byte, error) {
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return got, err
 		}
 		part, err := c.LongestPartial(ctx, name)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 		case err != nil:
-			return nil, err
+			return got, err
 		case where == nil || len(part) >= len(longest) && part > longest:
 			longest, where = part, c
 		}
 	}
 	if where == nil {
-		return nil, err
+		return got, err
 	}
-	return g.part(ctx, where, name, longest)
+	content, err := g.part(ctx, where, name, longest)
+	if err != nil {
+		return got, err
+	}
+	return drafts.write(func(w io.Writer) error {
+		_, err := w.Write(content)
+		return err
+	})
 }
 
-// whole reads a file of the log from the repository.
-func (g *logGetter) whole(ctx context.Context, isOfSeveral bool, name string) ([]byte, error) {
+// whole opens a file of the log in the repository.
+func (g *logGetter) whole(ctx context.Context, isOfSeveral bool, name string) (*repo.LogFile, error) {
 	p, err := g.o.place()
 	if err != nil {
 		return nil, hideAbsence(err)
@@ -148,9 +160,9 @@ func (g *logGetter) whole(ctx context.Context, isOfSeveral bool, name string) ([
 	if err != nil {
 		return nil, ofSeveral(err, isOfSeveral)
 	}
-	content, err := g.inOrder(ctx, c, name)
+	f, err := g.inOrder(ctx, c, name)
 	if !errors.Is(err, fs.ErrNotExist) {
-		return content, err
+		return f, err
 	}
 	chosen, other := p.chooseCluster(ctx, r, g.o.repositoryOptions) // it is there, or nothing is known
 	if other != nil {
@@ -180,19 +192,22 @@ func (g *logGetter) open(ctx context.Context, p place) (*repo.Repository, *repo.
 	return r, c, err
 }
 
-// inOrder reads a file of the log, which recovery is to go on into.
-func (g *logGetter) inOrder(ctx context.Context, c *repo.Cluster, name string) ([]byte, error) {
+// inOrder opens a file of the log, which recovery is to go on into.
+func (g *logGetter) inOrder(ctx context.Context, c *repo.Cluster, name string) (*repo.LogFile, error) {
 	if g.o.Unchecked {
-		return c.Log(ctx, name)
+		return c.OpenLog(ctx, name, g.o.segmentSize())
 	}
-	content, _, err := c.LogInOrder(ctx, name)
-	return content, err
+	return c.OpenLogInOrder(ctx, name, g.o.segmentSize())
 }
 
 // part returns a segment of which the first part is there, by a name, as long as a segment is. It is what recovery
 // reads last.
 func (g *logGetter) part(ctx context.Context, c *repo.Cluster, segment, name string) ([]byte, error) {
-	content, err := g.inOrder(ctx, c, name)
+	f, err := g.inOrder(ctx, c, name)
+	if err != nil {
+		return nil, err
+	}
+	content, err := f.Content(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -233,6 +248,15 @@ func (o *walOptions) identify() {
 	}
 }
 
+// segmentSize returns how long a segment is of the server that asks, in bytes, or zero if that is not known.
+func (o *walOptions) segmentSize() int64 {
+	_, control, err := readControlFile(filepath.Join(cmp.Or(o.DataDirectory, "."), filepath.FromSlash(pgdata.ControlPath)))
+	if err != nil {
+		return 0
+	}
+	return int64(control.LogSegment)
+}
+
 // spool returns the folder of what was got ahead, or nil if there is none.
 func (g *logGetter) spool(p place) *ahead.Folder {
 	s, err := g.o.openSpool(p)
@@ -268,16 +292,4 @@ func hideAbsence(err error) error {
 		return usererr.Hinted(usererr.Hint(err), "%s", strings.TrimSpace(err.Error()))
 	}
 	return err
-}
-
-// writeLog writes a file in one step.
-func writeLog(path string, content []byte) error {
-	temporary := localfs.Temporary(path)
-	if err := os.WriteFile(temporary, content, localfs.FileModeOwner); err != nil {
-		return errors.Join(localfs.Errorf(err, temporary, "could not write file \"%s\"", temporary), removeIfThere(temporary))
-	}
-	if err := os.Rename(temporary, path); err != nil {
-		return errors.Join(localfs.Errorf(err, path, "could not rename file \"%s\" to \"%s\"", temporary, path), removeIfThere(temporary))
-	}
-	return nil
 }

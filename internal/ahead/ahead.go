@@ -7,10 +7,10 @@ package ahead
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"hash/crc32"
 	"io"
 	"io/fs"
@@ -127,15 +127,44 @@ func (s *Folder) Files() ([]File, error) {
 	return files, nil
 }
 
-// Put puts a file into the folder.
-func (s *Folder) Put(file string, content []byte) error {
-	sum := binary.BigEndian.AppendUint32(nil, crc32.Checksum(content, castagnoli))
-	path := filepath.Join(s.dir, name(file, sum, fileEnd))
-	if err := os.WriteFile(path+partEnd, content, 0o600); err != nil {
-		return errors.Join(err, remove(path+partEnd))
-	}
-	return os.Rename(path+partEnd, path)
+// Draft is a file that is being written: it is not in the folder until it is kept.
+type Draft struct {
+	folder *Folder
+	name   string // of the file of the log
+	file   *os.File
+	sum    hash.Hash32
 }
+
+// Draft begins with a file. It is to be kept or dropped; there is one draft of a name at a time.
+func (s *Folder) Draft(file string) (*Draft, error) {
+	f, err := os.OpenFile(filepath.Join(s.dir, file+fileEnd+partEnd), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return &Draft{s, file, f, crc32.New(castagnoli)}, nil
+}
+
+// Write adds to the file.
+func (d *Draft) Write(p []byte) (int, error) {
+	n, err := d.file.Write(p)
+	_, _ = d.sum.Write(p[:n]) // never fails
+	return n, err
+}
+
+// Keep puts the file into the folder, in one step. If it cannot, the file is dropped.
+func (d *Draft) Keep() error {
+	err := d.file.Close()
+	if err == nil {
+		err = os.Rename(d.file.Name(), filepath.Join(d.folder.dir, name(d.name, d.sum.Sum(nil), fileEnd)))
+	}
+	if err != nil {
+		return errors.Join(err, remove(d.file.Name()))
+	}
+	return nil
+}
+
+// Drop removes what was written.
+func (d *Draft) Drop() error { return errors.Join(d.file.Close(), remove(d.file.Name())) }
 
 // Take moves a file to a path, if it is there and is what was put. One that is damaged is removed. It returns how many
 // bytes the file has, or fs.ErrNotExist.

@@ -12,6 +12,18 @@ import (
 	"basin/internal/usererr"
 )
 
+// put puts a file into a folder.
+func put(s *Folder, file string, content []byte) error {
+	d, err := s.Draft(file)
+	if err != nil {
+		return err
+	}
+	if _, err := d.Write(content); err != nil {
+		return errors.Join(err, d.Drop())
+	}
+	return d.Keep()
+}
+
 // TestWhatIsTakenIsWhatWasPut puts files, does something to them, and takes them.
 func TestWhatIsTakenIsWhatWasPut(t *testing.T) {
 	content := bytes.Repeat([]byte("log"), 1000)
@@ -30,7 +42,7 @@ func TestWhatIsTakenIsWhatWasPut(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Put("000000010000000000000005", content); err != nil {
+		if err := put(s, "000000010000000000000005", content); err != nil {
 			t.Fatal(err)
 		}
 		found, err := filepath.Glob(filepath.Join(s.Dir(), "*"))
@@ -63,7 +75,7 @@ func TestServersDoNotShare(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := one.Put("000000010000000000000005", []byte("of one")); err != nil {
+	if err := put(one, "000000010000000000000005", []byte("of one")); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := two.Take("000000010000000000000005", filepath.Join(dir, "x")); !errors.Is(err, fs.ErrNotExist) {
@@ -158,11 +170,11 @@ func TestKeep(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"A", "B", "C"} {
-		if err := s.Put(name, []byte(name)); err != nil {
+		if err := put(s, name, []byte(name)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	part := filepath.Join(s.Dir(), name("D", make([]byte, sumSize), fileEnd)+partEnd)
+	part := filepath.Join(s.Dir(), "D"+fileEnd+partEnd)
 	if err := os.WriteFile(part, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -214,7 +226,7 @@ func TestNotes(t *testing.T) {
 	for _, file := range []string{"b", "b"} { // again, which is no error
 		err = errors.Join(err, s.Note(file, look()))
 	}
-	if err = errors.Join(err, s.Put("b", []byte("ahead"))); err != nil {
+	if err = errors.Join(err, put(s, "b", []byte("ahead"))); err != nil {
 		t.Fatal(err)
 	}
 	was := look()
@@ -250,5 +262,45 @@ func TestOpenMakesTheSpool(t *testing.T) {
 	}
 	if _, err := Open(filepath.Join(dir, "a", "b"), "a server"); err == nil || usererr.Hint(err) == "" {
 		t.Fatalf("below what is not there: %v", err)
+	}
+}
+
+// TestDraft writes files piece by piece, which are there once they are kept, and never if they are dropped.
+func TestDraft(t *testing.T) {
+	t.Parallel()
+	s, err := Open(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, isKept := range []bool{false, true} {
+		d, err := s.Draft("A")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, piece := range []string{"in ", "pieces"} {
+			if _, err := d.Write([]byte(piece)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if files, err := s.Files(); err != nil || len(files) > 0 {
+			t.Errorf("it is there before it is kept: %v, error %v", files, err)
+		}
+		end, want := d.Drop, 0
+		if isKept {
+			end, want = d.Keep, 1
+		}
+		if err := end(); err != nil {
+			t.Error(err)
+		}
+		if left, err := os.ReadDir(s.Dir()); err != nil || len(left) != want {
+			t.Errorf("left are %v, error %v", left, err)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "RECOVERYXLOG")
+	if size, err := s.Take("A", path); err != nil || size != int64(len("in pieces")) {
+		t.Errorf("it has %d bytes, error %v", size, err)
+	}
+	if content, err := os.ReadFile(path); err != nil || string(content) != "in pieces" {
+		t.Errorf("it is %q, error %v", content, err)
 	}
 }

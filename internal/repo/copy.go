@@ -281,7 +281,7 @@ func (l *logCopy) segmentSize(ctx context.Context, name string, content []byte) 
 			if first.from > 0 || ok {
 				continue
 			}
-			begin, _, err := l.from.logFile(ctx, first.name)
+			begin, err := l.from.logFile(ctx, first.name)
 			if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, seal.ErrDamaged) {
 				return 0, fmt.Errorf("read %s: %w", first.name, err)
 			}

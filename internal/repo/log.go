@@ -9,8 +9,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"iter"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -122,33 +124,28 @@ func (c *Cluster) PushLog(ctx context.Context, name string, content []byte, segm
 	if err != nil {
 		return err
 	}
+	facts := LogFacts{Name: name, Size: int64(len(content))}
 	var working sync.WaitGroup // each goes over all of it
-	var packed [][]byte
-	working.Go(func() { packed = packAll(packer, content) })
 	var sum [sha256.Size]byte
 	working.Go(func() { sum = sha256.Sum256(content) })
-	facts := LogFacts{Name: name, Size: int64(len(content))}
-	if err := c.summarize(&facts, content, segmentSize); err != nil {
-		facts.Problem = err.Error()
-	}
+	working.Go(func() {
+		if err := c.summarize(&facts, content, segmentSize); err != nil {
+			facts.Problem = err.Error()
+		}
+	})
+	data, frames, err := sealLog(ctx, box, packer, content, append(make([]byte, logHead), sealed...))
 	working.Wait()
+	if err != nil {
+		return err
+	}
+	facts.SHA256, facts.Frames = sum[:], frames
 	if facts.Problem != "" {
 		if err := c.checkFilledUp(ctx, name, at, content); err != nil {
 			return err
 		}
 	}
-	facts.SHA256 = sum[:]
-	room := int64(tailSize) + c.repo.logBegin()
-	for _, p := range packed {
-		room += int64(len(p) + seal.Overhead)
-	}
-	data := append(make([]byte, 0, room), box.Head()...)
-	data = append(append(data, c.repo.logDigest(name, sum[:])...), sealed...)
-	for _, p := range packed {
-		begun := len(data)
-		data = box.Seal(data, p, int64(begun))
-		facts.Frames = append(facts.Frames, int64(len(data)-begun))
-	}
+	copy(data, box.Head())
+	copy(data[seal.HeadSize:], c.repo.logDigest(name, sum[:]))
 	text, err := json.Marshal(facts)
 	if err != nil {
 		return err
@@ -157,19 +154,21 @@ func (c *Cluster) PushLog(ctx context.Context, name string, content []byte, segm
 	if !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return c.compareLog(ctx, name, at, content, sum[:])
+	return c.compareLog(ctx, name, at, sum[:], cmp.Or(segmentSize, int64(len(content))))
 }
 
-// compareLog compares a file of the log that is there with one that was to be pushed.
-func (c *Cluster) compareLog(ctx context.Context, name, at string, content, sum []byte) error {
+// compareLog compares a file of the log that is there with one that was to be pushed, which has a digest.
+func (c *Cluster) compareLog(ctx context.Context, name, at string, sum []byte, segmentSize int64) error {
 	if c.repo.CanRead() {
-		have, err := c.Log(ctx, name)
+		have, err := c.OpenLog(ctx, name, segmentSize)
+		if err == nil {
+			err = have.CopyTo(ctx, io.Discard)
+		}
 		if err != nil {
 			return fmt.Errorf("%s is in the repository already, and cannot be compared: %w", name, err)
 		}
-		if !bytes.Equal(have, content) {
-			other := sha256.Sum256(have)
-			return &OtherLogError{name, other[:], sum}
+		if !bytes.Equal(have.Facts.SHA256, sum) {
+			return &OtherLogError{name, have.Facts.SHA256, sum}
 		}
 		return nil
 	}
@@ -208,16 +207,35 @@ func (c *Cluster) summarize(facts *LogFacts, content []byte, size int64) error {
 	return nil
 }
 
-// packAll packs the pieces of a content, several at a time.
-func packAll(packer *seal.Packer, content []byte) [][]byte {
-	pieces := slices.Collect(slices.Chunk(content, logFrame))
-	packed := make([][]byte, len(pieces))
-	var working sync.WaitGroup
-	for i, piece := range pieces {
-		working.Go(func() { packed[i] = packer.Pack(nil, piece) })
+// sealLog returns an object that begins as it is told to, and goes on with the frames of a content, whose lengths are returned too. What
+// of them is packed is sealed at once, so that little is there twice.
+func sealLog(ctx context.Context, box *seal.Box, packer *seal.Packer, content, begin []byte) (data []byte, lengths []int64, err error) {
+	ahead := runtime.GOMAXPROCS(0)
+	ring := make(buffers, ahead+1)
+	pieces := func(yield func([]byte, error) bool) {
+		for piece := range slices.Chunk(content, logFrame) {
+			if !yield(piece, nil) {
+				return
+			}
+		}
 	}
-	working.Wait()
-	return packed
+	pack := func(_ context.Context, piece []byte) ([]byte, error) { return packer.Pack(ring.take(0), piece), nil }
+	data = begin
+	for packed, err := range inSequence(ctx, pieces, ahead, pack) {
+		if err != nil {
+			return nil, nil, err
+		}
+		begun := len(data)
+		if frame := len(packed) + seal.Overhead; cap(data)-begun < frame { // the others are expected to be like those before
+			count := len(lengths) + 1
+			all := int64(begun-len(begin)+frame) * int64(len(content)) / int64(min(count*logFrame, len(content)))
+			data = slices.Grow(data, int(all+all/8)-begun+len(begin)+tailSize)
+		}
+		data = box.Seal(data, packed, int64(begun))
+		lengths = append(lengths, int64(len(data)-begun))
+		ring.give(packed)
+	}
+	return data, lengths, nil
 }
 
 // checkLog sees that a file of the log is what its name says: its pages have the addresses, the
@@ -269,14 +287,23 @@ func (c *Cluster) LogFacts(ctx context.Context, name string) (LogFacts, error) {
 
 // fileFacts returns what is known of a file of the log without reading it.
 func (c *Cluster) fileFacts(ctx context.Context, name string) (LogFacts, error) {
-	at, err := c.logName(name)
+	f, err := c.openFacts(ctx, name)
 	if err != nil {
 		return LogFacts{}, err
+	}
+	return f.Facts, nil
+}
+
+// openFacts opens a file of the log of which only the beginning and the end are read.
+func (c *Cluster) openFacts(ctx context.Context, name string) (*LogFile, error) {
+	at, err := c.logName(name)
+	if err != nil {
+		return nil, err
 	}
 	size := int64(-1)
 	for info, err := range c.repo.store.List(ctx, at, "") {
 		if err != nil {
-			return LogFacts{}, err
+			return nil, err
 		}
 		if info.Name == at {
 			size = info.Size
@@ -285,9 +312,9 @@ func (c *Cluster) fileFacts(ctx context.Context, name string) (LogFacts, error) 
 	}
 	switch {
 	case size < 0:
-		return LogFacts{}, fmt.Errorf("%s: %w", at, fs.ErrNotExist)
+		return nil, fmt.Errorf("%s: %w", at, fs.ErrNotExist)
 	case size < c.repo.logBegin()+footerSize:
-		return LogFacts{}, fmt.Errorf("%s: %w", at, seal.ErrDamaged)
+		return nil, fmt.Errorf("%s: %w", at, seal.ErrDamaged)
 	}
 	var head, tail []byte
 	group, groupCtx := errgroup.WithContext(ctx)
@@ -300,20 +327,21 @@ func (c *Cluster) fileFacts(ctx context.Context, name string) (LogFacts, error) 
 		return err
 	})
 	if err := group.Wait(); err != nil {
-		return LogFacts{}, err
+		return nil, err
 	}
 	box, err := c.repo.openLog(ctx, at, head)
 	if err != nil {
-		return LogFacts{}, err
+		return nil, err
 	}
 	length, err := trailerLength(tail[len(tail)-footerSize:])
 	if err == nil && length > int64(len(tail)-footerSize) {
 		tail, err = c.logTail(ctx, at, size, length+footerSize)
 	}
 	if err != nil {
-		return LogFacts{}, fmt.Errorf("%s: %w", at, err)
+		return nil, fmt.Errorf("%s: %w", at, err)
 	}
-	return c.openFacts(name, at, box, head, tail, size)
+	facts, err := c.readFacts(name, at, box, head, tail, size)
+	return &LogFile{Facts: facts, cluster: c, at: at, box: box, size: size}, err
 }
 
 // tailSize is how much is read of the end of a file of the log for what is known of it, in bytes.
@@ -325,8 +353,8 @@ func (c *Cluster) logTail(ctx context.Context, at string, size, most int64) ([]b
 	return c.repo.store.Get(ctx, at, size-n, n)
 }
 
-// openFacts reads the trailer of a file of the log.
-func (c *Cluster) openFacts(name, at string, box *seal.Box, head, tail []byte, size int64) (facts LogFacts, err error) {
+// readFacts reads the trailer of a file of the log.
+func (c *Cluster) readFacts(name, at string, box *seal.Box, head, tail []byte, size int64) (facts LogFacts, err error) {
 	content, err := openTrailer(box, tail, size)
 	if err != nil {
 		return facts, fmt.Errorf("%s: %w", at, err)
@@ -338,98 +366,6 @@ func (c *Cluster) openFacts(name, at string, box *seal.Box, head, tail []byte, s
 		return facts, fmt.Errorf("%s: %w", at, seal.ErrDamaged)
 	}
 	return facts, nil
-}
-
-// Log returns the content of a file of the log. One that is not there is fs.ErrNotExist. The first part of a
-// segment, up to what LongestPartial says, is there if parts are that make it up.
-func (c *Cluster) Log(ctx context.Context, name string) ([]byte, error) {
-	content, _, err := c.LogWithFacts(ctx, name)
-	return content, err
-}
-
-// LogWithFacts is Log and LogFacts in one.
-func (c *Cluster) LogWithFacts(ctx context.Context, name string) ([]byte, LogFacts, error) {
-	content, facts, err := c.logFile(ctx, name)
-	if p, ok := parseLogPart(name); ok && p.from == 0 && errors.Is(err, fs.ErrNotExist) {
-		return c.joinedWithFacts(ctx, p)
-	}
-	return content, facts, err
-}
-
-// logFile returns the content of a file of the log, and what is known of it.
-func (c *Cluster) logFile(ctx context.Context, name string) ([]byte, LogFacts, error) {
-	data, box, facts, err := c.readLog(ctx, name)
-	if err != nil {
-		return nil, facts, err
-	}
-	content, err := openLogFrames(ctx, name, data[:len(data):len(data)], c.repo.logBegin(), box, facts)
-	return content, facts, err
-}
-
-// openLogFrames returns the content of a file of the log, whose frames begin at an offset in data.
-func openLogFrames(ctx context.Context, name string, data []byte, at int64, box *seal.Box, facts LogFacts) ([]byte, error) {
-	damaged := fmt.Errorf("%s: %w", name, seal.ErrDamaged)
-	if facts.Size < 0 || facts.Size > wal.MaxSegmentSize || int64(len(facts.Frames)) != (facts.Size+logFrame-1)/logFrame {
-		return nil, damaged
-	}
-	content := make([]byte, facts.Size)
-	group, _ := errgroup.WithContext(ctx)
-	opened := make([]chan struct{}, len(facts.Frames)) // closed once it is known what is in the frame
-	for i, length := range facts.Frames {
-		if length < 0 || length > int64(len(data))-at {
-			_ = group.Wait()
-			return nil, damaged
-		}
-		frame, begun := data[at:at+length:at+length], at
-		end := min((i+1)*logFrame, len(content))
-		to := content[i*logFrame : end : end] // what is unpacked writes behind what it has if there is room
-		opened[i] = make(chan struct{})
-		group.Go(func() error {
-			defer close(opened[i])
-			got, err := box.Open(to[:0], frame, begun, len(to))
-			if err != nil {
-				return fmt.Errorf("%s: %w", name, err)
-			}
-			if len(got) != len(to) {
-				return damaged
-			}
-			return nil
-		})
-		at += length
-	}
-	digest := sha256.New()
-	for i := range opened { // which takes as long as to open them, and goes on meanwhile
-		<-opened[i]
-		digest.Write(content[i*logFrame : min((i+1)*logFrame, len(content))])
-	}
-	if err := group.Wait(); err != nil {
-		return nil, err
-	}
-	if !bytes.Equal(digest.Sum(nil), facts.SHA256) {
-		return nil, damaged
-	}
-	return content, nil
-}
-
-// readLog reads an object of the log.
-func (c *Cluster) readLog(ctx context.Context, name string) (data []byte, box *seal.Box, facts LogFacts, err error) {
-	at, err := c.logName(name)
-	if err != nil {
-		return nil, nil, facts, err
-	}
-	if data, err = c.repo.store.Get(ctx, at, 0, -1); err != nil {
-		return nil, nil, facts, err
-	}
-	if int64(len(data)) < c.repo.logBegin()+footerSize {
-		return nil, nil, facts, fmt.Errorf("%s: %w", at, seal.ErrDamaged)
-	}
-	if box, err = c.repo.openLog(ctx, at, data); err != nil {
-		return nil, nil, facts, err
-	}
-	if facts, err = c.openFacts(name, at, box, data, data, int64(len(data))); err != nil {
-		return nil, nil, facts, err
-	}
-	return data, box, facts, nil
 }
 
 // openTrailer returns the content of the trailer of an object, of which tail is the end, and

@@ -91,11 +91,11 @@ func (c *Cluster) CheckOrder(ctx context.Context, before *LogFacts, facts LogFac
 	return nil
 }
 
-// LogInOrder returns a segment of the log, or a part of one, and sees that recovery goes on into it and out of it. Other
-// files of the log are returned as they are.
-func (c *Cluster) LogInOrder(ctx context.Context, name string) ([]byte, LogFacts, error) {
+// OpenLogInOrder is OpenLog, and sees that recovery goes on into the segment, or the part of one, and out of it. Other
+// files of the log are opened as they are.
+func (c *Cluster) OpenLogInOrder(ctx context.Context, name string, segmentSize int64) (*LogFile, error) {
 	if len(name) < 24 || name[24:] != "" && !isPart(name) {
-		return c.LogWithFacts(ctx, name)
+		return c.OpenLog(ctx, name, segmentSize)
 	}
 	type found struct {
 		facts LogFacts
@@ -106,19 +106,19 @@ func (c *Cluster) LogInOrder(ctx context.Context, name string) ([]byte, LogFacts
 		facts, err := c.LogFacts(ctx, previousName(name))
 		coming <- found{facts, err}
 	}()
-	content, facts, err := c.LogWithFacts(ctx, name)
+	f, err := c.OpenLog(ctx, name, segmentSize)
 	if err != nil {
-		return nil, facts, err
+		return nil, err
 	}
 	same := <-coming
 	before, err := factsOrNone(same.facts, same.err)
-	if errors.Is(same.err, fs.ErrNotExist) && facts.Summary != nil {
-		before, err = c.Before(ctx, name, facts.Summary.SegmentSize)
+	if errors.Is(same.err, fs.ErrNotExist) && f.Facts.Summary != nil {
+		before, err = c.Before(ctx, name, f.Facts.Summary.SegmentSize)
 	}
 	if err != nil {
-		return nil, facts, err
+		return nil, err
 	}
-	return content, facts, c.CheckOrder(ctx, before, facts)
+	return f, c.CheckOrder(ctx, before, f.Facts)
 }
 
 // previousName returns the name of the segment before one on its timeline, as far as that does not depend on the size of

@@ -139,7 +139,7 @@ func (c *Cluster) joined(ctx context.Context, wanted logPart) ([]byte, error) {
 	group.SetLimit(partsAtOnce)
 	for i, p := range chosen {
 		group.Go(func() (err error) {
-			contents[i], _, err = c.logFile(ctxOfGroup, p.name)
+			contents[i], err = c.logFile(ctxOfGroup, p.name)
 			if err == nil && int64(len(contents[i])) != p.to-p.from {
 				err = fmt.Errorf("%s: %w", p.name, seal.ErrDamaged)
 			}
@@ -148,7 +148,7 @@ func (c *Cluster) joined(ctx context.Context, wanted logPart) ([]byte, error) {
 	}
 	err = group.Wait()
 	if errors.Is(err, fs.ErrNotExist) {
-		whole, _, failed := c.logFile(ctx, wanted.segment)
+		whole, failed := c.logFile(ctx, wanted.segment)
 		if failed != nil || int64(len(whole)) < wanted.to {
 			return nil, fmt.Errorf("a part of %s was removed while it was read", wanted.segment) // which is no proof that it is absent
 		}
@@ -204,7 +204,7 @@ func (c *Cluster) checkParts(ctx context.Context, name string, content []byte) e
 	other, have := segment, []byte(nil)
 	err := fs.ErrNotExist
 	if isPart {
-		have, _, err = c.logFile(ctx, segment)
+		have, err = c.logFile(ctx, segment)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		if other, err = c.LongestPartial(ctx, segment); err == nil && strings.HasSuffix(other, ".partial") {

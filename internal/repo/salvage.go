@@ -240,7 +240,7 @@ func (c *Cluster) isLog(ctx context.Context, name string, content []byte) (bool,
 	}
 	sum := sha256.Sum256(content)
 	if !c.repo.CanRead() {
-		return true, c.compareLog(ctx, name, at, content, sum[:])
+		return true, c.compareLog(ctx, name, at, sum[:], int64(len(content)))
 	}
 	facts, err := c.LogFacts(ctx, name)
 	if errors.Is(err, fs.ErrNotExist) {
