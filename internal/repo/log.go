@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"iter"
 	"runtime"
@@ -43,9 +42,10 @@ func (r *Repository) logDigest(name string, sum []byte) []byte {
 // LogFacts are what is known of a file of the log without reading it.
 type LogFacts struct {
 	Name   string  `json:"name"`
-	Size   int64   `json:"size"`   // in bytes
-	SHA256 []byte  `json:"sha256"` // of the content
-	Frames []int64 `json:"frames"` // lengths of the frames that the content is in
+	Size   int64   `json:"size"`             // in bytes
+	SHA256 []byte  `json:"sha256"`           // of the content
+	CRC32C *uint32 `json:"crc32c,omitempty"` // of the content; nil if it was stored before that was kept
+	Frames []int64 `json:"frames"`           // lengths of the frames that the content is in
 
 	// Summary is what is in a segment, or in a part of one. Problem is why there is none, or why
 	// recovery will not go on behind a place in it: it was pushed so.
@@ -138,7 +138,8 @@ func (c *Cluster) PushLog(ctx context.Context, name string, content []byte, segm
 	if err != nil {
 		return err
 	}
-	facts.SHA256, facts.Frames = sum[:], frames
+	crc := checksum(content)
+	facts.SHA256, facts.CRC32C, facts.Frames = sum[:], &crc, frames
 	if facts.Problem != "" {
 		if err := c.checkFilledUp(ctx, name, at, content); err != nil {
 			return err
@@ -162,7 +163,7 @@ func (c *Cluster) compareLog(ctx context.Context, name, at string, sum []byte, s
 	if c.repo.CanRead() {
 		have, err := c.OpenLog(ctx, name, segmentSize)
 		if err == nil {
-			err = have.CopyTo(ctx, io.Discard)
+			err = have.Check(ctx)
 		}
 		if err != nil {
 			return fmt.Errorf("%s is in the repository already, and cannot be compared: %w", name, err)

@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"iter"
@@ -127,8 +130,22 @@ func (f *LogFile) checkFrames() error {
 func (f *LogFile) damaged() error { return fmt.Errorf("%s: %w", f.Facts.Name, seal.ErrDamaged) }
 
 // CopyTo writes the content to w, as it is opened: what was written counts for nothing if there is an error, as only at the end is it
-// known whether it is all right. It is called once.
+// known whether it is all right. It is called once. Each frame is authenticated, and the whole is compared with its CRC-32C, or with its
+// SHA-256, which takes as long as to open it, if it was stored before it had one.
 func (f *LogFile) CopyTo(ctx context.Context, w io.Writer) error {
+	if f.box != nil && f.Facts.CRC32C != nil {
+		return f.copyTo(ctx, w, crc32.New(castagnoli), binary.BigEndian.AppendUint32(nil, *f.Facts.CRC32C))
+	}
+	return f.copyTo(ctx, w, sha256.New(), f.Facts.SHA256)
+}
+
+// Check reads the content, and compares it with its SHA-256. It is called in place of CopyTo.
+func (f *LogFile) Check(ctx context.Context) error {
+	return f.copyTo(ctx, io.Discard, sha256.New(), f.Facts.SHA256)
+}
+
+// copyTo is CopyTo with a digest.
+func (f *LogFile) copyTo(ctx context.Context, w io.Writer, digest hash.Hash, want []byte) error {
 	if f.box == nil {
 		_, err := w.Write(f.content)
 		return err
@@ -144,12 +161,11 @@ func (f *LogFile) CopyTo(ctx context.Context, w io.Writer) error {
 		}
 		return content, nil
 	}
-	digest := sha256.New()
 	for content, err := range inSequence(ctx, f.frames(ctx), framesAhead, open) {
 		if err != nil {
 			return err
 		}
-		var hashing sync.WaitGroup // which takes as long as to write, or to open
+		var hashing sync.WaitGroup // which may take as long as to write, or to open
 		hashing.Go(func() { digest.Write(content) })
 		_, err := w.Write(content)
 		hashing.Wait()
@@ -158,7 +174,7 @@ func (f *LogFile) CopyTo(ctx context.Context, w io.Writer) error {
 		}
 		ring.give(content)
 	}
-	if !bytes.Equal(digest.Sum(nil), f.Facts.SHA256) {
+	if !bytes.Equal(digest.Sum(nil), want) {
 		return f.damaged()
 	}
 	return nil

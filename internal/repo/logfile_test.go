@@ -255,3 +255,37 @@ func TestInSequence(t *testing.T) {
 		})
 	}
 }
+
+// TestLogIsCompared has the digests of a file of the log be others than those of its content: it is damaged, whichever is compared.
+func TestLogIsCompared(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, true)
+	putLog(t, c, 1, 5)
+	name := wal.Segment{Timeline: 1, Number: 5}.Name(logSize)
+	for _, test := range []struct {
+		reason       string
+		change       func(*LogFacts)
+		copied, read bool // CopyTo and Check find it sound
+	}{
+		{"as it is", func(*LogFacts) {}, true, true},
+		{"stored before it had a CRC", func(f *LogFacts) { f.CRC32C = nil }, true, true},
+		{"another CRC", func(f *LogFacts) { *f.CRC32C++ }, false, true},
+		{"another SHA-256", func(f *LogFacts) { f.SHA256[3]++ }, true, false},
+		{"another SHA-256, and no CRC", func(f *LogFacts) { f.SHA256[3]++; f.CRC32C = nil }, false, false},
+	} {
+		for what, read := range map[string]func(*LogFile) error{
+			"CopyTo": func(f *LogFile) error { return f.CopyTo(t.Context(), io.Discard) },
+			"Check":  func(f *LogFile) error { return f.Check(t.Context()) },
+		} {
+			f, err := c.OpenLog(t.Context(), name, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			test.change(&f.Facts)
+			want := what == "CopyTo" && test.copied || what == "Check" && test.read
+			if err := read(f); (err == nil) != want || err != nil && !errors.Is(err, seal.ErrDamaged) {
+				t.Errorf("%s, %s: %v", test.reason, what, err)
+			}
+		}
+	}
+}

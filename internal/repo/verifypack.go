@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"slices"
@@ -278,7 +277,7 @@ func (v *verifier) logFile(ctx context.Context, name string) error {
 	v.report.Log++
 	f, err := v.cluster.OpenLog(ctx, name, 0)
 	if err == nil {
-		err = f.CopyTo(ctx, io.Discard)
+		err = f.Check(ctx)
 	}
 	v.o.Progress.Log.Add(1)
 	if failed := v.store.failed(); failed != nil || err == nil || errors.Is(err, fs.ErrNotExist) {
