@@ -14,7 +14,7 @@ import (
 	"basin/internal/seal"
 )
 
-// maxIndexKeys is how many bytes a file of index keys has at most: some 10,000 backups are told of in that.
+// maxIndexKeys is how many bytes a file of index keys has at most: from half of it on, some 5,000 backups, it is begun anew.
 const maxIndexKeys = 1 << 20
 
 // indexKeys are the keys with which a host without the private key reads what its own backups have: a file of this user, with a line for each

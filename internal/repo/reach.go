@@ -100,29 +100,15 @@ func (c *Cluster) Reach(ctx context.Context, from Commit, t wal.Timeline) (Reach
 	}
 	line := branches(t, history, size)
 	first := wal.SegmentAt(from.Start, size)
-	there := make(map[wal.Segment]bool)
-	var numbers []uint64
-	for _, b := range line {
-		start := wal.Segment{Timeline: b.timeline, Number: max(first.Number, b.first)}
-		for name, err := range c.LogNames(ctx, b.timeline, start.Name(size)) {
-			if err != nil {
-				return Reach{}, err
-			}
-			if !IsSegment(name) {
-				continue
-			}
-			segment, err := wal.ParseSegment(name, size)
-			if err != nil {
-				return Reach{}, err
-			}
-			there[segment] = true
-			numbers = append(numbers, segment.Number)
-		}
-	}
+	log := c.listLine(ctx, line, first.Number, size)
+	defer log.stop()
 	reach := Reach{Timeline: t}
 	number, end, rest := first.Number, wal.LSN(math.MaxUint64), line
 	for ; ; number++ {
-		found := segmentOf(rest, number, there)
+		found, err := log.at(number, len(rest))
+		if err != nil {
+			return Reach{}, err
+		}
 		if found == nil {
 			break
 		}
@@ -136,11 +122,12 @@ func (c *Cluster) Reach(ctx context.Context, from Commit, t wal.Timeline) (Reach
 		reach.Segments = append(reach.Segments, reach.Last)
 	}
 	reach.End = min(wal.Segment{Number: number}.Start(size), end)
-	slices.Sort(numbers)
-	for i, _ := slices.BinarySearch(numbers, number); i < len(numbers) && reach.Resumes == ""; i++ {
-		if found := segmentOf(rest, numbers[i], there); found != nil {
-			reach.Resumes = found.Name(size)
-		}
+	behind, err := log.behind(number, len(rest))
+	if err != nil {
+		return Reach{}, err
+	}
+	if behind != nil {
+		reach.Resumes = behind.Name(size)
 	}
 	if err := c.reachPartial(ctx, rest, number, size, &reach); err != nil {
 		return reach, err
@@ -152,18 +139,91 @@ func (c *Cluster) Reach(ctx context.Context, from Commit, t wal.Timeline) (Reach
 	return reach, nil
 }
 
-// segmentOf returns which segment of a number is read in recovery: that of the newest timeline
-// that is there.
+// lineLog are the segments of the timelines of a line, the newest first. No more is listed than is asked for: behind a gap there may be
+// much.
+type lineLog []*listedLog
+
+// listedLog are the segments of a timeline of a line that are there.
+type listedLog struct {
+	branch
+	size int64 // of a segment, in bytes
+	next func() (string, error, bool)
+	stop func()
+
+	isBegun bool
+	isThere bool   // the one that is next is
+	number  uint64 // of that
+}
+
+// listLine lists the segments of a line from a number on.
+func (c *Cluster) listLine(ctx context.Context, line []branch, from uint64, size int64) lineLog {
+	var log lineLog
+	for _, b := range line {
+		l := &listedLog{branch: b, size: size}
+		start := wal.Segment{Timeline: b.timeline, Number: max(from, b.first)}
+		l.next, l.stop = iter.Pull2(c.LogNames(ctx, b.timeline, start.Name(size)))
+		log = append(log, l)
+	}
+	return log
+}
+
+// stop ends the lists.
+func (f lineLog) stop() {
+	for _, l := range f {
+		l.stop()
+	}
+}
+
+// to goes to the first segment of a number, or behind it. Numbers never fall.
+func (l *listedLog) to(number uint64) error {
+	for !l.isBegun || l.isThere && l.number < max(number, l.first) {
+		name, err, ok := l.next()
+		switch {
+		case err != nil:
+			return err
+		case ok && !IsSegment(name):
+			continue
+		}
+		l.isBegun, l.isThere = true, ok
+		if !ok {
+			break
+		}
+		segment, err := wal.ParseSegment(name, l.size)
+		if err != nil {
+			return err
+		}
+		l.number = segment.Number
+	}
+	l.isThere = l.isThere && l.number <= l.last
+	return nil
+}
+
+// at returns which segment of a number is read in recovery, of so many timelines that are left: that of the newest that is there.
 //
 // Source: XLogFileReadAnyTLI in src/backend/access/transam/xlogrecovery.c, PostgreSQL 18.
-func segmentOf(line []branch, number uint64, there map[wal.Segment]bool) *wal.Segment {
-	for _, b := range line {
-		s := wal.Segment{Timeline: b.timeline, Number: number}
-		if b.first <= number && number <= b.last && there[s] {
-			return &s
+func (f lineLog) at(number uint64, left int) (*wal.Segment, error) {
+	for _, l := range f[:left] {
+		if err := l.to(number); err != nil {
+			return nil, err
+		}
+		if l.isThere && l.number == number {
+			return &wal.Segment{Timeline: l.timeline, Number: number}, nil
 		}
 	}
-	return nil
+	return nil, nil
+}
+
+// behind returns the first segment from a number on, of so many timelines that are left.
+func (f lineLog) behind(number uint64, left int) (first *wal.Segment, err error) {
+	for _, l := range f[:left] {
+		if err := l.to(number); err != nil {
+			return nil, err
+		}
+		if l.isThere && (first == nil || l.number < first.Number) {
+			first = &wal.Segment{Timeline: l.timeline, Number: l.number}
+		}
+	}
+	return first, nil
 }
 
 // upTo returns the timelines of a line that are not older than one of them.

@@ -7,34 +7,82 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"basin/internal/backup"
+	"basin/internal/object"
 	"basin/internal/wal"
 )
 
 // TestRecoveryGoesBackToNoTimeline is about segments of an older timeline behind the place where a
 // newer one was read: the server does not read those.
 func TestRecoveryGoesBackToNoTimeline(t *testing.T) {
-	line := branches(2, wal.History{{Timeline: 1, End: 10<<24 + 100}}, 1<<24)
-	there := map[wal.Segment]bool{}
+	c := newCluster(t, false)
+	const size = wal.DefaultSegmentSize
+	if err := c.PushLog(t.Context(), wal.HistoryName(2), fmt.Appendf(nil, "1\t%v\tno recovery target specified\n", wal.LSN(10*size+100)), 0); err != nil {
+		t.Fatal(err)
+	}
 	for _, s := range []wal.Segment{{Timeline: 1, Number: 9}, {Timeline: 1, Number: 10}, {Timeline: 2, Number: 10}, {Timeline: 1, Number: 11}, {Timeline: 2, Number: 12}} {
-		there[s] = true
-	}
-	rest := line
-	var read []wal.Segment
-	for number := uint64(9); ; number++ {
-		s := segmentOf(rest, number, there)
-		if s == nil {
-			break
+		at, err := c.logName(s.Name(size))
+		if err == nil {
+			err = c.repo.store.Create(t.Context(), at, nil)
 		}
-		read = append(read, *s)
-		rest = upTo(line, s.Timeline)
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
-	if len(read) != 2 || read[1] != (wal.Segment{Timeline: 2, Number: 10}) {
-		t.Errorf("%v are read", read)
+	at := wal.Position{LSN: 9*size + 0x28, Timeline: 1}
+	reach, err := c.Reach(t.Context(), Commit{SegmentSize: size, Start: at, Stop: at}, 2)
+	want := Reach{Timeline: 2, End: 11 * size, Last: "00000002000000000000000A", Segments: []string{"000000010000000000000009", "00000002000000000000000A"}, Resumes: "00000002000000000000000C"}
+	if diff := cmp.Diff(want, reach); err != nil || diff != "" {
+		t.Errorf("%v, %s", err, diff)
+	}
+}
+
+// TestReachListsLittle follows log up to a gap behind which there is much: that is not listed.
+func TestReachListsLittle(t *testing.T) {
+	c := newCluster(t, false)
+	const size = wal.DefaultSegmentSize
+	for number := range uint64(300) {
+		if number == 0 || number == 5 {
+			continue
+		}
+		at, err := c.logName(wal.Segment{Timeline: 1, Number: number}.Name(size))
+		if err == nil {
+			err = c.repo.store.Create(t.Context(), at, nil)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	counted := &countedList{Store: c.repo.store}
+	at := wal.Position{LSN: 3*size + 0x28, Timeline: 1}
+	reach, err := reopen(t, c, counted).Reach(t.Context(), Commit{SegmentSize: size, Start: at, Stop: at}, 1)
+	if err != nil || reach.End != 5*size || reach.Resumes != "000000010000000000000006" || counted.listed > 10 {
+		t.Errorf("%+v, %d objects were listed, %v", reach, counted.listed, err)
+	}
+}
+
+// countedList is a store that counts which objects are listed.
+type countedList struct {
+	object.Store
+	listed int
+}
+
+// List yields the objects.
+func (s *countedList) List(ctx context.Context, prefix, after string) iter.Seq2[object.Info, error] {
+	return func(yield func(object.Info, error) bool) {
+		for info, err := range s.Store.List(ctx, prefix, after) {
+			s.listed++
+			if !yield(info, err) {
+				return
+			}
+		}
 	}
 }
 
