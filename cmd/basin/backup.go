@@ -258,7 +258,10 @@ func (b *repositoryBackup) parent(ctx context.Context) (*repo.Commit, error) {
 	if !b.repository.CanRead() {
 		b.report.info("the repository's private key is not here, and this host does not know what older backups have: all is stored")
 	}
-	return nil, ctx.Err()
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	return nil, nil
 }
 
 // source returns the backup that the server sends, or that is made of its data directory; with a

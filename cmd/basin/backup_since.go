@@ -42,6 +42,9 @@ func (b *repositoryBackup) choose(ctx context.Context, parent *repo.Commit) (*ch
 	if parent == nil {
 		return s, nil
 	}
+	if !b.repository.CanRead() {
+		return s, b.sayFullScan(ctx, errors.New("the repository's private key is not here, so that the parent is not known as it must be"))
+	}
 	err := b.checkSummaries(ctx, parent)
 	if err == nil {
 		s.manifest, err = b.writeManifest(ctx, parent)
@@ -144,8 +147,6 @@ func (s *chosenSource) Close() error {
 func (b *repositoryBackup) checkSummaries(ctx context.Context, parent *repo.Commit) error {
 	age := time.Since(parent.FullScan)
 	switch {
-	case !b.repository.CanRead():
-		return errors.New("the repository's private key is not here, so that the parent is not known as it must be")
 	case b.o.FullScan:
 		return errors.New("--full-scan asks for it")
 	case age >= b.o.FullScanEvery:

@@ -209,6 +209,11 @@ func (r *copyRun) run(ctx context.Context) (copyResult, error) {
 		o := repo.CopyLogOptions{DryRun: r.o.DryRun, Copied: r.copied}
 		if begin != nil {
 			o.From, o.SegmentSize = begin.Start.LSN, begin.SegmentSize
+			thinned, err := r.target.ThinnedTo(ctx)
+			if err != nil && !errors.Is(err, repo.ErrNoKey) {
+				problems = append(problems, err)
+			}
+			o.From = max(o.From, thinned) // what prune has removed there does not come back
 		}
 		report, err := r.target.CopyLog(ctx, r.source, o)
 		result.LogFiles += report.Files

@@ -9,12 +9,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"basin/internal/repo"
 	"basin/internal/seal"
+	"basin/internal/usererr"
 )
 
-// maxIndexKeys is how many bytes a file of index keys has at most: from half of it on, some 5,000 backups, it is begun anew.
+// maxIndexKeys is how many bytes a file of index keys has at most: from half of it on, some 6,000 backups, it is begun anew.
 const maxIndexKeys = 1 << 20
 
 // indexKeys are the keys with which a host without the private key reads what its own backups have: a file of this user, with a line for each
@@ -80,13 +82,20 @@ func (k *indexKeys) write(key seal.Key) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	flags := os.O_APPEND | os.O_CREATE | os.O_WRONLY
-	if info, err := os.Stat(k.path); err == nil && info.Size() > maxIndexKeys/2 {
-		flags |= os.O_TRUNC
-	}
-	file, err := os.OpenFile(k.path, flags, 0o600)
+	file, err := os.OpenFile(k.path, os.O_APPEND|os.O_CREATE|os.O_WRONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o600)
 	if err != nil {
 		return err
+	}
+	info, err := file.Stat()
+	switch {
+	case err != nil:
+	case !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0:
+		err = usererr.Hinted("Remove it: what it tells of is stored anew once.", "\"%s\" is not a file that its owner alone can read", k.path)
+	case info.Size() > maxIndexKeys/2:
+		err = file.Truncate(0)
+	}
+	if err != nil {
+		return errors.Join(err, file.Close())
 	}
 	_, err = fmt.Fprintf(file, "\n%s %s\n", key.ID, base64.StdEncoding.EncodeToString(key.Secret[:])) // behind a line that was not ended
 	if err == nil {

@@ -17,6 +17,7 @@ type pruning struct {
 	name   repo.ClusterName
 	report repo.PruneReport
 	log    repo.PruneLogReport
+	isDone bool // but perhaps for the log
 }
 
 // prune removes what no backup needs, of all clusters of the name.
@@ -44,9 +45,10 @@ func prune(ctx context.Context, c call) error {
 		}
 		if err != nil {
 			failed = append(failed, err)
-			continue
 		}
-		all = append(all, p)
+		if p.isDone {
+			all = append(all, p)
+		}
 	}
 	if o.JSON {
 		return errors.Join(append(failed, printJSON(c, listPruning(all, o.DryRun)))...)
@@ -110,6 +112,7 @@ func (o *keepOptions) prune(ctx context.Context, cluster *repo.Cluster, now time
 	if p.report, err = cluster.Prune(ctx, repo.PruneOptions{Now: now, DryRun: o.DryRun}); err != nil {
 		return p, err
 	}
+	p.isDone = true
 	p.log, err = cluster.PruneLog(ctx, repo.PruneLogOptions{Now: now, DryRun: o.DryRun, Within: o.LogFor, Superseded: o.Superseded})
 	return p, err
 }
@@ -127,6 +130,9 @@ func (p *pruning) tell(b *strings.Builder, isDry bool) {
 	b.WriteString(keptText(" of the log", p.log.Locked))
 	if p.log.Waits {
 		b.WriteString("log is removed once the backup that is being made has ended\n")
+	}
+	if p.log.Lacks != "" {
+		fmt.Fprintf(b, "not each moment of the time for which log is kept can be restored: %s\n", p.log.Lacks)
 	}
 	if p.report.Thin > 0 {
 		fmt.Fprintf(b, "%s, mostly of no use, can be removed after the next backup\n", counted(p.report.Thin, "pack"))
@@ -165,6 +171,7 @@ type prunedLogListing struct {
 	Left   int           `json:"left"` // files
 	Locked lockedListing `json:"locked"`
 	Waits  bool          `json:"waits"`
+	Lacks  string        `json:"lacks,omitempty"`
 }
 
 // lockedListing is what could not be removed, since it is locked.
@@ -184,7 +191,7 @@ func listPruning(all []pruning, isDry bool) pruneListing {
 			Cluster: p.name.Name, SystemID: strconv.FormatUint(p.name.SystemID, 10),
 			Backups: r.Backups, Packs: r.Packs, Parts: r.Parts, Bytes: r.Removed, Left: r.Kept,
 			Locked: locked(r.Locked), Thin: r.Thin, GivenUp: append([]string{}, r.GivenUp...),
-			Log: prunedLogListing{p.log.Files, p.log.Removed, p.log.Kept, locked(p.log.Locked), p.log.Waits},
+			Log: prunedLogListing{p.log.Files, p.log.Removed, p.log.Kept, locked(p.log.Locked), p.log.Waits, p.log.Lacks},
 		})
 	}
 	return l

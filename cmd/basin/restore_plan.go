@@ -205,7 +205,7 @@ func (p *restorePlan) text(r *restoreRun) string {
 	fmt.Fprintf(&b, "  server    PostgreSQL %d\n", majorOf(p.commit.ServerVersion))
 	fmt.Fprintf(&b, "  log       from %v to %v, timeline %d: %s\n", p.commit.Start.LSN, p.reach.End, p.reach.Timeline, humanize.IBytes(uint64(p.reach.End-p.commit.Start.LSN)))
 	if p.reach.Resumes != "" {
-		fmt.Fprintf(&b, "            files are missing behind that; it goes on at %s, which cannot be reached\n", p.reach.Resumes)
+		fmt.Fprintf(&b, "            behind that is no log, up to %s, which cannot be reached\n", p.reach.Resumes)
 	}
 	fmt.Fprintf(&b, "  target    %s\n", r.o.Target)
 	if p.why != "" {

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -51,9 +53,10 @@ func (r *restoreRun) rate(ctx context.Context, p *restorePlan) int64 {
 	if r.part != nil || r.into != nil && r.into.Exists || p.commit.Size < longSize || len(p.space) == 0 {
 		return 0
 	}
+	most := slices.MaxFunc(p.space, func(a, b spaceNeed) int { return cmp.Compare(a.need, b.need) })
 	files := make([]*os.File, r.o.Jobs)
 	for i := range files {
-		f, err := os.CreateTemp(p.space[0].dir, ".basin-*")
+		f, err := os.CreateTemp(most.dir, ".basin-*")
 		if err != nil {
 			return 0
 		}
@@ -64,7 +67,7 @@ func (r *restoreRun) rate(ctx context.Context, p *restorePlan) int64 {
 		files[i] = f
 	}
 	begun := time.Now()
-	n, err := r.cluster.Sample(ctx, p.commit, r.o.Jobs, sampleTime, min(sampleSize, p.space[0].free/2), func(worker int, content []byte) error {
+	n, err := r.cluster.Sample(ctx, p.commit, r.o.Jobs, sampleTime, min(sampleSize, most.free/2), func(worker int, content []byte) error {
 		_, err := files[worker].Write(content)
 		return err
 	})

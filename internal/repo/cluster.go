@@ -315,8 +315,8 @@ func (c *Cluster) putLevel(ctx context.Context, newID func() ID, each func(yield
 	return level, nil
 }
 
-// CheckParent sees that a backup can be the parent of the next: that its index and the packs are there, and on a host without the private
-// key that these can be read, and what is told of packs.
+// CheckParent sees that a backup can be the parent of the next: that its index can be read and its packs are there, and on a host without
+// the private key that what is told of packs can be read, too.
 func (c *Cluster) CheckParent(ctx context.Context, commit Commit) error {
 	err := c.CheckIndex(ctx, commit)
 	if err == nil && !c.repo.CanRead() {

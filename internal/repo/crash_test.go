@@ -5,13 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"basin/internal/object"
-	"basin/internal/seal"
 )
 
 // TestPackFails has the store fail when a pack is put: the sink says so, and closes.
@@ -63,19 +61,7 @@ func TestDamagedHints(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					name := c.below("facts/" + kind + "/" + ID{2}.String())
-					box, err := seal.NewBox(kindFact, name, key)
-					if err != nil {
-						t.Fatal(err)
-					}
-					packer, err := smallPacker()
-					if err != nil {
-						t.Fatal(err)
-					}
-					content := packer.Pack(nil, []byte(`{"packs":["02000000000000000000000000000000"]}`))
-					if err := store.Create(t.Context(), name, box.Seal(slices.Clone(box.Head()), content, seal.HeadSize)); err != nil {
-						t.Fatal(err)
-					}
+					putEncrypted(t, writer, kind, PackID{2})
 					if avoided, err := writer.avoided(t.Context()); err != nil || !avoided[PackID{2}] {
 						t.Errorf("avoided %v, %v", avoided, err)
 					}

@@ -18,6 +18,7 @@ const (
 	factDamaged   = "damaged"
 	factVerified  = "verified"
 	factForgotten = "forgotten"
+	factThinned   = "thinned"
 )
 
 // maxFact is how many bytes a fact has at most.
@@ -36,8 +37,9 @@ func (c *Cluster) putFact(ctx context.Context, kind string, fact any) (string, e
 
 // fact is a fact as it is kept.
 type fact struct {
-	name    string
-	content []byte
+	name        string
+	content     []byte
+	isEncrypted bool
 }
 
 // facts yields the facts of a kind, in no order that means anything. One that is removed
@@ -50,7 +52,7 @@ func (c *Cluster) facts(ctx context.Context, kind string) iter.Seq2[fact, error]
 				return
 			}
 			f := fact{name: info.Name}
-			f.content, err = c.repo.get(ctx, kindFact, info.Name, maxFact)
+			f.content, f.isEncrypted, err = c.repo.getSealed(ctx, kindFact, info.Name, maxFact)
 			if errors.Is(err, fs.ErrNotExist) {
 				continue
 			}

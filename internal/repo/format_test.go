@@ -71,11 +71,11 @@ const formatHistory = "1\t0/C00028\tno recovery target specified\n"
 
 // TestFormat1 reads repositories of format 1: what is in them has to be readable for ever.
 func TestFormat1(t *testing.T) {
-	for _, kind := range []string{"plain", "encrypted"} {
+	for _, kind := range []string{"plain", "encrypted", "writer"} { // encrypted by who has the private key, and by who has not
 		t.Run(kind, func(t *testing.T) {
 			dir := filepath.Join(formatDir, kind)
 			if os.Getenv("BASIN_FORMAT") == "write" {
-				writeFormat(t, dir, kind == "encrypted")
+				writeFormat(t, dir, kind)
 			}
 			store := new(object.Memory) // verify adds to it
 			if err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -162,7 +162,7 @@ func checkFormat(t *testing.T, store object.Store, dir string) {
 }
 
 // writeFormat makes a repository.
-func writeFormat(t *testing.T, dir string, encrypted bool) {
+func writeFormat(t *testing.T, dir, kind string) {
 	t.Helper()
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
@@ -174,7 +174,7 @@ func writeFormat(t *testing.T, dir string, encrypted bool) {
 	defer store.Close()
 	init := InitOptions{Now: time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)}
 	var o Options
-	if encrypted {
+	if kind != "plain" {
 		private, err := seal.NewPrivateKey()
 		if err != nil {
 			t.Fatal(err)
@@ -208,10 +208,17 @@ func writeFormat(t *testing.T, dir string, encrypted bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	kept := make(map[seal.KeyID]seal.Key)
+	writer := func() *Cluster {
+		if kind == "writer" {
+			return asWriter(t, c, kept)
+		}
+		return c
+	}
 	var parent *Commit
 	for i, tr := range formatTrees() {
 		when := init.Now.Add(time.Duration(i+1) * time.Hour)
-		parent = take(t, c, tr, rng(1), SinkOptions{Label: fmt.Sprint("backup ", i), Parent: parent, Now: func() time.Time { return when }})
+		parent = take(t, writer(), tr, rng(1), SinkOptions{Label: fmt.Sprint("backup ", i), Parent: parent, Now: func() time.Time { return when }})
 		if i == 0 {
 			if err := c.Pin(t.Context(), Pin{Backup: parent.ID, Note: "for ever", Made: when}); err != nil {
 				t.Fatal(err)
@@ -220,7 +227,7 @@ func writeFormat(t *testing.T, dir string, encrypted bool) {
 	}
 	name, content := formatSegment()
 	for name, content := range map[string][]byte{name: content, PartialName(name, 1<<20): content[:1<<20], "00000002.history": []byte(formatHistory)} {
-		if err := c.PushLog(t.Context(), name, content, 4<<20); err != nil {
+		if err := writer().PushLog(t.Context(), name, content, 4<<20); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -2,7 +2,9 @@ package repo
 
 import (
 	"errors"
+	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -30,18 +32,23 @@ func asWriter(t *testing.T, c *Cluster, kept map[seal.KeyID]seal.Key) *Cluster {
 	return writer
 }
 
-// TestWriterStoresWhatChanged has a host without the private key take backups: each stores what has changed since the one before, heeds
-// what prune has told, and what is stored is not to be read there. Without what it keeps it stores all.
-func TestWriterStoresWhatChanged(t *testing.T) {
-	c := newCluster(t, true)
+// randomPages returns a function that returns so many pages, others each time.
+func randomPages() func(n int) []byte {
 	random := rng(7)
-	pages := func(n int) []byte {
+	return func(n int) []byte {
 		b := make([]byte, n*BlockSize)
 		for i := range b {
 			b[i] = byte(random.IntN(256))
 		}
 		return b
 	}
+}
+
+// TestWriterStoresWhatChanged has a host without the private key take backups: each stores what has changed since the one before, heeds
+// what prune has told, and what is stored is not to be read there. Without what it keeps it stores all.
+func TestWriterStoresWhatChanged(t *testing.T) {
+	c := newCluster(t, true)
+	pages := randomPages()
 	first := tree{{path: "base/1/2"}: pages(100), {path: "global/pg_control"}: []byte("c")}
 	kept := make(map[seal.KeyID]seal.Key)
 	parentOf := func(writer *Cluster, id string) *Commit {
@@ -127,5 +134,79 @@ func TestWriterStoresWhatChanged(t *testing.T) {
 		}
 	}); err != nil || verified > 0 {
 		t.Errorf("%d damages of the new backup: %v", verified, err)
+	}
+}
+
+// TestWriterReadsOldFacts has a fact of packs be encrypted, as an older program did it: prune writes it so that hosts without the private key
+// can read it.
+func TestWriterReadsOldFacts(t *testing.T) {
+	for _, kind := range []string{factThin, factDamaged} {
+		c := newCluster(t, true)
+		kept := make(map[seal.KeyID]seal.Key)
+		one := take(t, asWriter(t, c, kept), tree{{path: "a"}: []byte("a"), {path: "global/pg_control"}: []byte("c")}, rng(1), SinkOptions{})
+		putEncrypted(t, c, kind, PackID{2})
+		check := func() error {
+			writer := asWriter(t, c, kept)
+			commit, err := writer.Backup(t.Context(), one.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return writer.CheckParent(t.Context(), commit)
+		}
+		if err := check(); !errors.Is(err, ErrNoKey) {
+			t.Errorf("a fact of %s packs: %v", kind, err)
+		}
+		prune(t, c, PruneOptions{})
+		if err := check(); err != nil {
+			t.Errorf("a fact of %s packs, behind prune: %v", kind, err)
+		}
+		if avoided, err := c.avoided(t.Context()); err != nil || avoided[PackID{2}] != (kind == factDamaged) {
+			t.Errorf("avoided are %v, %v", avoided, err)
+		}
+	}
+}
+
+// putEncrypted keeps a fact of a pack as an older program did.
+func putEncrypted(t *testing.T, c *Cluster, kind string, id PackID) {
+	t.Helper()
+	key, err := c.repo.packKey(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := c.below("facts/" + kind + "/" + ID{2}.String())
+	box, err := seal.NewBox(kindFact, name, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	packer, err := smallPacker()
+	if err != nil {
+		t.Fatal(err)
+	}
+	content := packer.Pack(nil, fmt.Appendf(nil, `{"packs":["%v"]}`, id))
+	if err := c.repo.store.Create(t.Context(), name, box.Seal(slices.Clone(box.Head()), content, seal.HeadSize)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestWritersAreThinned has two hosts without the private key take backups by turns: packs of both are told of, and not of the one that was last alone.
+func TestWritersAreThinned(t *testing.T) {
+	c := newCluster(t, true)
+	pages := randomPages()
+	one, other := make(map[seal.KeyID]seal.Key), make(map[seal.KeyID]seal.Key)
+	first := tree{{path: "base/1/2"}: pages(100), {path: "global/pg_control"}: []byte("c")}
+	second := tree{{path: "base/1/2"}: append(slices.Clone(first[key{path: "base/1/2"}][:30*BlockSize]), pages(70)...), {path: "global/pg_control"}: []byte("d")}
+	full := take(t, asWriter(t, c, one), first, rng(1), SinkOptions{})
+	writer := asWriter(t, c, one)
+	parent, err := writer.Backup(t.Context(), full.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	take(t, writer, second, rng(1), SinkOptions{Parent: &parent})
+	take(t, asWriter(t, c, other), second, rng(1), SinkOptions{})
+	if err := c.Forget(t.Context(), full.ID, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if report := prune(t, c, PruneOptions{}); report.Thin != 1 {
+		t.Errorf("%d packs are told of, and of one 30 of 100 pages are in use", report.Thin)
 	}
 }

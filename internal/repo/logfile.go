@@ -66,10 +66,29 @@ func (c *Cluster) openLogFile(ctx context.Context, name string, segmentSize int6
 		open = c.openFacts
 	}
 	f, err := open(ctx, name)
+	if errors.Is(err, fs.ErrNotExist) && IsSegment(name) && segmentSize > wholeLog {
+		err = c.checkAbsence(ctx, name, err)
+	}
 	if err != nil {
 		return nil, err
 	}
 	return f, f.checkFrames()
+}
+
+// checkAbsence returns absent, which says that a file of the log is not listed, if the file is not there either: what is not listed yet
+// may be.
+func (c *Cluster) checkAbsence(ctx context.Context, name string, absent error) error {
+	at, err := c.logName(name)
+	if err != nil {
+		return err
+	}
+	if _, err = c.repo.store.Get(ctx, at, 0, 1); err == nil {
+		return fmt.Errorf("%s is there, and the store does not list it", at)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return absent
+	}
+	return err
 }
 
 // openWhole opens a file of the log of which all is fetched.
@@ -161,6 +180,8 @@ func (f *LogFile) copyTo(ctx context.Context, w io.Writer, digest hash.Hash, wan
 		}
 		return content, nil
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	for content, err := range inSequence(ctx, f.frames(ctx), framesAhead, open) {
 		if err != nil {
 			return err
@@ -170,6 +191,7 @@ func (f *LogFile) copyTo(ctx context.Context, w io.Writer, digest hash.Hash, wan
 		_, err := w.Write(content)
 		hashing.Wait()
 		if err != nil {
+			cancel() // what is being fetched is not waited for
 			return err
 		}
 		ring.give(content)

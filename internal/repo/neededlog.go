@@ -3,6 +3,7 @@ package repo
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"math"
 	"slices"
@@ -10,18 +11,22 @@ import (
 	"time"
 
 	"basin/internal/object"
+	"basin/internal/seal"
 	"basin/internal/wal"
 )
 
-// neededLog says which log backups need, by the numbers of segments, whatever their timelines. The zero value needs all.
-type neededLog struct {
+// logNeed says which log backups need, by the numbers of segments, whatever their timelines. The zero value needs all.
+type logNeed struct {
 	size int64       // bytes of a segment; zero if all log is needed
 	from uint64      // number of the segment from which on all are needed
 	own  [][2]uint64 // of backups that begin before it, the first and the last that each needs itself
+
+	// lacks is why not each moment can be restored for which log is kept; empty if each can, as far as is known.
+	lacks string
 }
 
 // has says whether a file of the log is needed, by the name of its object.
-func (n *neededLog) has(name string) bool {
+func (n *logNeed) has(name string) bool {
 	if n.size == 0 {
 		return true
 	}
@@ -32,27 +37,30 @@ func (n *neededLog) has(name string) bool {
 	return slices.ContainsFunc(n.own, func(own [2]uint64) bool { return own[0] <= segment.Number && segment.Number <= own[1] })
 }
 
+// begin returns where the log begins of which all is needed.
+func (n *logNeed) begin() wal.LSN { return wal.Segment{Number: n.from}.Start(n.size) }
+
 // neededLog finds out which log backups, oldest first, need: all from the oldest on, or if each moment is to be restored only for some time
 // back, all from where that begins, and before it what each backup needs itself.
-func (c *Cluster) neededLog(ctx context.Context, commits []Commit, files []object.Info, o PruneLogOptions) (n neededLog, err error) {
+func (c *Cluster) neededLog(ctx context.Context, commits []Commit, files []object.Info, o PruneLogOptions) (n logNeed, err error) {
 	if len(commits) == 0 {
 		return n, nil
 	}
-	all := neededLog{size: commits[0].SegmentSize, from: math.MaxUint64}
+	all := logNeed{size: commits[0].SegmentSize, from: math.MaxUint64}
 	for _, k := range commits {
 		if k.SegmentSize != all.size || !wal.ValidSegmentSize(k.SegmentSize) { // numbers tell nothing then
-			return neededLog{}, nil
+			return logNeed{}, nil
 		}
 		all.from = min(all.from, k.firstNeeded())
 	}
 	if o.Within == 0 {
 		return all, nil
 	}
-	from, err := c.windowBegin(ctx, commits, files, o.Now.Add(-o.Within))
+	from, lacks, err := c.windowBegin(ctx, commits, files, o.Now.Add(-o.Within))
 	if err != nil {
 		return n, err
 	}
-	n = neededLog{size: all.size, from: max(from, all.from)}
+	n = logNeed{size: all.size, from: max(from, all.from), lacks: lacks}
 	for _, k := range commits {
 		if first := k.firstNeeded(); first < n.from {
 			n.own = append(n.own, [2]uint64{first, k.lastNeeded()})
@@ -79,48 +87,124 @@ func (c *Commit) lastNeeded() uint64 {
 	return wal.SegmentAt(wal.Position{LSN: last}, c.SegmentSize).Number
 }
 
-// windowBegin returns the number of the segment from which on log is needed so that each moment since a time can be restored.
+// clockSlack is by how much the clock of a host that makes backups may be behind that of the store.
+const clockSlack = time.Hour
+
+// windowBegin returns the number of the segment from which on log is needed so that each moment since a time can be restored, and why not
+// each can, if that is known.
 //
 // Those are moments of the timelines to which log came since, and of the newest one. Each is led to by the newest backup that ended before
 // that time, is on its line, and can be restored; and by those that ended since.
-func (c *Cluster) windowBegin(ctx context.Context, commits []Commit, files []object.Info, since time.Time) (uint64, error) {
+func (c *Cluster) windowBegin(ctx context.Context, commits []Commit, files []object.Info, since time.Time) (from uint64, lacks string, err error) {
 	cannot, err := c.CannotRestore(ctx, commits)
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
-	from := uint64(math.MaxUint64)
+	from = math.MaxUint64
 	var before []Commit
 	for _, k := range commits {
 		switch {
-		case k.timeOf().After(since):
+		case k.timeOf().After(since.Add(-clockSlack)):
 			from = min(from, k.firstNeeded())
 		case !k.Damaged && cannot[k.ID] == nil:
 			before = append(before, k)
 		}
 	}
-	if len(before) == 0 { // nothing leads to the beginning of that time, and the first that leads behind it may be any of those that are there
-		return 0, nil
+	if len(before) == 0 { // the first that leads behind it may be any of those that are there
+		return 0, "no backup from before " + since.UTC().Format(time.RFC3339) + " can be restored", nil
 	}
 	living, err := c.livingTimelines(ctx, before[len(before)-1], files, since)
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	for _, t := range living {
 		history, err := c.History(ctx, t)
 		if errors.Is(err, fs.ErrNotExist) { // it is not known what leads there
-			return 0, nil
+			return 0, wal.HistoryName(t) + " is missing", nil
 		}
 		if err != nil {
-			return 0, err
+			return 0, "", err
 		}
-		for _, k := range slices.Backward(before) {
-			if end, ok := history.End(k.Stop.Timeline); k.Stop.Timeline == t || ok && k.Stop.LSN <= end {
-				from = min(from, k.firstNeeded())
-				break
-			}
+		onLine := slices.DeleteFunc(slices.Clone(before), func(k Commit) bool {
+			end, ok := history.End(k.Stop.Timeline)
+			return k.Stop.Timeline != t && (!ok || k.Stop.LSN > end)
+		})
+		if len(onLine) == 0 {
+			continue
+		}
+		leads, err := c.newestWhole(ctx, onLine)
+		if err != nil {
+			return 0, "", err
+		}
+		if leads == nil {
+			return 0, fmt.Sprintf("no backup that leads to timeline %d is whole", t), nil
+		}
+		from = min(from, leads.firstNeeded())
+		reach, err := c.Reach(ctx, *leads, t)
+		if err != nil && !errors.Is(err, ErrUnreachable) {
+			return 0, "", err
+		}
+		if err != nil || reach.Resumes != "" {
+			lacks = fmt.Sprintf("from backup %s, which leads to timeline %d, log is there up to %v only", leads.ID, t, reach.End)
 		}
 	}
-	return from, nil
+	return from, lacks, nil
+}
+
+// newestWhole returns the newest of some backups whose index can be read and whose packs are there; nil if that is none.
+func (c *Cluster) newestWhole(ctx context.Context, of []Commit) (*Commit, error) {
+	for _, k := range slices.Backward(of) {
+		err := c.CheckIndex(ctx, k)
+		if err == nil {
+			return &k, nil
+		}
+		if !errors.Is(err, seal.ErrDamaged) && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
+	return nil, nil
+}
+
+// thinnedFact says that log was thinned: from where on all of it was left.
+type thinnedFact struct {
+	From wal.LSN   `json:"from"`
+	At   time.Time `json:"at"`
+}
+
+// ThinnedTo returns from where on all log was left when it was thinned last; zero if it never was.
+func (c *Cluster) ThinnedTo(ctx context.Context) (wal.LSN, error) {
+	fact, _, err := c.thinned(ctx)
+	return fact.From, err
+}
+
+// thinned returns what is told of thinning, and the names of the facts.
+func (c *Cluster) thinned(ctx context.Context) (last thinnedFact, names []string, err error) {
+	for f, err := range c.facts(ctx, factThinned) {
+		var fact thinnedFact
+		if err == nil {
+			err = f.read(&fact)
+		}
+		if err != nil {
+			return last, nil, fmt.Errorf("what is told of thinned log: %w", err)
+		}
+		if names = append(names, f.name); !fact.At.Before(last.At) {
+			last = fact
+		}
+	}
+	return last, names, nil
+}
+
+// tellThinned tells from where on all log is left, before it is thinned.
+func (c *Cluster) tellThinned(ctx context.Context, from wal.LSN, now time.Time) error {
+	last, names, err := c.thinned(ctx)
+	if err != nil || last.From == from {
+		return err
+	}
+	if _, err := c.putFact(ctx, factThinned, thinnedFact{from, now.UTC()}); err != nil {
+		return err
+	}
+	_, err = c.remove(ctx, names)
+	return err
 }
 
 // livingTimelines returns the timelines to which log came since a time, the newest of all, and that which comes from where a backup is.

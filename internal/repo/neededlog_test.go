@@ -62,6 +62,11 @@ func TestLogWindow(t *testing.T) {
 	}
 	one := func(number uint64) string { return wal.Segment{Timeline: 1, Number: number}.Name(logSize) }
 	two := func(number uint64) string { return wal.Segment{Timeline: 2, Number: number}.Name(logSize) }
+	lacks := map[string]string{ // in part
+		"no backup is so old": "no backup from before", "its log is missing": "log is there up to 0/1800000 only", "the history is missing": "00000002.history is missing",
+		"it is not on the line": "timeline 1, log is there up to 0/2400000 only", "there is log of the old timeline": "timeline 1, log is there up to 0/2400000 only",
+		"a backup is being made": "no backup from before", "log that came since is kept": "timeline 1, log is there up to 0/2400000 only",
+	}
 	for _, test := range []struct {
 		reason string
 		within int // hours
@@ -125,8 +130,12 @@ func TestLogWindow(t *testing.T) {
 			if strings.HasPrefix(test.reason, "a backup is being made") {
 				o.Now = time.Now()
 			}
-			if _, err := c.PruneLog(t.Context(), o); err != nil {
+			report, err := c.PruneLog(t.Context(), o)
+			if err != nil {
 				t.Fatal(err)
+			}
+			if want := lacks[test.reason]; !strings.Contains(report.Lacks, want) || want == "" && report.Lacks != "" {
+				t.Errorf("what is lacking is %q, want %q", report.Lacks, want)
 			}
 			left := objects(t, c, "wal/")
 			var gone []string
@@ -139,5 +148,78 @@ func TestLogWindow(t *testing.T) {
 				t.Errorf("gone are %v, want %v", gone, test.gone)
 			}
 		})
+	}
+}
+
+// TestLogWindowWithoutPack has the backup that would lead into the time be without a pack, which nobody has found out yet: what leads there from the
+// one before is kept.
+func TestLogWindowWithoutPack(t *testing.T) {
+	c := newCluster(t, true)
+	begun := time.Now()
+	one := takeFrom(t, c, tree{{path: "a"}: []byte("a"), {path: "global/pg_control"}: []byte("c")}, wal.Position{LSN: 2*logSize + 0x28, Timeline: 1}, begun)
+	before := objects(t, c, "packs/")
+	two := takeFrom(t, c, tree{{path: "a"}: []byte("b"), {path: "global/pg_control"}: []byte("d")}, wal.Position{LSN: 6*logSize + 0x28, Timeline: 1}, begun.Add(time.Hour))
+	putLog(t, c, 1, 2, 3, 4, 5, 6, 7, 8)
+	for _, k := range []*Commit{one, two} { // whose log is not of the test's source
+		k.Stop.LSN, k.Ranges = k.Start.LSN+0x1000, nil
+		if err := c.repo.store.Delete(t.Context(), c.commitName(k.ID)); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.putCommit(t.Context(), k); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lost := func(without *Cluster, packs func(name string) bool) int {
+		t.Helper()
+		for _, name := range objects(t, without, "packs/") {
+			if packs(name) {
+				if err := without.repo.store.Delete(t.Context(), name); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		report, err := without.PruneLog(t.Context(), PruneLogOptions{Now: begun.Add(100 * time.Hour), Within: 20 * time.Hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return report.Files
+	}
+	if files := lost(reopen(t, c, memory(c)), func(string) bool { return false }); files != 3 { // from 3 to 5, as 2 is of the older one
+		t.Errorf("%d files were removed", files)
+	}
+	if files := lost(reopen(t, c, memory(c)), func(name string) bool { return !slices.Contains(before, name) }); files != 0 {
+		t.Errorf("without the newer one's pack %d files were removed", files)
+	}
+	if files := lost(reopen(t, c, memory(c)), func(string) bool { return true }); files != 0 {
+		t.Errorf("without any pack %d files were removed", files)
+	}
+}
+
+// TestThinnedIsTold has log be thinned: it is told from where on all is there.
+func TestThinnedIsTold(t *testing.T) {
+	c := newCluster(t, false)
+	if from, err := c.ThinnedTo(t.Context()); err != nil || from != 0 {
+		t.Errorf("%v, %v", from, err)
+	}
+	begun := time.Now()
+	for i, segment := range []wal.LSN{2, 4, 6} {
+		at, when := wal.Position{LSN: segment*logSize + 0x100, Timeline: 1}, begun.Add(time.Duration(i)*time.Hour)
+		k := Commit{ID: newBackupID(when), Began: when, Ended: when, SegmentSize: logSize, Start: at, Stop: wal.Position{LSN: at.LSN + 0x1000, Timeline: 1}}
+		if err := c.putCommit(t.Context(), &k); err != nil {
+			t.Fatal(err)
+		}
+	}
+	putLog(t, c, 1, 1, 2, 3, 4, 5, 6, 7)
+	for _, test := range []struct {
+		hours int
+		dry   bool
+		want  wal.LSN
+	}{{0, false, 0}, {20, true, 0}, {20, false, 6 * logSize}, {20, false, 6 * logSize}} {
+		if _, err := c.PruneLog(t.Context(), PruneLogOptions{Now: begun.Add(100 * time.Hour), Within: time.Duration(test.hours) * time.Hour, DryRun: test.dry}); err != nil {
+			t.Fatal(err)
+		}
+		if from, err := c.ThinnedTo(t.Context()); err != nil || from != test.want || len(objects(t, c, "facts/"+factThinned+"/")) != min(1, int(test.want)) {
+			t.Errorf("%d hours, dry %v: %v, %v", test.hours, test.dry, from, err)
+		}
 	}
 }

@@ -56,7 +56,7 @@ const maxControl = 64 << 10
 
 // NeedsDamaged says whether a backup needs a pack that verify found damaged or missing.
 func (c *Cluster) NeedsDamaged(ctx context.Context, commit Commit) (bool, error) {
-	damaged, _, err := c.packsOf(ctx, factDamaged)
+	damaged, _, _, err := c.packsOf(ctx, factDamaged)
 	if err != nil || len(damaged) == 0 {
 		return false, err
 	}

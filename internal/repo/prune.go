@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"basin/internal/backup"
+	"basin/internal/seal"
 	"basin/internal/usererr"
 )
 
@@ -158,6 +159,11 @@ func (c *Cluster) Prune(ctx context.Context, o PruneOptions) (PruneReport, error
 		return report, err
 	}
 	report.Parts, report.Packs = count(gone, partNames), count(gone, packNames)
+	if !o.DryRun && c.repo.info.Encrypted {
+		if err := c.decryptFacts(ctx, factDamaged); err != nil {
+			return report, err
+		}
+	}
 	report.Thin, err = c.thin(ctx, o, used, packs)
 	return report, err
 }
@@ -302,22 +308,21 @@ type need struct {
 }
 
 // add adds what backups need, that are given oldest first. It returns how many blocks of each pack are used by
-// the one that is likely to be the parent of the next.
+// those that are likely to be parents of others.
 //
 // A pack is needed if a block in it is read when the backup is. Parts name others too, whose
 // blocks newer levels have replaced. To know them apart all of an index is gone over, which is done of a backup only if a
 // part of it names a pack of which it is not known by now that it is needed.
 func (n *need) add(ctx context.Context, commits []Commit) (used map[PackID]int64, err error) {
 	used = make(map[PackID]int64)
-	parent := likelyParent(commits)
-	if parent < 0 {
-		return used, nil
-	}
-	if err := n.walk(ctx, &commits[parent], used); err != nil {
-		return nil, err
+	parents := likelyParents(commits)
+	for i := range parents {
+		if err := n.walk(ctx, &commits[i], used); err != nil {
+			return nil, err
+		}
 	}
 	for i := len(commits) - 1; i >= 0; i-- {
-		if i == parent {
+		if parents[i] {
 			continue
 		}
 		open, err := n.isOpen(ctx, &commits[i])
@@ -333,15 +338,26 @@ func (n *need) add(ctx context.Context, commits []Commit) (used map[PackID]int64
 	return used, nil
 }
 
-// likelyParent returns which backup the next one will have for a parent: the newest that is
-// not damaged. It is -1 if there is none.
-func likelyParent(commits []Commit) int {
-	for i := len(commits) - 1; i >= 0; i-- {
-		if !commits[i].Damaged {
-			return i
+// chainTime is how much older than the newest backup one is at most that is likely to be a parent: a host without the private key goes on
+// with its own, while others make newer ones.
+const chainTime = 7 * 24 * time.Hour
+
+// likelyParents returns which backups will be parents: of those of one digest key the newest that is not damaged. If all are, it is the newest.
+func likelyParents(commits []Commit) map[int]bool {
+	parents := make(map[int]bool)
+	last := len(commits) - 1
+	seen := make(map[seal.KeyID]bool)
+	for i := last; i >= 0; i-- {
+		k := &commits[i]
+		if k.Damaged || seen[k.DigestKey] || k.Began.Before(commits[last].Began.Add(-chainTime)) && len(parents) > 0 {
+			continue
 		}
+		seen[k.DigestKey], parents[i] = true, true
 	}
-	return len(commits) - 1
+	if len(parents) == 0 && last >= 0 {
+		parents[last] = true
+	}
+	return parents
 }
 
 // levels yields the parts of a backup's index.

@@ -27,6 +27,8 @@ type PruneLogReport struct {
 	Kept    int   // files that are left, but for histories
 	Locked  Kept  // of those, what would have been removed too, but is locked
 	Waits   bool  // nothing is removed as long as a backup is being made
+	// Lacks is why not each moment of the time that PruneLogOptions.Within asks for can be restored; empty if each can, as far as is known.
+	Lacks string
 }
 
 // PruneLog removes the log before the start of the oldest backup, on all timelines: what is behind it can be
@@ -34,7 +36,8 @@ type PruneLogReport struct {
 // the next. Backups of damaged pages count. Histories
 // are kept. Nothing is removed if there is no backup, unless the cluster is superseded, or one is being made, since it is not known where that
 // begins: on a standby it may be before all others. The log is listed before leases are read, so that
-// nothing is removed that came under a lease that is not known. In any case parts of segments go that are in
+// nothing is removed that came under a lease that is not known; that of a superseded cluster is listed again, and none of it is removed if any
+// came since. In any case parts of segments go that are in
 // others, unless these are damaged.
 func (c *Cluster) PruneLog(ctx context.Context, o PruneLogOptions) (PruneLogReport, error) {
 	var report PruneLogReport
@@ -76,6 +79,12 @@ func (c *Cluster) PruneLog(ctx context.Context, o PruneLogOptions) (PruneLogRepo
 		if err != nil {
 			return report, err
 		}
+		report.Lacks = needed.lacks
+		if len(needed.own) > 0 && !o.DryRun && !report.Waits {
+			if err := c.tellThinned(ctx, needed.begin(), o.Now); err != nil {
+				return report, err
+			}
+		}
 		for _, info := range files {
 			isKept := report.Waits || needed.has(info.Name) || o.Within > 0 && info.Time.After(o.Now.Add(-o.Within))
 			if isKept && !inOthers[info.Name] {
@@ -110,13 +119,17 @@ func (c *Cluster) PruneLog(ctx context.Context, o PruneLogOptions) (PruneLogRepo
 // remains returns what is left of a cluster without a backup if it has been superseded for some time: what is known of it, and its log,
 // by which it is known the next time that it is superseded, and which is last for that. It is nothing if it is not superseded.
 func (c *Cluster) remains(ctx context.Context, now time.Time, forTime time.Duration) (all []object.Info, err error) {
-	if is, err := c.isSupersededFor(ctx, now, forTime); err != nil || !is {
+	since, err := c.supersededSince(ctx)
+	if err != nil || since.IsZero() || now.Sub(since) < forTime {
 		return nil, err
 	}
 	for _, folder := range []string{"facts/", "wal/"} {
 		for info, err := range c.repo.store.List(ctx, c.below(folder), "") {
 			if err != nil {
 				return nil, err
+			}
+			if folder == "wal/" && info.Time.After(since) { // it came since it was looked: somebody writes to the cluster
+				return nil, nil
 			}
 			if !strings.HasPrefix(info.Name, c.below("facts/"+factForgotten+"/")) { // which Prune removes when it is time
 				all = append(all, info)

@@ -59,6 +59,9 @@ func (f *Files) readSome(ctx context.Context, ref PartRef, buffer []byte) (int, 
 	if err != nil {
 		return 0, fmt.Errorf("part %v of the index: %w", ref.ID, err)
 	}
+	if len(p.groups) == 0 {
+		return 0, nil
+	}
 	g, err := p.group(rand.IntN(len(p.groups)))
 	if err != nil || len(g.extents) == 0 {
 		return 0, err

@@ -431,19 +431,24 @@ var smallPacker = sync.OnceValues(func() (*seal.Packer, error) { return seal.New
 
 // get reads an object of one frame, whose content has at most so many bytes.
 func (r *Repository) get(ctx context.Context, kind seal.Kind, name string, most int) ([]byte, error) {
+	content, _, err := r.getSealed(ctx, kind, name, most)
+	return content, err
+}
+
+// getSealed is get, and says whether the object is encrypted.
+func (r *Repository) getSealed(ctx context.Context, kind seal.Kind, name string, most int) (content []byte, isEncrypted bool, err error) {
 	data, err := r.store.Get(ctx, name, 0, -1)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	box, err := r.open(ctx, kind, name, data)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	content, err := box.Open(nil, data[seal.HeadSize:], seal.HeadSize, most)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+	if content, err = box.Open(nil, data[seal.HeadSize:], seal.HeadSize, most); err != nil {
+		return nil, false, fmt.Errorf("%s: %w", name, err)
 	}
-	return content, nil
+	return content, box.IsEncrypted(), nil
 }
 
 // open opens an object that begins with head.

@@ -32,6 +32,9 @@ func (c *Cluster) supersededSince(ctx context.Context) (time.Time, error) {
 		return time.Time{}, err
 	}
 	last, err := c.lastSign(ctx)
+	if err == nil && last.IsZero() { // what is left of one that had been removed before
+		last, err = c.lastIn(ctx, "facts/")
+	}
 	if err != nil || last.IsZero() {
 		return time.Time{}, err
 	}
@@ -87,7 +90,16 @@ func (c *Cluster) lastSign(ctx context.Context) (last time.Time, err error) {
 			last = at
 		}
 	}
-	for info, err := range c.repo.store.List(ctx, c.below("wal/"), "") {
+	came, err := c.lastIn(ctx, "wal/")
+	if came.After(last) {
+		last = came
+	}
+	return last, err
+}
+
+// lastIn returns when the newest object of a folder was made; it is the zero time if there is none.
+func (c *Cluster) lastIn(ctx context.Context, folder string) (last time.Time, err error) {
+	for info, err := range c.repo.store.List(ctx, c.below(folder), "") {
 		if err != nil {
 			return last, err
 		}
@@ -119,12 +131,6 @@ func (c *Cluster) hasBackupSince(ctx context.Context, since time.Time) (bool, er
 		}
 	}
 	return false, unreadable
-}
-
-// isSupersededFor says whether nothing more has come of a cluster for some time, and another one is in its place.
-func (c *Cluster) isSupersededFor(ctx context.Context, now time.Time, forTime time.Duration) (bool, error) {
-	since, err := c.supersededSince(ctx)
-	return err == nil && !since.IsZero() && now.Sub(since) >= forTime, err
 }
 
 // ForgetSuperseded is Forget for a cluster that has been superseded for some time at least: then the last backup goes, too.

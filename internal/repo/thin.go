@@ -34,16 +34,17 @@ type packsFact struct {
 	Packs []PackID `json:"packs"`
 }
 
-// packsOf returns the packs that facts of a kind name, and the names of those facts. A fact
-// that is damaged is left out: it only says what would better be stored anew, and verify tells of it.
-func (c *Cluster) packsOf(ctx context.Context, kind string) (packs map[PackID]bool, names []string, err error) {
+// packsOf returns the packs that facts of a kind name, and the names of those facts; of these, encrypted are which an older program
+// wrote, that hosts without the private key cannot read. A fact that is damaged is left out: it only says what would better be stored anew,
+// and verify tells of it.
+func (c *Cluster) packsOf(ctx context.Context, kind string) (packs map[PackID]bool, names, encrypted []string, err error) {
 	packs = make(map[PackID]bool)
 	for f, err := range c.facts(ctx, kind) {
 		if errors.Is(err, seal.ErrDamaged) {
 			continue
 		}
 		if err != nil {
-			return nil, nil, fmt.Errorf("facts of %s packs: %w", kind, err)
+			return nil, nil, nil, fmt.Errorf("facts of %s packs: %w", kind, err)
 		}
 		var fact packsFact
 		if f.read(&fact) != nil {
@@ -53,8 +54,24 @@ func (c *Cluster) packsOf(ctx context.Context, kind string) (packs map[PackID]bo
 			packs[id] = true
 		}
 		names = append(names, f.name)
+		if f.isEncrypted {
+			encrypted = append(encrypted, f.name)
+		}
 	}
-	return packs, names, nil
+	return packs, names, encrypted, nil
+}
+
+// decryptFacts writes facts of packs that an older program encrypted so that each writer can read them.
+func (c *Cluster) decryptFacts(ctx context.Context, kind string) error {
+	packs, names, encrypted, err := c.packsOf(ctx, kind)
+	if err != nil || len(encrypted) == 0 {
+		return err
+	}
+	if err := c.putPacks(ctx, kind, packs); err != nil {
+		return err
+	}
+	_, err = c.remove(ctx, names)
+	return err
 }
 
 // putPacks keeps a fact of packs.
@@ -67,11 +84,11 @@ func (c *Cluster) putPacks(ctx context.Context, kind string, packs map[PackID]bo
 // which little is in use, so that they are needed no more when the older backups are forgotten, and of
 // those that were found to be damaged or missing, so that what is there still is not lost.
 func (c *Cluster) avoided(ctx context.Context) (map[PackID]bool, error) {
-	thin, _, err := c.packsOf(ctx, factThin)
+	thin, _, _, err := c.packsOf(ctx, factThin)
 	if err != nil {
 		return nil, err
 	}
-	damaged, _, err := c.packsOf(ctx, factDamaged)
+	damaged, _, _, err := c.packsOf(ctx, factDamaged)
 	if err != nil {
 		return nil, err
 	}
@@ -97,8 +114,8 @@ func (c *Cluster) thin(ctx context.Context, o PruneOptions, used, sizes map[Pack
 		return 0, err
 	}
 	thin := chooseThin(all, cmp.Or(o.Share, defaultShare))
-	before, names, err := c.packsOf(ctx, factThin)
-	if err != nil || o.DryRun || maps.Equal(thin, before) {
+	before, names, encrypted, err := c.packsOf(ctx, factThin)
+	if err != nil || o.DryRun || maps.Equal(thin, before) && len(encrypted) == 0 {
 		return len(thin), err
 	}
 	if len(thin) > 0 {

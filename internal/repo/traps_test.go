@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"iter"
 	"slices"
 	"testing"
 	"time"
@@ -246,6 +247,82 @@ func TestForgetSupersededBesideForget(t *testing.T) {
 		t.Error("the last backup of all was removed")
 	}
 	compare(t, old, last.ID, whole)
+}
+
+// TestSupersededComesBack has the old cluster be backed up just when what is left of it is removed: what came is there still.
+func TestSupersededComesBack(t *testing.T) {
+	const size = 4 << 20
+	whole := tree{{path: "a"}: []byte("a"), {path: "global/pg_control"}: []byte("c")}
+	later := time.Now().Add(time.Hour)
+	old := newCluster(t, true)
+	last := takeFrom(t, old, whole, wal.Position{LSN: 7*size + 0x28, Timeline: 1}, time.Now().Add(-time.Hour))
+	putLog(t, old, 1, 7, 8)
+	upgraded, err := old.repo.Cluster("main", 43)
+	if err != nil {
+		t.Fatal(err)
+	}
+	takeFrom(t, upgraded, whole, wal.Position{LSN: 7*size + 0x28, Timeline: 1}, later)
+	putLog(t, upgraded, 1, 7)
+	now := later.Add(time.Hour)
+	if err := old.ForgetSuperseded(t.Context(), last.ID, now, time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	inner := old.repo.store
+	store := &atList{Store: inner, prefix: old.below("facts/"), do: func() {
+		writer := reopen(t, old, inner)
+		takeFrom(t, writer, whole, wal.Position{LSN: 9*size + 0x28, Timeline: 1}, time.Now())
+		putLog(t, writer, 1, 9, 10)
+	}}
+	report, err := reopen(t, old, store).PruneLog(t.Context(), PruneLogOptions{Now: now, Superseded: time.Hour})
+	if left := objects(t, old, "wal/"); err != nil || report.Files > 0 || len(left) != 4 || store.do != nil {
+		t.Errorf("%d files were removed, left are %v: %v", report.Files, left, err)
+	}
+}
+
+// TestSupersededWithoutLog has a superseded cluster have no log: what is known of it is removed all the same.
+func TestSupersededWithoutLog(t *testing.T) {
+	const size = 4 << 20
+	whole := tree{{path: "a"}: []byte("a"), {path: "global/pg_control"}: []byte("c")}
+	begun, later := time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	old := newCluster(t, true)
+	last := takeFrom(t, old, whole, wal.Position{LSN: 7*size + 0x28, Timeline: 1}, begun)
+	if err := old.Pin(t.Context(), Pin{Backup: last.ID, Until: begun}); err != nil {
+		t.Fatal(err)
+	}
+	upgraded, err := old.repo.Cluster("main", 43)
+	if err != nil {
+		t.Fatal(err)
+	}
+	takeFrom(t, upgraded, whole, wal.Position{LSN: 7*size + 0x28, Timeline: 1}, later)
+	putLog(t, upgraded, 1, 7)
+	if err := old.ForgetSuperseded(t.Context(), last.ID, later.Add(time.Hour), time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	now := later.Add(2 * forgottenTime)
+	prune(t, old, PruneOptions{Now: now})
+	if _, err := old.PruneLog(t.Context(), PruneLogOptions{Now: now, Superseded: time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	all, err := old.repo.Clusters(t.Context())
+	if err != nil || !slices.Equal(all, []ClusterName{upgraded.name}) {
+		t.Errorf("there are %v: %v", all, err)
+	}
+}
+
+// atList is a store in which something is done once, when a folder is listed.
+type atList struct {
+	object.Store
+	prefix string
+	do     func()
+}
+
+// List yields the objects.
+func (a *atList) List(ctx context.Context, prefix, after string) iter.Seq2[object.Info, error] {
+	if do := a.do; prefix == a.prefix && do != nil {
+		a.do = nil
+		do()
+	}
+	return a.Store.List(ctx, prefix, after)
 }
 
 // atDelete is a store in which something is done when an object is removed.

@@ -164,7 +164,7 @@ func (v *verifier) trailer(ctx context.Context, id PackID, size int64) (*packCon
 
 // avoidDamaged has the next backup leave nothing in packs that are damaged or missing.
 func (v *verifier) avoidDamaged(ctx context.Context) error {
-	known, _, _ := v.cluster.packsOf(ctx, factDamaged) // a damaged fact is told of
+	known, _, _, _ := v.cluster.packsOf(ctx, factDamaged) // a damaged fact is told of
 	if err := v.store.failed(); err != nil {
 		return err
 	}

@@ -96,6 +96,9 @@ func (b *Box) derive(name string, secret Secret) error {
 	return err
 }
 
+// IsEncrypted says whether the object is encrypted, and not authenticated alone.
+func (b *Box) IsEncrypted() bool { return b.encrypted }
+
 // Head returns what the object begins with, HeadSize bytes.
 func (b *Box) Head() []byte { return b.head[:] }
 
