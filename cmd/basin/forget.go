@@ -126,7 +126,7 @@ func forget(ctx context.Context, c call) error {
 		forgotten += len(f.forgotten)
 	}
 	if o.JSON {
-		refused = append(refused, printJSON(c, listForgetting(all, o.DryRun)))
+		refused = append(refused, printJSON(c, listForgetting(all, o.DryRun, errors.Join(refused...))))
 	} else if forgotten > 0 {
 		_, err := fmt.Fprintf(c.stdout, "%s forgotten; basin prune frees what they alone needed\n", counted(forgotten, "backup"))
 		refused = append(refused, err)
@@ -249,6 +249,7 @@ func printVerdicts(w io.Writer, all []*forgetting) error {
 type forgetListing struct {
 	DryRun   bool               `json:"dryRun"`
 	Clusters []forgottenListing `json:"clusters"`
+	Problems []string           `json:"problems"`
 }
 
 // forgottenListing is what basin forget does to a cluster.
@@ -268,8 +269,8 @@ type verdictListing struct {
 }
 
 // listForgetting returns for programs what forget does.
-func listForgetting(all []*forgetting, isDry bool) forgetListing {
-	l := forgetListing{DryRun: isDry}
+func listForgetting(all []*forgetting, isDry bool, refused error) forgetListing {
+	l := forgetListing{DryRun: isDry, Problems: problemTexts(refused)}
 	for _, f := range all {
 		name := f.cluster.Name()
 		one := forgottenListing{Cluster: name.Name, SystemID: strconv.FormatUint(name.SystemID, 10), Superseded: timeIfAny(f.superseded), Backups: []verdictListing{}}

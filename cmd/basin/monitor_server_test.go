@@ -122,7 +122,7 @@ func (k *kept) confirm(t *testing.T, at string, m mark) {
 	restored("--wait=60").says(t, exitSuccess, "promoted, on timeline 2", `at restore point "mark 0"`, "last transaction", "'left' of postgres in postgres")
 	s.Exec(t, "ALTER SYSTEM SET synchronous_standby_names = 'basin'", "SELECT pg_reload_conf()") // as it may come with the backup
 	s.WaitFor(t, "SHOW synchronous_standby_names", "basin")
-	restored().says(t, exitSuccess, "for a standby of synchronous_standby_names = 'basin', and none is there")
+	restored().says(t, exitSuccess, "for synchronous_standby_names = 'basin', of which too few are there")
 	s.Stop(t, pgtest.Fast)
 	restored().says(t, exitSuccess, "stopped, on timeline 2", `at restore point "mark 0"`, "last transaction  20")
 }

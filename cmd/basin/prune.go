@@ -51,7 +51,7 @@ func prune(ctx context.Context, c call) error {
 		}
 	}
 	if o.JSON {
-		return errors.Join(append(failed, printJSON(c, listPruning(all, o.DryRun)))...)
+		return errors.Join(append(failed, printJSON(c, listPruning(all, o.DryRun, errors.Join(failed...))))...)
 	}
 	var b strings.Builder
 	for _, p := range all {
@@ -147,6 +147,7 @@ func (p *pruning) tell(b *strings.Builder, isDry bool) {
 type pruneListing struct {
 	DryRun   bool            `json:"dryRun"`
 	Clusters []prunedListing `json:"clusters"`
+	Problems []string        `json:"problems"`
 }
 
 // prunedListing is what basin prune has removed of a cluster.
@@ -182,9 +183,9 @@ type lockedListing struct {
 }
 
 // listPruning returns for programs what was removed.
-func listPruning(all []pruning, isDry bool) pruneListing {
+func listPruning(all []pruning, isDry bool, failed error) pruneListing {
 	locked := func(k repo.Kept) lockedListing { return lockedListing{k.Objects, k.Bytes, timeIfAny(k.Until)} }
-	l := pruneListing{DryRun: isDry, Clusters: []prunedListing{}}
+	l := pruneListing{DryRun: isDry, Clusters: []prunedListing{}, Problems: problemTexts(failed)}
 	for _, p := range all {
 		r := &p.report
 		l.Clusters = append(l.Clusters, prunedListing{

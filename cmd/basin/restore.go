@@ -142,7 +142,9 @@ func restoreCluster(ctx context.Context, c call) error {
 	if plan.space, err = run.space(ctx, plan); err != nil {
 		return err
 	}
-	plan.rate = run.rate(ctx, plan)
+	if plan.rate = run.rate(ctx, plan); ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	return run.carryOut(ctx, c, plan)
 }
 

@@ -147,7 +147,7 @@ func (r *restoreRun) result(p *restorePlan, err error) restoreResult {
 	}
 	if !r.o.Standby {
 		to := p.target
-		to.action, to.timeline = to.does(), p.reach.Timeline
+		to.action, to.timeline = to.does(), p.ends
 		listed := listTarget(to)
 		result.RecoversTo = &listed
 	}

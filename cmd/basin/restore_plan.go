@@ -24,6 +24,7 @@ type restorePlan struct {
 	reach  repo.Reach
 	target recoveryTarget // that there is: of a time behind all commits, the end of the log
 	stops  wal.LSN        // of the last record that is replayed; zero if that is not known beforehand
+	ends   wal.Timeline   // on which that is, as far as is known
 	why    string         // it is another one than was asked for; empty if it is not
 	note   string         // about the target; empty if there is nothing to say
 	space  []spaceNeed
@@ -42,8 +43,12 @@ func (r *restoreRun) plan(ctx context.Context) (*restorePlan, error) {
 	if err != nil {
 		r.warn("what was found damaged before is not known: %s", err)
 	}
+	if commits, err = r.living(ctx, commits); err != nil {
+		return nil, err
+	}
 	var refused []error
-	isDamaged := false // a newer backup
+	var best *restorePlan // with log missing behind where it leads
+	isDamaged := false    // a newer backup
 	for i := len(commits) - 1; i >= 0; i-- {
 		commit := commits[i]
 		if r.o.Backup != "" && commit.ID != r.o.Backup || r.o.Backup == "" && commit.Damaged {
@@ -53,6 +58,19 @@ func (r *restoreRun) plan(ctx context.Context) (*restorePlan, error) {
 		if err == nil {
 			err = r.checkDamage(ctx, plan, found)
 			isDamaged = isDamaged || err != nil
+		}
+		if err == nil && r.o.Backup == "" && r.o.Target.kind == "" && plan.reach.Resumes != "" { // an older one may lead further
+			if best == nil || plan.reach.End > best.reach.End {
+				best = plan
+			}
+			continue
+		}
+		if err == nil && best != nil {
+			if plan.reach.End <= best.reach.End {
+				break
+			}
+			r.warn("an older backup than the newest is restored: from backup %s log is there up to %v only", best.commit.ID, best.reach.End)
+			return plan, nil
 		}
 		if err == nil {
 			if len(refused) > 0 && (isDamaged || r.o.Target.kind == "") { // an earlier target is why, else
@@ -68,13 +86,61 @@ func (r *restoreRun) plan(ctx context.Context) (*restorePlan, error) {
 		}
 		refused = append(refused, err)
 	}
+	if best != nil {
+		return best, nil
+	}
 	if len(refused) > 0 {
-		return nil, refused[0] // the newest is what was meant
+		return nil, mostTelling(refused)
 	}
 	if r.o.Backup != "" {
 		return nil, usererr.Hinted("basin list shows the backups.", "there is no backup %s of %s", r.o.Backup, r.cluster.Name())
 	}
 	return nil, usererr.Hinted("basin backup takes one.", "there is no backup of %s", r.cluster.Name())
+}
+
+// refusal is why a backup does not lead to the target.
+type refusal struct {
+	error
+	why refusalReason
+}
+
+// Unwrap returns what is said.
+func (r refusal) Unwrap() error { return r.error }
+
+// refusalReason is what a refusal says of other backups.
+type refusalReason int
+
+const (
+	isMissing  refusalReason = iota // log is, behind which the target may be
+	isTooYoung                      // the backup is: it ended behind the target
+)
+
+// mostTelling returns which of several refusals, that of the newest backup first, tells why the target is not reached: log that is missing, or
+// what is said of the newest backup that is old enough.
+func mostTelling(refused []error) error {
+	is := func(err error, why refusalReason) bool {
+		var r refusal
+		return errors.As(err, &r) && r.why == why
+	}
+	for _, err := range refused {
+		if is(err, isMissing) {
+			return err
+		}
+	}
+	for _, err := range refused {
+		if !is(err, isTooYoung) {
+			return err
+		}
+	}
+	return refused[0]
+}
+
+// gapHint is what can be done where log is missing.
+const gapHint = "If the missing log is elsewhere, push it: basin wal push FILE. If basin prune --keep-log has removed it, only backups of that time can be restored, as they were taken: basin list."
+
+// logMissing returns the error that log is missing, behind which the target may be.
+func logMissing(hint, format string, args ...any) error {
+	return refusal{usererr.Hinted(strings.TrimSpace(gapHint+" "+hint), format, args...), isMissing}
 }
 
 // checkDamage refuses a backup of which it is known that it is not whole, so that this is not learnt when half of it is restored.
@@ -92,11 +158,11 @@ func (r *restoreRun) checkDamage(ctx context.Context, p *restorePlan, found repo
 func (r *restoreRun) planFrom(ctx context.Context, commit repo.Commit) (*restorePlan, error) {
 	t := r.o.Target
 	if t.kind == "time" && !t.time.After(commit.Ended) {
-		return nil, usererr.Hinted("basin list shows when each backup ended: a target lies behind the end of one.",
-			"backup %s ended at %s, and the target is %s", commit.ID, stamp(commit.Ended), stamp(t.time))
+		return nil, refusal{usererr.Hinted("basin list shows when each backup ended: a target lies behind the end of one.",
+			"backup %s ended at %s, and the target is %s", commit.ID, stamp(commit.Ended), stamp(t.time)), isTooYoung}
 	}
 	if t.kind == "lsn" && t.lsn < commit.Stop.LSN {
-		return nil, usererr.Hinted("basin list shows where each backup ends.", "backup %s ends at %v, and the target is %v", commit.ID, commit.Stop.LSN, t.lsn)
+		return nil, refusal{usererr.Hinted("basin list shows where each backup ends.", "backup %s ends at %v, and the target is %v", commit.ID, commit.Stop.LSN, t.lsn), isTooYoung}
 	}
 	timeline := t.timeline
 	if timeline == 0 {
@@ -109,6 +175,9 @@ func (r *restoreRun) planFrom(ctx context.Context, commit repo.Commit) (*restore
 	if err != nil {
 		return nil, err
 	}
+	if t.kind == "lsn" && t.lsn > reach.End && reach.Resumes != "" {
+		return nil, logMissing("A target up to there can be reached.", "from backup %s log is there up to %v on timeline %d, and the target is %v; it goes on at %s", commit.ID, reach.End, timeline, t.lsn, reach.Resumes)
+	}
 	if t.kind == "lsn" && t.lsn > reach.End {
 		return nil, usererr.Hinted("A target up to there can be reached.", "the log is there up to %v on timeline %d, and the target is %v", reach.End, timeline, t.lsn)
 	}
@@ -117,6 +186,9 @@ func (r *restoreRun) planFrom(ctx context.Context, commit repo.Commit) (*restore
 		return nil, err
 	}
 	if err := r.prove(ctx, plan); err != nil {
+		return nil, err
+	}
+	if plan.ends, err = r.endTimeline(ctx, plan); err != nil {
 		return nil, err
 	}
 	return plan, r.checkTablespaces(ctx, plan)
@@ -208,6 +280,9 @@ func (p *restorePlan) text(r *restoreRun) string {
 		fmt.Fprintf(&b, "            behind that is no log, up to %s, which cannot be reached\n", p.reach.Resumes)
 	}
 	fmt.Fprintf(&b, "  target    %s\n", r.o.Target)
+	if p.ends != p.reach.Timeline {
+		fmt.Fprintf(&b, "            on timeline %d\n", p.ends)
+	}
 	if p.why != "" {
 		fmt.Fprintf(&b, "            %s: recovers to %v, which is all that is there\n", p.why, p.target)
 	}

@@ -76,7 +76,7 @@ func (r *restoreRun) proveEnd(ctx context.Context, p *restorePlan) error {
 		break
 	}
 	if p.target.kind == "time" && p.reach.Resumes != "" { // what is missing may have what was wanted
-		return usererr.Hinted("If the missing log is elsewhere, push it: basin wal push FILE. If basin prune --keep-log has removed it, only backups of that time can be restored, as they were taken: basin list. A target before the gap can be reached.",
+		return logMissing("A target before the gap can be reached.",
 			"log is missing behind %v, where no transaction has ended yet after %s; it goes on at %s", p.reach.End, stamp(p.target.time), p.reach.Resumes)
 	}
 	if last < p.commit.Stop.LSN { // nothing happened since the backup, and PostgreSQL would not come to any target
@@ -123,7 +123,7 @@ func (r *restoreRun) provePosition(ctx context.Context, p *restorePlan) error {
 			hint = fmt.Sprintf("--target-lsn=%v recovers to that record. ", s.Last) + hint
 		}
 		if p.reach.Resumes != "" {
-			return usererr.Hinted("If the missing log is elsewhere, push it: basin wal push FILE. "+hint,
+			return logMissing(hint,
 				"the last record on timeline %d before log is missing begins at %v, and the target is %v; the log goes on at %s", p.reach.Timeline, s.Last, p.target.lsn, p.reach.Resumes)
 		}
 		return usererr.Hinted(hint, "the last record of the log on timeline %d begins at %v, and the target is %v", p.reach.Timeline, s.Last, p.target.lsn)
@@ -150,10 +150,10 @@ func (r *restoreRun) proveName(ctx context.Context, p *restorePlan) error {
 	}
 	switch {
 	case len(places) == 0 && p.reach.Resumes != "":
-		return usererr.Hinted("If the missing log is elsewhere, push it: basin wal push FILE.",
+		return logMissing("",
 			"there is no restore point \"%s\" between backup %s and %v, where log is missing; it goes on at %s", p.target.name, p.commit.ID, p.reach.End, p.reach.Resumes)
 	case len(places) == 0:
-		return usererr.Hinted("Is the name right? Recovery can only stop at one behind the end of a backup.",
+		return usererr.Hinted("Is the name right? Recovery can only stop at one behind the end of a backup, and on its way to one timeline, which --target-timeline names.",
 			"there is no restore point \"%s\" behind backup %s, which ends at %v", p.target.name, p.commit.ID, p.commit.Stop.LSN)
 	case len(places) == 1:
 		return nil
@@ -206,7 +206,7 @@ func (r *restoreRun) proveTransaction(ctx context.Context, p *restorePlan) error
 	case before:
 		return usererr.Hinted("Choose an older backup.", "transaction %d ended before backup %s did, at %v", p.target.xid, p.commit.ID, p.commit.Stop.LSN)
 	case p.reach.Resumes != "":
-		return usererr.Hinted("If the missing log is elsewhere, push it: basin wal push FILE. "+hint,
+		return logMissing(hint,
 			"no transaction %d has ended between backup %s and %v, where log is missing; it goes on at %s", p.target.xid, p.commit.ID, p.reach.End, p.reach.Resumes)
 	}
 	return usererr.Hinted(hint, "no transaction %d has ended between backup %s, which ends at %v, and the end of the log, %v",
@@ -240,6 +240,21 @@ func (e transactionEnd) String() string {
 
 // endsOf reads a file of the log, whose segments have so many bytes, and returns those ends of transactions in it that are wanted.
 func (r *restoreRun) endsOf(ctx context.Context, reach repo.Reach, size int64, name string, isWanted func(transactionEnd) bool) (ends []transactionEnd, err error) {
+	err = r.eachRecord(ctx, reach, size, name, func(record wal.Record) {
+		end, isEnd := record.Commit()
+		isRollback := !isEnd
+		if isRollback {
+			end, isEnd = record.Abort()
+		}
+		if e := (transactionEnd{end, record.LSN, isRollback}); isEnd && isWanted(e) {
+			ends = append(ends, e)
+		}
+	})
+	return ends, err
+}
+
+// eachRecord reads a file of the log, whose segments have so many bytes, and visits the records that end in it.
+func (r *restoreRun) eachRecord(ctx context.Context, reach repo.Reach, size int64, name string, visit func(wal.Record)) error {
 	files := slices.Clone(reach.Segments)
 	if !slices.Contains(files, name) {
 		files = append(files, name) // a part, which is the last
@@ -247,14 +262,14 @@ func (r *restoreRun) endsOf(ctx context.Context, reach repo.Reach, size int64, n
 	first := slices.Index(files, name)
 	segment, err := wal.ParseSegment(name[:24], size)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	// A record that ends in it may have begun before.
 	for from := first; from > 0; {
 		from--
 		facts, err := r.cluster.LogFacts(ctx, files[from])
 		if err != nil {
-			return nil, err
+			return err
 		}
 		first = from
 		if facts.Summary == nil || facts.Summary.First != 0 {
@@ -265,33 +280,25 @@ func (r *restoreRun) endsOf(ctx context.Context, reach repo.Reach, size int64, n
 	for _, file := range files[first : slices.Index(files, name)+1] {
 		b, err := r.cluster.Log(ctx, file)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		content = append(content, bytes.NewReader(b))
 	}
 	start, err := wal.ParseSegment(files[first][:24], size)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	records := wal.NewRecordReader(io.MultiReader(content...), start.Start(size), size)
 	for {
 		record, err := records.Next()
 		if errors.Is(err, io.EOF) {
-			return ends, nil
+			return nil
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if record.End <= segment.Start(size) {
-			continue
-		}
-		end, isEnd := record.Commit()
-		isRollback := !isEnd
-		if isRollback {
-			end, isEnd = record.Abort()
-		}
-		if e := (transactionEnd{end, record.LSN, isRollback}); isEnd && isWanted(e) {
-			ends = append(ends, e)
+		if record.End > segment.Start(size) {
+			visit(record)
 		}
 	}
 }

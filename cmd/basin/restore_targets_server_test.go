@@ -165,9 +165,9 @@ func (k *kept) checkTwoLines(t *testing.T, xid string) {
 		return k.basin.run(t, nil, append([]string{"restore", "--repository", k.location, "-D", filepath.Join(pgtest.TempDir(t), "data"), "--dry-run", k.elsewhere(t)}, more...)...)
 	}
 	plan("--target-time", before).says(t, exitFailure, "there were two timelines: timeline 1 went on behind", "--target-timeline=1 restores what was there then")
-	plan("--target-time", before, "--target-timeline=1").says(t, exitSuccess, ", timeline 1\n")
-	plan("--target-time", before, "--target-timeline=2").says(t, exitSuccess, ", timeline 2\n")
-	plan("--target-time", after).says(t, exitSuccess, ", timeline 2\n")
+	plan("--target-time", before, "--target-timeline=1").says(t, exitSuccess, ", timeline 1:")
+	plan("--target-time", before, "--target-timeline=2").says(t, exitSuccess, ", timeline 2:")
+	plan("--target-time", after).says(t, exitSuccess, ", timeline 2:")
 }
 
 // TestRestoreWithoutConfiguration restores a server that has its configuration outside of its data directory, as

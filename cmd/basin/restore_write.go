@@ -123,10 +123,11 @@ func (r *restoreRun) settings(p *restorePlan) (string, error) {
 			set("archive_mode", "off")
 		}
 	}
-	set("recovery_target_timeline", strconv.FormatUint(uint64(p.reach.Timeline), 10))
 	if r.o.Standby {
-		return strings.Replace(b.String(), fmt.Sprintf("recovery_target_timeline = '%d'", p.reach.Timeline), "recovery_target_timeline = 'latest'", 1), nil
+		set("recovery_target_timeline", "latest")
+		return b.String(), nil
 	}
+	set("recovery_target_timeline", strconv.FormatUint(uint64(p.ends), 10))
 	t := p.target
 	switch t.kind {
 	case "time":

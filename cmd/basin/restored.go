@@ -310,7 +310,7 @@ func (r *restoredReport) lines() []byte {
 		line("empty database", "%s was left out of the restore; once recovery has ended, DROP DATABASE \"%s\";", name, strings.ReplaceAll(name, `"`, `""`))
 	}
 	if r.Unmet != "" {
-		line("commits wait", "for a standby of synchronous_standby_names = '%s', and none is there", r.Unmet)
+		line("commits wait", "for synchronous_standby_names = '%s', of which too few are there", r.Unmet)
 		line("", "until one is, ALTER SYSTEM SET synchronous_standby_names = ''; SELECT pg_reload_conf();")
 	}
 	if r.Reached && r.State == "paused" {

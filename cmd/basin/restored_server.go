@@ -257,10 +257,12 @@ func (r *restoredConn) readContents(ctx context.Context, d *restoredDir, s *rest
 	return nil
 }
 
-// unmetStandbys returns synchronous_standby_names if commits wait since no standby of these is there, as far as the role may know.
+// unmetStandbys returns synchronous_standby_names if commits wait since there are fewer standbys than it asks for, as far as the role may know.
+// Roles and databases may have another synchronous_commit than the server.
 func unmetStandbys(ctx context.Context, c *client.Conn) (string, error) {
 	rows, err := c.Query(ctx, `SELECT current_setting('synchronous_standby_names') WHERE pg_has_role('pg_read_all_stats', 'USAGE')
-		AND NOT EXISTS (SELECT FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum'))`)
+		AND current_setting('synchronous_commit') NOT IN ('local', 'off') AND (SELECT count(*) FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum'))
+			< coalesce(substring(current_setting('synchronous_standby_names') FROM '^\s*(?:ANY\s+|FIRST\s+|any\s+|first\s+)?([0-9]+)\s*\(')::int, 1)`)
 	if err != nil || len(rows) == 0 || len(rows[0]) != 1 {
 		return "", err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -141,6 +142,11 @@ func (s *clusterStatus) readPoint(ctx context.Context, c *repo.Cluster, o *statu
 	age := now.Sub(k.Ended)
 	s.Backup = &backupStatus{k.ID, k.Began.UTC(), k.Ended.UTC(), int64(age.Seconds()), k.Size, k.Stored}
 	s.problem(o.BackupAge.judge(age), "the last good backup ended %s ago", ageText(age))
+	from, err := s.living(ctx, c, k)
+	if err != nil || from == nil {
+		return err
+	}
+	k = from
 	p, err := c.RecoveryPoint(ctx, *k)
 	if err != nil {
 		if errors.Is(err, repo.ErrUnreachable) || errors.Is(err, seal.ErrDamaged) {
@@ -151,6 +157,30 @@ func (s *clusterStatus) readPoint(ctx context.Context, c *repo.Cluster, o *statu
 	}
 	s.point(k, p, o, now)
 	return nil
+}
+
+// living returns the newest backup that leads to what the cluster is now: another than the newest one if the cluster was restored to a moment
+// before that since. It is nil if there is none.
+func (s *clusterStatus) living(ctx context.Context, c *repo.Cluster, k *repo.Commit) (*repo.Commit, error) {
+	rival, err := c.Rival(ctx, *k)
+	if errors.Is(err, seal.ErrDamaged) {
+		s.problem(stateWarning, "whether a newer timeline has replaced that of the newest backup is not known: %s", err)
+		return k, nil
+	}
+	if err != nil || rival == nil || !rival.Replaces() {
+		return k, err
+	}
+	commits, _ := c.Backups(ctx) // of what cannot be read is told already
+	lead, err := c.Leading(ctx, slices.DeleteFunc(commits, func(k repo.Commit) bool { return k.Damaged }), rival.Timeline)
+	if err != nil {
+		return nil, err
+	}
+	if len(lead) == 0 {
+		s.problem(stateCritical, "timeline %d left timeline %d at %v and replaced what was behind that, and no backup leads there: take one", rival.Timeline, rival.Left, rival.At)
+		return nil, nil
+	}
+	s.problem(stateWarning, "timeline %d left timeline %d at %v and replaced what was behind that, of which the newest backup is: take one", rival.Timeline, rival.Left, rival.At)
+	return &lead[len(lead)-1], nil
 }
 
 // gapTime is how long log is behind a gap before that is one: several files are pushed at once, and may come in another order.

@@ -92,6 +92,9 @@ func makeFolder(path string) error {
 	case errors.Is(err, fs.ErrExist):
 		return nil
 	case errors.Is(err, fs.ErrNotExist) && parent != path:
+		if _, there := os.Lstat(parent); there == nil { // a link that leads nowhere, or where nothing can be made
+			return err
+		}
 		if err := makeFolder(parent); err != nil {
 			return err
 		}

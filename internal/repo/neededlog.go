@@ -118,17 +118,13 @@ func (c *Cluster) windowBegin(ctx context.Context, commits []Commit, files []obj
 		return 0, "", err
 	}
 	for _, t := range living {
-		history, err := c.History(ctx, t)
+		onLine, err := c.Leading(ctx, before, t)
 		if errors.Is(err, fs.ErrNotExist) { // it is not known what leads there
 			return 0, wal.HistoryName(t) + " is missing", nil
 		}
 		if err != nil {
 			return 0, "", err
 		}
-		onLine := slices.DeleteFunc(slices.Clone(before), func(k Commit) bool {
-			end, ok := history.End(k.Stop.Timeline)
-			return k.Stop.Timeline != t && (!ok || k.Stop.LSN > end)
-		})
 		if len(onLine) == 0 {
 			continue
 		}

@@ -34,7 +34,8 @@ func (c *Cluster) History(ctx context.Context, t wal.Timeline) (wal.History, err
 	if err != nil {
 		return nil, err
 	}
-	return wal.ParseHistory(t, content)
+	history, err := wal.ParseHistory(t, content)
+	return clipped(history), err
 }
 
 // NewestTimeline returns the newest timeline that comes from where a backup is.
