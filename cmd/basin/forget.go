@@ -198,6 +198,9 @@ func (o *keepOptions) judgeAll(ctx context.Context, cluster *repo.Cluster, isMea
 		return nil, usererr.Hinted("Nothing is removed as long as it is not known which backups can be restored.", "%w", err)
 	}
 	f.verdicts = repo.Plan(commits, o.Policy, pins, cannot, now)
+	if err := cluster.KeepLeading(ctx, f.verdicts, cannot); err != nil {
+		return nil, usererr.Hinted("Nothing is removed as long as it is not known what leads to where.", "%w", err)
+	}
 	return f, nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"basin/internal/repo"
 	"basin/internal/seal"
 	"basin/internal/usererr"
+	"basin/internal/wal"
 )
 
 // restoreOptions is what the command line of basin restore asks for.
@@ -197,6 +198,7 @@ type restoreRun struct {
 	o        restoreOptions
 	cluster  *repo.Cluster
 	part     *databasePart
+	line     wal.Timeline       // on which the cluster is now; zero if it does not count, or is not known
 	into     *inplace.Directory // what is at the place of the data directory; nil for tar files
 	without  map[string]bool    // files of the log in which a transaction that is looked for did not end
 	warnings []string           // of the plan

@@ -83,6 +83,37 @@ func (r *restoreRun) endedBehind(ctx context.Context, p *restorePlan, reach repo
 	return false, nil
 }
 
+// checkStandby sees that a standby can follow the timeline of the plan, and says whether it finds the next one by itself: not if there is a newer one that does not
+// come from there, which PostgreSQL would take for it.
+func (r *restoreRun) checkStandby(ctx context.Context, p *restorePlan) error {
+	if !r.o.Standby {
+		return nil
+	}
+	t := p.reach.Timeline
+	if last := fmt.Sprintf("%08X", uint32(t)); p.reach.Last != "" && p.reach.Last[:8] != last && t != p.commit.Stop.Timeline {
+		return usererr.Hinted("Have the primary archive a segment first: SELECT pg_switch_wal().",
+			"timeline %d left the one before at %v, and none of its log is in the repository: a standby would replay what it left behind", t, p.reach.End)
+	}
+	timelines, err := r.cluster.Timelines(ctx)
+	if err != nil {
+		return err
+	}
+	for _, newer := range timelines {
+		if newer <= t {
+			continue
+		}
+		if history, err := r.cluster.History(ctx, newer); err == nil {
+			if end, ok := history.End(t); ok && end >= p.commit.Stop.LSN {
+				continue
+			}
+		}
+		p.isFixed = true
+		r.warn("timeline %d does not come from timeline %d: the standby follows that one alone, and no later promotion by itself", newer, t)
+		return nil
+	}
+	return nil
+}
+
 // endTimeline returns on which timeline recovery ends: one that another has left behind that place, or the newest. It is what PostgreSQL is told
 // to recover to, since that writes down that its next timeline left this one, wherever it was.
 func (r *restoreRun) endTimeline(ctx context.Context, p *restorePlan) (wal.Timeline, error) {
@@ -116,120 +147,143 @@ func (r *restoreRun) endTimeline(ctx context.Context, p *restorePlan) (wal.Timel
 
 // endsBefore returns up to where log is needed if recovery ends before a place in it where a timeline was left; zero if it does not, or that is not known.
 func (r *restoreRun) endsBefore(ctx context.Context, p *restorePlan, fork wal.LSN) (wal.LSN, error) {
-	size := p.commit.SegmentSize
-	forkSegment := wal.SegmentAt(wal.Position{LSN: fork}, size).Number
-	behind := func(number uint64) wal.LSN { return min(fork, wal.Segment{Number: number + 1}.Start(size)) }
 	switch at := cmp.Or(p.stops, p.target.lsn); {
 	case p.target.kind == "immediate":
 		return p.commit.Stop.LSN, nil
 	case p.target.kind == "time":
-		return r.timeBefore(ctx, p, fork, forkSegment, behind)
+		return r.timeBefore(ctx, p, fork)
 	case at == 0 || at >= fork:
 		return 0, nil
-	case p.target.kind != "lsn" || wal.SegmentAt(wal.Position{LSN: at}, size).Number < forkSegment:
-		return behind(wal.SegmentAt(wal.Position{LSN: at}, size).Number), nil
-	default: // a record has to begin between the two
-		name := fileOf(p.reach, forkSegment, size)
-		isThere := false
-		err := r.eachRecord(ctx, p.reach, size, name, func(record wal.Record) { isThere = isThere || at <= record.LSN && record.LSN < fork })
-		if err != nil || !isThere {
-			return 0, err
-		}
-		return fork, nil
+	default:
+		return r.recordBefore(ctx, p, at, fork)
 	}
 }
 
-// timeBefore is endsBefore for a time: whether a transaction ended after it, or at it if that is excluded, before the place.
-func (r *restoreRun) timeBefore(ctx context.Context, p *restorePlan, fork wal.LSN, forkSegment uint64, behind func(uint64) wal.LSN) (wal.LSN, error) {
+// recordBefore is endsBefore for a position: recovery ends with the first record from there on, which need not come before the place.
+func (r *restoreRun) recordBefore(ctx context.Context, p *restorePlan, at, fork wal.LSN) (wal.LSN, error) {
 	size := p.commit.SegmentSize
-	isAfter := func(t time.Time) bool { return t.After(p.target.time) || p.target.exclusive && t.Equal(p.target.time) }
-	reach := p.reach
-	reach.Segments = slices.DeleteFunc(slices.Clone(reach.Segments), func(name string) bool {
-		s, err := wal.ParseSegment(name, size)
-		return err != nil || s.Number > forkSegment
-	})
-	if last, err := wal.ParseSegment(reach.Last[:24], size); err == nil && last.Number > forkSegment && len(reach.Segments) > 0 {
-		reach.Last = reach.Segments[len(reach.Segments)-1]
-	}
-	for facts, err := range r.joined(ctx, reach) {
+	for _, name := range filesTo(p.reach, fork, size) {
+		segment, err := wal.ParseSegment(name[:24], size)
 		if err != nil {
 			return 0, err
 		}
-		s := facts.Summary
-		if s == nil || s.IsIncomplete {
-			return 0, nil
-		}
-		if s.Transactions.Count == 0 {
+		end := segment.Start(size) + wal.LSN(size)
+		if end <= at {
 			continue
 		}
-		segment, err := wal.ParseSegment(facts.Name[:24], size)
+		isThere := false
+		err = r.eachRecord(ctx, p.reach, size, name, func(record wal.Record) { isThere = isThere || at <= record.LSN && record.LSN < fork })
 		if err != nil {
 			return 0, err
 		}
-		if segment.Number < forkSegment {
-			if !isAfter(s.Transactions.Latest) {
-				return 0, nil
-			}
-			return behind(segment.Number), nil
-		}
-		ends, err := r.endsOf(ctx, reach, size, facts.Name, func(e transactionEnd) bool { return e.at < fork })
-		if err != nil {
-			return 0, err
-		}
-		if slices.ContainsFunc(ends, func(e transactionEnd) bool { return isAfter(e.Time) }) {
-			return fork, nil
-		}
-		if len(ends) > 0 {
-			return 0, nil
+		if isThere {
+			return min(fork, end), nil
 		}
 	}
 	return 0, nil
 }
 
-// fileOf returns the file of a segment that recovery reads.
-func fileOf(reach repo.Reach, number uint64, size int64) string {
-	for _, name := range reach.Segments {
-		if s, err := wal.ParseSegment(name, size); err == nil && s.Number == number {
-			return name
+// timeBefore is endsBefore for a time: recovery ends with the first transaction that ended after it, or at it if that is excluded.
+func (r *restoreRun) timeBefore(ctx context.Context, p *restorePlan, fork wal.LSN) (wal.LSN, error) {
+	size := p.commit.SegmentSize
+	isAfter := func(t time.Time) bool { return t.After(p.target.time) || p.target.exclusive && t.Equal(p.target.time) }
+	files := filesTo(p.reach, fork, size)
+	var failed error
+	// Times of transactions rise, but for those that end at the same time: where a file has none, the next one tells.
+	first, _ := slices.BinarySearchFunc(files, true, func(name string, _ bool) int {
+		for i := slices.Index(files, name); i < len(files) && failed == nil; i++ {
+			facts, err := r.cluster.LogFacts(ctx, files[i])
+			if err != nil {
+				failed = err
+				break
+			}
+			if s := facts.Summary; s != nil && s.Transactions.Count > 0 {
+				if isAfter(s.Transactions.Latest) {
+					return 1
+				}
+				return -1
+			}
+		}
+		return 1
+	})
+	if failed != nil || first == len(files) {
+		return 0, failed
+	}
+	for _, name := range files[first:] {
+		ends, err := r.endsOf(ctx, p.reach, size, name, func(e transactionEnd) bool { return e.at < fork && e.at >= p.commit.Stop.LSN && isAfter(e.Time) })
+		if err != nil {
+			return 0, err
+		}
+		if len(ends) > 0 {
+			segment, err := wal.ParseSegment(name[:24], size)
+			return min(fork, segment.Start(size)+wal.LSN(size)), err
 		}
 	}
-	return reach.Last
+	return 0, nil
 }
 
-// living returns the backups that lead to what the cluster is now: if a newer timeline replaced what the newest are of, since the cluster was restored
-// to an earlier moment, those before that moment. Another one that was written to at the same time is told.
-func (r *restoreRun) living(ctx context.Context, commits []repo.Commit) ([]repo.Commit, error) {
-	i := len(commits) - 1
-	for i >= 0 && commits[i].Damaged {
-		i--
+// filesTo returns the files that recovery reads up to a position, in order.
+func filesTo(reach repo.Reach, to wal.LSN, size int64) []string {
+	files := slices.Clone(reach.Segments)
+	if reach.Last != "" && !slices.Contains(files, reach.Last) {
+		files = append(files, reach.Last)
 	}
-	if i < 0 || r.o.Backup != "" || r.o.Target.timeline != 0 {
+	return slices.DeleteFunc(files, func(name string) bool {
+		s, err := wal.ParseSegment(name[:24], size)
+		return err != nil || s.Start(size) >= to
+	})
+}
+
+// living returns the backups that lead to what the cluster is now, and notes on which timeline that is: if a newer one replaced what the newest
+// backups are of, since the cluster was restored to an earlier moment, those before that moment. Of others that were written to is told.
+func (r *restoreRun) living(ctx context.Context, commits []repo.Commit) ([]repo.Commit, error) {
+	if r.o.Target.timeline != 0 {
 		return commits, nil
 	}
-	rival, err := r.cluster.Rival(ctx, commits[i])
+	lives, err := r.cluster.Lives(ctx, commits)
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
 	if err != nil {
-		r.warn("whether a newer timeline has replaced that of the newest backup is not known: %s", err)
+		r.warn("on which timeline the cluster is now is not known: %s", err)
 		return commits, nil
 	}
-	if rival == nil {
+	main := repo.MainLine(lives)
+	if main == nil || len(lives) < 2 {
 		return commits, nil
 	}
-	if !rival.Replaces() {
-		r.warn("timeline %d, which left timeline %d at %v, was written to while that was; it is not restored, but with --target-timeline=%[1]d", rival.Timeline, rival.Left, rival.At)
+	r.line = main.Timeline
+	lead := main.Leading(commits)
+	if r.o.Backup != "" {
+		if !slices.ContainsFunc(lead, func(k repo.Commit) bool { return k.ID == r.o.Backup }) {
+			r.line = 0
+		}
 		return commits, nil
 	}
-	lead, err := r.cluster.Leading(ctx, commits, rival.Timeline)
-	if err != nil {
-		return nil, err
+	isGood := func(k repo.Commit) bool { return !k.Damaged }
+	good := slices.DeleteFunc(slices.Clone(commits), func(k repo.Commit) bool { return k.Damaged })
+	if len(good) == 0 {
+		return commits, nil
 	}
-	if len(lead) == 0 {
-		return nil, usererr.Hinted(fmt.Sprintf("--target-timeline=%d restores what was there before. basin backup takes a backup of what is there now.", rival.Left),
-			"timeline %d left timeline %d at %v and replaced what was behind that, and no backup leads there", rival.Timeline, rival.Left, rival.At)
+	newest := good[len(good)-1]
+	if !slices.ContainsFunc(lead, isGood) {
+		return nil, usererr.Hinted(fmt.Sprintf("--target-timeline=%d restores what was there before. basin backup takes a backup of what is there now.", newest.Stop.Timeline),
+			"timeline %d left timeline %d at %v and replaced what was behind that, and no backup leads there", main.Timeline, main.Left, main.At)
 	}
-	r.warn("timeline %d left timeline %d at %v and replaced what was behind that, of which backup %s is: it is left out. --target-timeline=%[2]d restores that",
-		rival.Timeline, rival.Left, rival.At, commits[i].ID)
+	if !slices.ContainsFunc(lead, func(k repo.Commit) bool { return k.ID == newest.ID }) {
+		r.warn("timeline %d left timeline %d at %v and replaced what was behind that, of which backup %s is: it is left out. --target-timeline=%d restores that",
+			main.Timeline, main.Left, main.At, newest.ID, newest.Stop.Timeline)
+	}
+	for _, l := range lives {
+		switch {
+		case main.IsOn(l.Timeline):
+		case l.Began.IsZero():
+			if l.Timeline > main.Timeline {
+				r.warn("timeline %d left timeline %d at %v, and nothing that happened on it is in the repository: it is not restored. --target-timeline=%[1]d restores what it began with", l.Timeline, l.Left, l.At)
+			}
+		case l.Ended.After(main.Began):
+			r.warn("timeline %d, which left timeline %d at %v, was written to while timeline %d was; it is not restored, but with --target-timeline=%[1]d", l.Timeline, l.Left, l.At, main.Timeline)
+		}
+	}
 	return lead, nil
 }

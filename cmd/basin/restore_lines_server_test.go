@@ -61,6 +61,9 @@ func TestRestoreReplacedLine(t *testing.T) {
 		t.Errorf("what is latest is %q", got)
 	}
 	latest.Stop(t, pgtest.Fast)
+	// No rule removes what alone leads there, and nobody who names it.
+	k.run(t, "forget", "--keep-last=1", "-n").says(t, exitSuccess, "keep  "+first+"  it is the newest that leads to timeline 2", "keep  "+second)
+	k.run(t, "forget", first).says(t, exitFailure, "is the only one that leads to timeline 2")
 
 	// The end of the first backup is before timeline 2 began.
 	dir, was := open("e", "--backup="+first, "--target-immediate")
@@ -101,5 +104,67 @@ func TestRestoreReplacedLine(t *testing.T) {
 	// The first goes on, as if the others had been copies that archive.
 	k.Start(t)
 	insert("f")
-	k.run(t, "restore", dry...).says(t, exitSuccess, "timeline 3, which left timeline 1 at", "was written to while that was; it is not restored", "backup    "+second, ", timeline 1:")
+	k.run(t, "restore", dry...).says(t, exitSuccess, "timeline 3, which left timeline 1 at", "was written to while timeline 1 was; it is not restored", "backup    "+second, ", timeline 1:")
+	before := k.mark(t)
+	end := k.Query(t, "SELECT pg_switch_wal()") // behind the last record of its segment
+	k.backUp(t, false)
+	insert("g")
+	k.Stop(t, pgtest.Fast)
+	for target, want := range map[string]string{"--target-time=" + before.time: "a b c f", "--target-lsn=" + before.lsn: "a b c f", "--target-name=" + before.name: "a b c f", "--target-lsn=" + end: "a b c f", "": "a b c f g"} {
+		args := []string{"--target-action=promote", target}
+		if target == "" {
+			args = nil
+		}
+		s := k.restore(t, args...)
+		s.WaitFor(t, "SELECT pg_is_in_recovery()", "f")
+		if got := rows(s); got != want {
+			t.Errorf("with %q there is %q, want %q", target, got, want)
+		}
+		s.Stop(t, pgtest.Fast)
+	}
+	standby := k.restore(t, "--standby")
+	standby.WaitFor(t, "SELECT count(*) FROM rows WHERE x = 'g'", "1")
+	standby.Stop(t, pgtest.Fast)
+}
+
+// TestRestoreHistoryAlone has a cluster be restored to an earlier moment, and have archived its timeline's history and no segment: what was behind the moment is
+// not taken for that timeline's.
+func TestRestoreHistoryAlone(t *testing.T) {
+	t.Parallel()
+	k := keep(t, newProgram(t, "basin"), pgtest.Newest, nil)
+	rows := func(s *pgtest.Server) string {
+		t.Helper()
+		s.WaitFor(t, "SELECT pg_is_in_recovery()", "f")
+		defer s.Stop(t, pgtest.Fast)
+		return s.Query(t, "SELECT string_agg(x, ' ' ORDER BY x) FROM rows")
+	}
+	k.Exec(t, "CREATE TABLE marks (n int)", "CREATE TABLE rows (x text)")
+	k.backUp(t, false)
+	k.Exec(t, "INSERT INTO rows VALUES ('a')")
+	m := k.mark(t)
+	k.Exec(t, "INSERT INTO rows VALUES ('b')")
+	k.archived(t)
+	k.Stop(t, pgtest.Fast)
+	s := k.open(t, k.place(t, "--target-name", m.name, "--target-action=promote", "--keep-archive-mode"), nil)
+	s.WaitFor(t, "SELECT pg_is_in_recovery()", "f")
+	s.WaitFor(t, "SELECT archived_count > 0 FROM pg_stat_archiver", "t")
+	s.Stop(t, pgtest.Immediate)
+
+	none := []string{"-D", filepath.Join(pgtest.TempDir(t), "none")}
+	k.run(t, "restore", append(none, "--dry-run")...).says(t, exitSuccess, "timeline 2 left timeline 1 at", "nothing that happened on it is in the repository")
+	k.run(t, "restore", append(none, "--standby", "--target-timeline=2")...).says(t, exitFailure, "none of its log is in the repository", "pg_switch_wal")
+	if got := rows(k.open(t, k.placeWarned(t), nil)); got != "a b" {
+		t.Errorf("what is there is %q", got)
+	}
+	if got := rows(k.restore(t, "--target-timeline=2")); got != "a" {
+		t.Errorf("what timeline 2 began with is %q", got)
+	}
+}
+
+// placeWarned is place without options, of which warnings are expected.
+func (k *kept) placeWarned(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(pgtest.TempDir(t), "data")
+	k.run(t, "restore", "-D", dir, "--no-sync").says(t, exitSuccess, "warning: ")
+	return dir
 }

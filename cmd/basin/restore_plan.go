@@ -20,17 +20,18 @@ import (
 
 // restorePlan is what is restored, and how far.
 type restorePlan struct {
-	commit repo.Commit
-	reach  repo.Reach
-	target recoveryTarget // that there is: of a time behind all commits, the end of the log
-	stops  wal.LSN        // of the last record that is replayed; zero if that is not known beforehand
-	ends   wal.Timeline   // on which that is, as far as is known
-	why    string         // it is another one than was asked for; empty if it is not
-	note   string         // about the target; empty if there is nothing to say
-	space  []spaceNeed
-	rate   int64               // bytes of it that come in a second; zero if that is not known
-	conf   *restoredConf       // nil if that which is in the backup does
-	clear  []backup.Tablespace // of what is in the way, those that recovery makes anew
+	commit  repo.Commit
+	reach   repo.Reach
+	target  recoveryTarget // that there is: of a time behind all commits, the end of the log
+	stops   wal.LSN        // of the last record that is replayed; zero if that is not known beforehand
+	ends    wal.Timeline   // on which that is, as far as is known
+	isFixed bool           // a standby follows the timeline, and none that comes from it
+	why     string         // it is another one than was asked for; empty if it is not
+	note    string         // about the target; empty if there is nothing to say
+	space   []spaceNeed
+	rate    int64               // bytes of it that come in a second; zero if that is not known
+	conf    *restoredConf       // nil if that which is in the backup does
+	clear   []backup.Tablespace // of what is in the way, those that recovery makes anew
 }
 
 // plan chooses the backup and sees that the log leads to the target.
@@ -166,6 +167,9 @@ func (r *restoreRun) planFrom(ctx context.Context, commit repo.Commit) (*restore
 	}
 	timeline := t.timeline
 	if timeline == 0 {
+		timeline = r.line
+	}
+	if timeline == 0 {
 		var err error
 		if timeline, err = r.cluster.NewestTimeline(ctx, commit); err != nil {
 			return nil, err
@@ -189,6 +193,9 @@ func (r *restoreRun) planFrom(ctx context.Context, commit repo.Commit) (*restore
 		return nil, err
 	}
 	if plan.ends, err = r.endTimeline(ctx, plan); err != nil {
+		return nil, err
+	}
+	if err := r.checkStandby(ctx, plan); err != nil {
 		return nil, err
 	}
 	return plan, r.checkTablespaces(ctx, plan)

@@ -65,7 +65,11 @@ func (r *restoreRun) proveEnd(ctx context.Context, p *restorePlan) error {
 			return nil // PostgreSQL finds the end by itself
 		}
 		if last == 0 {
-			last = s.Last
+			if last = s.Last; last >= p.reach.End { // a newer timeline left there, of which nothing is there
+				if last, err = r.lastBefore(ctx, p, facts.Name); err != nil {
+					return err
+				}
+			}
 		}
 		if last == 0 || p.target.kind == "time" && s.Transactions.Count == 0 && !s.IsIncomplete {
 			continue
@@ -100,6 +104,16 @@ func (r *restoreRun) proveEnd(ctx context.Context, p *restorePlan) error {
 		p.target.action = "promote"
 	}
 	return nil
+}
+
+// lastBefore returns where the last record begins in a file of the log before the end of what counts of it; zero if none does.
+func (r *restoreRun) lastBefore(ctx context.Context, p *restorePlan, name string) (last wal.LSN, err error) {
+	err = r.eachRecord(ctx, p.reach, p.commit.SegmentSize, name, func(record wal.Record) {
+		if record.LSN < p.reach.End {
+			last = record.LSN
+		}
+	})
+	return last, err
 }
 
 // provePosition sees that a record begins at a position or behind it: recovery stops at such a one, and else does not come
@@ -142,7 +156,7 @@ func (r *restoreRun) proveName(ctx context.Context, p *restorePlan) error {
 			return nil // it may be there
 		}
 		for _, point := range facts.Summary.RestorePoints {
-			if point.Name == p.target.name && point.LSN >= p.commit.Stop.LSN {
+			if point.Name == p.target.name && point.LSN >= p.commit.Stop.LSN && point.LSN < p.reach.End {
 				places = append(places, point.End.String())
 				p.stops = point.LSN
 			}
@@ -188,6 +202,9 @@ func (r *restoreRun) proveTransaction(ctx context.Context, p *restorePlan) error
 			return err
 		}
 		for _, end := range ends {
+			if end.at >= p.reach.End { // what a newer timeline has left
+				continue
+			}
 			if end.at >= p.commit.Stop.LSN {
 				p.note, p.stops = end.String(), end.at
 				return nil

@@ -123,6 +123,10 @@ func (r *restoreRun) settings(p *restorePlan) (string, error) {
 			set("archive_mode", "off")
 		}
 	}
+	if r.o.Standby && p.isFixed {
+		set("recovery_target_timeline", strconv.FormatUint(uint64(p.reach.Timeline), 10))
+		return b.String(), nil
+	}
 	if r.o.Standby {
 		set("recovery_target_timeline", "latest")
 		return b.String(), nil

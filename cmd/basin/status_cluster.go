@@ -142,12 +142,11 @@ func (s *clusterStatus) readPoint(ctx context.Context, c *repo.Cluster, o *statu
 	age := now.Sub(k.Ended)
 	s.Backup = &backupStatus{k.ID, k.Began.UTC(), k.Ended.UTC(), int64(age.Seconds()), k.Size, k.Stored}
 	s.problem(o.BackupAge.judge(age), "the last good backup ended %s ago", ageText(age))
-	from, err := s.living(ctx, c, k)
-	if err != nil || from == nil {
+	k, line, err := s.living(ctx, c, k)
+	if err != nil || k == nil {
 		return err
 	}
-	k = from
-	p, err := c.RecoveryPoint(ctx, *k)
+	p, err := c.RecoveryPoint(ctx, *k, line)
 	if err != nil {
 		if errors.Is(err, repo.ErrUnreachable) || errors.Is(err, seal.ErrDamaged) {
 			s.problem(stateCritical, "backup %s cannot be restored: %s", k.ID, err)
@@ -159,28 +158,38 @@ func (s *clusterStatus) readPoint(ctx context.Context, c *repo.Cluster, o *statu
 	return nil
 }
 
-// living returns the newest backup that leads to what the cluster is now: another than the newest one if the cluster was restored to a moment
-// before that since. It is nil if there is none.
-func (s *clusterStatus) living(ctx context.Context, c *repo.Cluster, k *repo.Commit) (*repo.Commit, error) {
-	rival, err := c.Rival(ctx, *k)
+// living returns the newest good backup that leads to what the cluster is now, and on which timeline that is: another than the newest one if the cluster was
+// restored to a moment before that since. It is nil if there is none.
+func (s *clusterStatus) living(ctx context.Context, c *repo.Cluster, k *repo.Commit) (*repo.Commit, wal.Timeline, error) {
+	lives, err := c.Lives(ctx, []repo.Commit{*k})
 	if errors.Is(err, seal.ErrDamaged) {
-		s.problem(stateWarning, "whether a newer timeline has replaced that of the newest backup is not known: %s", err)
-		return k, nil
+		s.problem(stateWarning, "on which timeline the cluster is now is not known: %s", err)
+		lives, err = nil, nil
 	}
-	if err != nil || rival == nil || !rival.Replaces() {
-		return k, err
+	if err != nil {
+		return nil, 0, err
+	}
+	main := repo.MainLine(lives)
+	if main == nil || len(lives) < 2 {
+		t, err := c.NewestTimeline(ctx, *k)
+		return k, t, err
+	}
+	for _, l := range lives {
+		if !main.IsOn(l.Timeline) && l.Ended.After(main.Ended) {
+			s.problem(stateWarning, "timeline %d, which left timeline %d at %v, was written to later than timeline %d, and while that was: restore follows the latter", l.Timeline, l.Left, l.At, main.Timeline)
+		}
+	}
+	if lead := main.Leading([]repo.Commit{*k}); len(lead) == 1 {
+		return k, main.Timeline, nil
 	}
 	commits, _ := c.Backups(ctx) // of what cannot be read is told already
-	lead, err := c.Leading(ctx, slices.DeleteFunc(commits, func(k repo.Commit) bool { return k.Damaged }), rival.Timeline)
-	if err != nil {
-		return nil, err
-	}
+	lead := main.Leading(slices.DeleteFunc(commits, func(k repo.Commit) bool { return k.Damaged }))
 	if len(lead) == 0 {
-		s.problem(stateCritical, "timeline %d left timeline %d at %v and replaced what was behind that, and no backup leads there: take one", rival.Timeline, rival.Left, rival.At)
-		return nil, nil
+		s.problem(stateCritical, "timeline %d left timeline %d at %v and replaced what was behind that, and no backup leads there: take one", main.Timeline, main.Left, main.At)
+		return nil, 0, nil
 	}
-	s.problem(stateWarning, "timeline %d left timeline %d at %v and replaced what was behind that, of which the newest backup is: take one", rival.Timeline, rival.Left, rival.At)
-	return &lead[len(lead)-1], nil
+	s.problem(stateWarning, "timeline %d left timeline %d at %v and replaced what was behind that, of which the newest backup is: take one", main.Timeline, main.Left, main.At)
+	return &lead[len(lead)-1], main.Timeline, nil
 }
 
 // gapTime is how long log is behind a gap before that is one: several files are pushed at once, and may come in another order.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 	"time"
 
 	"basin/internal/usererr"
@@ -139,6 +140,39 @@ func PlanSuperseded(commits []Commit, since time.Time, pins map[string]Pin, now 
 		verdicts = append(verdicts, v)
 	}
 	return verdicts
+}
+
+// KeepLeading keeps of the backups that verdicts are of, oldest first, the newest that leads to a timeline to which something came since the newest good one, and
+// on whose line that is not: nothing else does.
+func (c *Cluster) KeepLeading(ctx context.Context, verdicts []Verdict, cannot map[string]error) error {
+	var good []Commit
+	for _, v := range verdicts {
+		if !v.Commit.Damaged && cannot[v.Commit.ID] == nil {
+			good = append(good, v.Commit)
+		}
+	}
+	if len(good) == 0 {
+		return nil
+	}
+	lives, err := c.Lives(ctx, good)
+	if err != nil || len(lives) < 2 {
+		return err
+	}
+	for _, l := range lives {
+		if !l.isElsewhere(&good[len(good)-1]) {
+			continue
+		}
+		lead := l.Leading(good)
+		if len(lead) == 0 {
+			continue
+		}
+		for i := range verdicts {
+			if v := &verdicts[i]; v.Commit.ID == lead[len(lead)-1].ID && !v.Keep {
+				v.Keep, v.Reason = true, fmt.Sprintf("it is the newest that leads to timeline %d, which is written to", l.Timeline)
+			}
+		}
+	}
+	return nil
 }
 
 // timeOf returns the time that a backup is of, in UTC.
@@ -305,6 +339,18 @@ func (c *Cluster) hasOther(ctx context.Context, one Commit) error {
 	found, err := c.Verification(ctx)
 	if err != nil {
 		return err
+	}
+	good := slices.DeleteFunc(slices.Clone(commits), func(k Commit) bool { return k.Damaged })
+	if !slices.ContainsFunc(good, func(k Commit) bool { return k.ID == one.ID }) { // it was removed just now
+		good = append(good, one)
+		slices.SortFunc(good, func(a, b Commit) int { return strings.Compare(a.ID, b.ID) })
+	}
+	alone, err := c.ledAlone(ctx, good)
+	if err != nil {
+		return err
+	}
+	if l, ok := alone[one.ID]; ok {
+		return usererr.Hinted("Take a backup of what is there now first.", "backup %s is the only one that leads to timeline %d, which is written to", one.ID, l.Timeline)
 	}
 	var log followed
 	isThere := false

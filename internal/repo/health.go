@@ -12,6 +12,7 @@ import (
 
 	"basin/internal/object"
 	"basin/internal/usererr"
+	"basin/internal/wal"
 )
 
 // Newest is the newest backup that counts, and those that are newer and do not.
@@ -62,14 +63,9 @@ type RecoveryPoint struct {
 	Resumed time.Time
 }
 
-// RecoveryPoint follows the log from a backup to its end, on the newest timeline. It reads few objects, and of a segment that
+// RecoveryPoint follows the log from a backup to its end, on a timeline. It reads few objects, and of a segment that
 // is there in parts all of those.
-func (c *Cluster) RecoveryPoint(ctx context.Context, from Commit) (RecoveryPoint, error) {
-	var p RecoveryPoint
-	t, err := c.NewestTimeline(ctx, from)
-	if err != nil {
-		return p, err
-	}
+func (c *Cluster) RecoveryPoint(ctx context.Context, from Commit, t wal.Timeline) (p RecoveryPoint, err error) {
 	if p.Reach, err = c.Reach(ctx, from, t); err != nil {
 		return p, err
 	}

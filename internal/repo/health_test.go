@@ -89,7 +89,7 @@ func TestRestorable(t *testing.T) {
 	if err != nil || newest.Backup == nil || newest.Backup.ID != d.ID || newest.Damaged != nil {
 		t.Errorf("the newest is %+v, error %v", newest, err)
 	}
-	p, err := c.RecoveryPoint(t.Context(), d)
+	p, err := c.RecoveryPoint(t.Context(), d, 2)
 	if err != nil || p.End != 7*logSize || p.Timeline != 2 || p.Arrived.IsZero() || !p.Commit.IsZero() {
 		t.Errorf("the recovery point is %+v, error %v", p, err)
 	}
@@ -100,10 +100,10 @@ func TestRestorable(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if p, err := c.RecoveryPoint(t.Context(), d); err != nil || p.End != 7*logSize+16384 || p.Arrived.IsZero() {
+	if p, err := c.RecoveryPoint(t.Context(), d, 2); err != nil || p.End != 7*logSize+16384 || p.Arrived.IsZero() {
 		t.Errorf("with parts the recovery point is %+v, error %v", p, err)
 	}
-	if p, err := c.RecoveryPoint(t.Context(), a); err != nil || p.End != 7*logSize+16384 || p.Timeline != 2 {
+	if p, err := c.RecoveryPoint(t.Context(), a, 2); err != nil || p.End != 7*logSize+16384 || p.Timeline != 2 {
 		t.Errorf("that of the first is %+v, error %v", p, err)
 	}
 }

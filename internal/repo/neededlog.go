@@ -118,7 +118,7 @@ func (c *Cluster) windowBegin(ctx context.Context, commits []Commit, files []obj
 		return 0, "", err
 	}
 	for _, t := range living {
-		onLine, err := c.Leading(ctx, before, t)
+		onLine, err := c.leading(ctx, before, t)
 		if errors.Is(err, fs.ErrNotExist) { // it is not known what leads there
 			return 0, wal.HistoryName(t) + " is missing", nil
 		}
