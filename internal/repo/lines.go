@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"basin/internal/seal"
 	"basin/internal/wal"
 )
 
@@ -155,6 +156,9 @@ const someEndFiles = 1024
 func (c *Cluster) someEnd(ctx context.Context, names []string, first string, from wal.LSN, size int64, isLast bool) (time.Time, error) {
 	for _, name := range names[:min(len(names), someEndFiles)] {
 		facts, err := c.knownFacts(ctx, name)
+		if isUntold(err) {
+			continue
+		}
 		if err != nil {
 			return time.Time{}, err
 		}
@@ -167,7 +171,11 @@ func (c *Cluster) someEnd(ctx context.Context, names []string, first string, fro
 			at = s.Transactions.Latest
 		}
 		if name[:24] == first && from > s.Start { // of which the beginning is another timeline's
-			if at, err = c.endIn(ctx, name, from, s.Start, size, isLast); err != nil {
+			at, err = c.endIn(ctx, name, from, s.Start, size, isLast)
+			if isUntold(err) {
+				continue
+			}
+			if err != nil {
 				return at, err
 			}
 		}
@@ -176,6 +184,11 @@ func (c *Cluster) someEnd(ctx context.Context, names []string, first string, fro
 		}
 	}
 	return time.Time{}, nil
+}
+
+// isUntold says whether a file of the log tells nothing: it is damaged, or was removed meanwhile.
+func isUntold(err error) bool {
+	return errors.Is(err, seal.ErrDamaged) || errors.Is(err, fs.ErrNotExist)
 }
 
 // endIn returns when the first, or the last, transaction ended in a file of the log, that begins at a position, from another one on.
