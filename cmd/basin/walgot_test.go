@@ -15,19 +15,6 @@ import (
 	"basin/internal/wal"
 )
 
-// left returns the names of what is in a directory.
-func left(t *testing.T, dir string) (names []string) {
-	t.Helper()
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range entries {
-		names = append(names, e.Name())
-	}
-	return names
-}
-
 // TestDamageIsNotLeft gets a segment whose last frame is damaged in one repository or in both: nothing is left of it but what is whole.
 func TestDamageIsNotLeft(t *testing.T) {
 	clearEnvironment(t)
@@ -101,13 +88,13 @@ func TestDamageIsNotLeft(t *testing.T) {
 			t.Errorf("%s: status %d, says %s", test.reason, status, said)
 		}
 		if test.status != exitSuccess {
-			if names := left(t, to); len(names) > 0 || strings.Contains(said, "repository") && strings.Contains(said, "could not write") {
+			if names := entries(t, to); len(names) > 0 || strings.Contains(said, "repository") && strings.Contains(said, "could not write") {
 				t.Errorf("%s: left are %v, says %s", test.reason, names, said)
 			}
 			continue
 		}
 		got, err := os.ReadFile(filepath.Join(to, test.to))
-		if names := left(t, to); err != nil || !bytes.Equal(got, content) || len(names) != 1 {
+		if names := entries(t, to); err != nil || !bytes.Equal(got, content) || len(names) != 1 {
 			t.Errorf("%s: %d bytes, error %v; left are %v", test.reason, len(got), err, names)
 		}
 	}
@@ -154,7 +141,7 @@ func TestSlowDrafts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if names := left(t, dir); len(names) != 1 || names[0] != filepath.Base(path) {
+	if names := entries(t, dir); len(names) != 1 || names[0] != filepath.Base(path) {
 		t.Errorf("left are %v", names)
 	}
 	if _, err := drafts.write(text("late")); err == nil {
@@ -181,7 +168,7 @@ func TestSlowDrafts(t *testing.T) {
 	if got, err = last.write(text("nowhere")); err == nil {
 		err = last.place(got, nil)
 	}
-	if names := left(t, dir); err == nil || len(names) != 2 {
+	if names := entries(t, dir); err == nil || len(names) != 2 {
 		t.Errorf("left are %v, error %v", names, err)
 	}
 }

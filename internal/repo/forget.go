@@ -151,17 +151,11 @@ func (c *Cluster) KeepLeading(ctx context.Context, verdicts []Verdict, cannot ma
 			good = append(good, v.Commit)
 		}
 	}
-	if len(good) == 0 {
-		return nil
-	}
-	lives, err := c.Lives(ctx, good)
-	if err != nil || len(lives) < 2 {
+	lives, err := c.elsewhere(ctx, good)
+	if err != nil {
 		return err
 	}
 	for _, l := range lives {
-		if !l.isElsewhere(&good[len(good)-1]) {
-			continue
-		}
 		lead := l.Leading(good)
 		if len(lead) == 0 {
 			continue

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"basin/internal/seal"
@@ -154,7 +155,14 @@ const someEndFiles = 1024
 // someEnd returns when the first transaction ended that one of some files of the log tells of, or with isLast the last, from a position on; it is the zero
 // time if none does. first is the name of the segment of that position.
 func (c *Cluster) someEnd(ctx context.Context, names []string, first string, from wal.LSN, size int64, isLast bool) (time.Time, error) {
-	for _, name := range names[:min(len(names), someEndFiles)] {
+	for i, name := range names[:min(len(names), someEndFiles)] {
+		if i&(i-1) == 0 || i%factsAtOnce == 0 { // often one is enough: so there are more at once the farther it goes
+			var working sync.WaitGroup
+			for _, next := range names[i:min(i+min(max(i, 1), factsAtOnce), len(names))] {
+				working.Go(func() { _, _ = c.knownFacts(ctx, next) }) // what cannot be read is told below
+			}
+			working.Wait()
+		}
 		facts, err := c.knownFacts(ctx, name)
 		if isUntold(err) {
 			continue
@@ -244,30 +252,26 @@ func MainLine(lives []Life) *Life {
 	return main
 }
 
-// isElsewhere says whether something came to the timeline since the newest good backup, which is not on its line.
-func (l *Life) isElsewhere(newest *Commit) bool {
-	return !l.leads(newest) && (l.Ended.After(newest.Ended) || l.Arrived.After(newest.Ended))
-}
-
-// ledAlone returns the timelines to which something came since the newest good backup, that are not on its line, and to which of the good ones but a
-// single one leads, by that one's ID.
-func (c *Cluster) ledAlone(ctx context.Context, good []Commit) (map[string]Life, error) {
-	if len(good) == 0 {
-		return nil, nil
-	}
+// elsewhere returns the timelines to which something came since the newest of some good backups, oldest first, which is not on their line.
+func (c *Cluster) elsewhere(ctx context.Context, good []Commit) ([]Life, error) {
 	lives, err := c.Lives(ctx, good)
 	if err != nil || len(lives) < 2 {
 		return nil, err
 	}
 	newest := &good[len(good)-1]
+	return slices.DeleteFunc(lives, func(l Life) bool {
+		return l.leads(newest) || !l.Ended.After(newest.Ended) && !l.Arrived.After(newest.Ended)
+	}), nil
+}
+
+// ledAlone returns of these timelines those to which a single one of the backups leads, by its ID.
+func (c *Cluster) ledAlone(ctx context.Context, good []Commit) (map[string]Life, error) {
+	lives, err := c.elsewhere(ctx, good)
 	alone := make(map[string]Life)
 	for _, l := range lives {
-		if !l.isElsewhere(newest) {
-			continue
-		}
 		if lead := l.Leading(good); len(lead) == 1 {
 			alone[lead[0].ID] = l
 		}
 	}
-	return alone, nil
+	return alone, err
 }

@@ -222,7 +222,7 @@ func TestInSequence(t *testing.T) {
 				working++
 				most = max(most, working)
 				mu.Unlock()
-				time.Sleep(time.Duration(7-i%7) * time.Second)
+				time.Sleep(time.Duration(7-i%7) * time.Second) // of fake time, in which none is late
 				mu.Lock()
 				working--
 				mu.Unlock()
