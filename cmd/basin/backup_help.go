@@ -199,7 +199,8 @@ Usage:
   %[1]s [OPTION]... --keep-...
 
 Any backup can be removed without another. What it alone needed stays until basin prune. The
-last good backup, one that is pinned, and one that another is being made on are never removed.
+last good backup, one that is pinned, one that another is being made on, and what alone leads to
+a timeline that was written to since the newest backup, on another line, are never removed.
 One that is locked in its bucket is kept until that ends; to name it is an error.
 
 Rules (what any of them keeps is kept; days, weeks and months are those of UTC):
