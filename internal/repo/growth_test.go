@@ -2,6 +2,7 @@ package repo
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -12,9 +13,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime/debug"
+	"runtime/metrics"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -50,13 +53,15 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// growth is a simulated cluster: files of as many pages each, in folders of a hundred thousand.
+// growth is a simulated cluster: files of as many pages each.
 type growth struct {
 	Files   int64
 	Pages   int64 // of each file
 	Listed  bool  // with a manifest
+	Folder  int64 // files of each folder, a power of ten
 	Garbage int   // per cent of what is in use that is not collected; zero is as always
 	Spill   int   // bytes of groups in memory before they wait in a file; zero is as always
+	Kept    int64 // bytes of the parent's index that are kept in memory, enough for a folder's; zero is as always
 	Dir     string
 }
 
@@ -69,6 +74,7 @@ type growthResult struct {
 // growthBackup is what one backup took.
 type growthBackup struct {
 	Peak    int64 // bytes that were resident at most, since the process began
+	Live    int64 // bytes of the heap that a collection found in use at most, since the process began
 	Seconds float64
 	Index   int64 // bytes of parts that it made
 	Refers  int64 // bytes of parts that it consists of
@@ -77,12 +83,10 @@ type growthBackup struct {
 	Packs   int64 // bytes of packs
 }
 
-const folderFiles = 100_000
-
 // key returns the name of a file. In a folder they come in no order.
 func (g *growth) key(n int64) key {
-	const step = 61_803 // has no divisor in common with folderFiles
-	return key{path: fmt.Sprintf("base/%d/%d", 16384+n/folderFiles, 10_000_000+n%folderFiles*step%folderFiles)}
+	const step = 61_803 // has no divisor in common with a power of ten
+	return key{path: fmt.Sprintf("base/%d/%d", 16384+n/g.Folder, 10_000_000+n%g.Folder*step%g.Folder)}
 }
 
 // version says which version of a page a backup has, the second of which is 1.
@@ -252,6 +256,8 @@ func growthProcess(of string) error {
 	var parent *Commit
 	watched, end := context.WithCancel(ctx)
 	defer end()
+	var live atomic.Int64
+	go watchLive(watched, &live)
 	seen := make(chan int64, 1)
 	go func() { seen <- mostTemporary(watched, os.Getenv("TMPDIR"), g.Dir) }()
 	for i, to := range []*growthBackup{&result.First, &result.Second} {
@@ -263,14 +269,25 @@ func growthProcess(of string) error {
 		if err != nil {
 			return err
 		}
+		c.parts.most = cmp.Or(g.Kept, c.parts.most)
 		*store = growthStore{Store: on}
 		if parent, err = to.measure(ctx, c, store, &growthSource{growth: g, second: i > 0}, parent); err != nil {
 			return err
 		}
+		to.Live = live.Load()
 	}
 	end()
 	result.Temporary = <-seen
 	return json.NewEncoder(os.Stdout).Encode(result)
+}
+
+// watchLive keeps how many bytes of the heap a collection found in use at most until it is told to end.
+func watchLive(ctx context.Context, most *atomic.Int64) {
+	sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	for tick := time.Tick(time.Millisecond); ctx.Err() == nil; <-tick {
+		metrics.Read(sample)
+		most.Store(max(most.Load(), int64(sample[0].Value.Uint64())))
+	}
 }
 
 // mostTemporary returns how many bytes the files below a folder, but not below another, that this process has open had
