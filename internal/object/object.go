@@ -45,6 +45,25 @@ type Store interface {
 	Delete(ctx context.Context, name string) error
 }
 
+// GetTo is Get of a store, of bytes that may lie in buffer if that has room for them: memory that was used a moment ago
+// is quicker than new memory. A store need not know how.
+func GetTo(ctx context.Context, s Store, name string, off, n int64, buffer []byte) ([]byte, error) {
+	if s, ok := s.(interface {
+		GetTo(ctx context.Context, name string, off, n int64, buffer []byte) ([]byte, error)
+	}); ok {
+		return s.GetTo(ctx, name, off, n, buffer)
+	}
+	return s.Get(ctx, name, off, n)
+}
+
+// Room returns n bytes of memory, of buffer if it has them. It is for drivers.
+func Room(buffer []byte, n int64) []byte {
+	if int64(cap(buffer)) < n {
+		return make([]byte, n)
+	}
+	return buffer[:n]
+}
+
 // Info is what a store tells of an object without reading it.
 type Info struct {
 	Name string

@@ -138,9 +138,14 @@ func (r *retry) Create(ctx context.Context, name string, data []byte) error {
 	})
 }
 
-func (r *retry) Get(ctx context.Context, name string, off, n int64) (data []byte, err error) {
+func (r *retry) Get(ctx context.Context, name string, off, n int64) ([]byte, error) {
+	return r.GetTo(ctx, name, off, n, nil)
+}
+
+// GetTo is as the function says.
+func (r *retry) GetTo(ctx context.Context, name string, off, n int64, buffer []byte) (data []byte, err error) {
 	err = r.again(ctx, func(ctx context.Context) error {
-		data, err = r.store.Get(ctx, name, off, n)
+		data, err = GetTo(ctx, r.store, name, off, n, buffer)
 		return err
 	})
 	if err != nil {

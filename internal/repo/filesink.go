@@ -28,28 +28,12 @@ func (s *Sink) putFile(ctx context.Context, k key, size int64, r io.Reader, befo
 	if f.adopted, err = s.adopted.file(ctx, k, size); err != nil {
 		return err
 	}
-	for left := size; left > 0; {
-		p := s.buffer[:min(left, readSize)]
-		if r == nil {
+	if r == nil {
+		if size > 0 {
 			return fmt.Errorf("file %v has no bytes, but is to have %d", k, size)
 		}
-		if n, err := io.ReadFull(r, p); err != nil {
-			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-				return fmt.Errorf("file %v was to have %d bytes, but has %d", k, size, size-left+int64(n))
-			}
-			return err
-		}
-		left -= int64(len(p))
-		if now.crc, err = f.write(ctx, p, now.crc); err != nil {
-			return err
-		}
-	}
-	if r != nil {
-		if n, err := r.Read(make([]byte, 1)); n > 0 {
-			return fmt.Errorf("file %v was to have %d bytes, but has more", k, size)
-		} else if err != nil && err != io.EOF {
-			return err
-		}
+	} else if now.crc, err = f.copy(ctx, r, size); err != nil {
+		return err
 	}
 	now.size = size
 	s.commit.Files++
@@ -68,6 +52,63 @@ type fileSink struct {
 	at         int64  // block that comes next
 	adopted    adoptedBlocks
 	told       extent // blocks that are stored somewhere already, or zeros, that were not told yet
+}
+
+// copy takes all that r has, which is to be so many bytes, and returns their CRC-32C.
+func (f *fileSink) copy(ctx context.Context, r io.Reader, size int64) (uint32, error) {
+	w := blockWriter{file: f, ctx: ctx, size: size, left: size}
+	_, err := io.CopyBuffer(&w, r, f.sink.buffer)
+	if err == nil || errors.Is(err, io.ErrUnexpectedEOF) {
+		if w.left > 0 {
+			return 0, fmt.Errorf("file %v was to have %d bytes, but has %d", f.key, size, size-w.left)
+		}
+	}
+	return w.crc, err
+}
+
+// blockWriter cuts what is written to it into the blocks of a file.
+type blockWriter struct {
+	file *fileSink
+	ctx  context.Context
+	size int64  // bytes that the file is to have
+	left int64  // of those, to come
+	part []byte // of a block that is not whole
+	crc  uint32
+}
+
+// Write takes what comes next. Whole blocks are not copied.
+func (w *blockWriter) Write(p []byte) (int, error) {
+	n := len(p)
+	if int64(n) > w.left {
+		return 0, fmt.Errorf("file %v was to have %d bytes, but has more", w.file.key, w.size)
+	}
+	w.left -= int64(n)
+	if len(w.part) > 0 {
+		more := min(n, BlockSize-len(w.part))
+		w.part, p = append(w.part, p[:more]...), p[more:]
+		if len(w.part) < BlockSize && w.left > 0 {
+			return n, nil
+		}
+		if err := w.write(w.part); err != nil {
+			return 0, err
+		}
+		w.part = w.part[:0]
+	}
+	whole := len(p)
+	if w.left > 0 {
+		whole -= whole % BlockSize
+	}
+	w.part = append(w.part, p[whole:]...)
+	if err := w.write(p[:whole]); err != nil {
+		return 0, err
+	}
+	return n, nil
+}
+
+// write takes blocks.
+func (w *blockWriter) write(p []byte) (err error) {
+	w.crc, err = w.file.write(w.ctx, p, w.crc)
+	return err
 }
 
 // write takes blocks, the last of which may be shorter if it is the last of the file. Of the CRC-32C

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 
+	"basin/internal/object"
 	"basin/internal/seal"
 )
 
@@ -17,6 +18,10 @@ const (
 	framesKept = 64
 	// readGap is how many bytes are read for nothing rather than with another request.
 	readGap = 64 << 10
+	// readsKept is how many buffers that frames are read into are kept, and readKept how large they are at most, in bytes:
+	// that is what a megabyte of a file takes that was not compressed.
+	readsKept = 8
+	readKept  = 2 << 20
 	// boxesKept is of how many packs the head is kept.
 	boxesKept = 4096
 )
@@ -29,6 +34,7 @@ type frames struct {
 	kept  map[frameKey]*openFrame
 	order []frameKey
 	free  [][]byte // of contents that nobody reads any more
+	reads [][]byte // what frames were read into
 	boxes map[PackID]*seal.Box
 }
 
@@ -136,6 +142,28 @@ func (f *frames) memory() []byte {
 	return m
 }
 
+// readBuffer returns a buffer for frames to be read into, or nil.
+func (f *frames) readBuffer() []byte {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	last := len(f.reads) - 1
+	if last < 0 {
+		return nil
+	}
+	b := f.reads[last]
+	f.reads = f.reads[:last]
+	return b
+}
+
+// keepBuffer keeps what frames were read into for others.
+func (f *frames) keepBuffer(b []byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if cap(b) <= readKept && len(f.reads) < readsKept {
+		f.reads = append(f.reads, b)
+	}
+}
+
 // fetch gets frames of so many bytes from the store, those that lie side by side at once.
 func (f *frames) fetch(ctx context.Context, wanted map[frameKey]uint32) (map[frameKey]*openFrame, error) {
 	keys := make([]frameKey, 0, len(wanted))
@@ -175,10 +203,11 @@ func (f *frames) fetchRun(ctx context.Context, keys []frameKey, end int64, wante
 	if end < begin || end-begin > 2*packSize || begin < seal.HeadSize {
 		return errPart
 	}
-	data, err := f.cluster.readPack(ctx, name, begin, end-begin)
+	data, err := f.cluster.readPack(ctx, name, begin, end-begin, f.readBuffer())
 	if err != nil {
 		return err
 	}
+	defer f.keepBuffer(data)
 	if int64(len(data)) != end-begin {
 		return fmt.Errorf("%s: it is too short: %w", name, seal.ErrDamaged)
 	}
@@ -201,7 +230,7 @@ func (f *frames) box(ctx context.Context, id PackID, name string) (*seal.Box, er
 	if ok {
 		return box, nil
 	}
-	head, err := f.cluster.readPack(ctx, name, 0, seal.HeadSize)
+	head, err := f.cluster.readPack(ctx, name, 0, seal.HeadSize, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -217,9 +246,10 @@ func (f *frames) box(ctx context.Context, id PackID, name string) (*seal.Box, er
 	return box, nil
 }
 
-// readPack reads n bytes of a pack from off on, where an index says that there are some: that there are none is a damage.
-func (c *Cluster) readPack(ctx context.Context, name string, off, n int64) ([]byte, error) {
-	data, err := c.repo.store.Get(ctx, name, off, n)
+// readPack reads n bytes of a pack from off on, where an index says that there are some: that there are none is a damage. They
+// may lie in buffer.
+func (c *Cluster) readPack(ctx context.Context, name string, off, n int64, buffer []byte) ([]byte, error) {
+	data, err := object.GetTo(ctx, c.repo.store, name, off, n, buffer)
 	switch {
 	case errors.Is(err, fs.ErrInvalid):
 		return nil, fmt.Errorf("%s is too short: %w", name, seal.ErrDamaged)

@@ -38,10 +38,12 @@ type treeSource struct {
 	dirs  []key
 	list  bool // with a manifest
 	lie   bool // which says something else of a file
+	// pieces says how large those are in which a file is read, in bytes.
+	pieces func() int
 }
 
 func newTreeSource(t tree, random *rand.Rand) *treeSource {
-	s := &treeSource{tree: t, list: true, start: backup.Start{
+	s := &treeSource{tree: t, list: true, pieces: func() int { return 1 + random.IntN(3*BlockSize) }, start: backup.Start{
 		Position: wal.Position{LSN: 0x1000028, Timeline: 1}, ServerVersion: 180000, SegmentSize: wal.DefaultSegmentSize,
 		Tablespaces: []backup.Tablespace{{OID: 77, Location: "/elsewhere"}},
 	}}
@@ -72,7 +74,7 @@ func (s *treeSource) Next(context.Context) (backup.Member, io.Reader, error) {
 	if len(s.keys) > 0 {
 		k := s.keys[0]
 		s.keys = s.keys[1:]
-		return s.tree.member(k), bytes.NewReader(s.tree[k]), nil
+		return s.tree.member(k), &piecesReader{s.tree[k], s.pieces}, nil
 	}
 	if !s.list {
 		return backup.Member{}, nil, io.EOF
@@ -94,6 +96,21 @@ func (s *treeSource) Next(context.Context) (backup.Member, io.Reader, error) {
 		return backup.Member{}, nil, err
 	}
 	return backup.Member{Path: manifest.Name, Kind: backup.Manifest, Size: -1}, &text, nil
+}
+
+// piecesReader reads a content in pieces.
+type piecesReader struct {
+	content []byte
+	size    func() int
+}
+
+func (r *piecesReader) Read(p []byte) (int, error) {
+	if len(r.content) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p[:min(len(p), r.size())], r.content)
+	r.content = r.content[n:]
+	return n, nil
 }
 
 // change makes a tree into one that a cluster could have next.

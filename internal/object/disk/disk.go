@@ -255,17 +255,22 @@ func (s *Store) sync(dir string) error {
 
 // Get returns a part of an object.
 func (s *Store) Get(ctx context.Context, name string, off, n int64) ([]byte, error) {
+	return s.GetTo(ctx, name, off, n, nil)
+}
+
+// GetTo is as object.GetTo says.
+func (s *Store) GetTo(ctx context.Context, name string, off, n int64, buffer []byte) ([]byte, error) {
 	if err := cmp.Or(ctx.Err(), object.CheckName(name)); err != nil {
 		return nil, err
 	}
-	data, err := s.get(name, off, n)
+	data, err := s.get(name, off, n, buffer)
 	if err != nil {
 		return nil, worded(err, "read %s", s.path(name))
 	}
 	return data, nil
 }
 
-func (s *Store) get(name string, off, n int64) ([]byte, error) {
+func (s *Store) get(name string, off, n int64, buffer []byte) ([]byte, error) {
 	file, err := s.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // which does not wait for the writer of a pipe
 	if errors.Is(err, syscall.ENOTDIR) {
 		return nil, fs.ErrNotExist
@@ -287,7 +292,7 @@ func (s *Store) get(name string, off, n int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	data := make([]byte, n)
+	data := object.Room(buffer, n)
 	if _, err := file.ReadAt(data, off); err != nil && !(errors.Is(err, io.EOF) && n == 0) {
 		return nil, err
 	}

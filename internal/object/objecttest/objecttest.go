@@ -240,6 +240,12 @@ func testRanges(t *testing.T, s object.Store) {
 			t.Errorf("get %s, %d bytes from %d on: %d bytes, %v; want %d, %v",
 				test.name, test.n, test.off, len(got), err, len(test.want), test.err)
 		}
+		for _, room := range []int{0, 90, 2000} {
+			again, other := object.GetTo(t.Context(), s, test.name, test.off, test.n, bytes.Repeat([]byte{'x'}, room))
+			if !bytes.Equal(again, got) || !errors.Is(other, test.err) {
+				t.Errorf("get %s into %d bytes: %d bytes, %v; want %d, %v", test.name, room, len(again), other, len(got), test.err)
+			}
+		}
 	}
 }
 

@@ -56,6 +56,11 @@ func (s *Store) Create(ctx context.Context, name string, data []byte) error {
 
 // Get returns a part of an object.
 func (s *Store) Get(ctx context.Context, name string, off, n int64) ([]byte, error) {
+	return s.GetTo(ctx, name, off, n, nil)
+}
+
+// GetTo is as object.GetTo says.
+func (s *Store) GetTo(ctx context.Context, name string, off, n int64, buffer []byte) ([]byte, error) {
 	if err := cmp.Or(ctx.Err(), object.CheckName(name)); err != nil {
 		return nil, err
 	}
@@ -90,7 +95,7 @@ func (s *Store) Get(ctx context.Context, name string, off, n int64) ([]byte, err
 	case n > 0 && length < n:
 		return s.outside(ctx, name, off, n)
 	}
-	data := make([]byte, length)
+	data := object.Room(buffer, length)
 	if _, err := io.ReadFull(output.Body, data); err != nil {
 		return nil, s.worded(err, "read", name)
 	}
