@@ -182,8 +182,9 @@ func askServer(ctx context.Context, report *report, o connectionOptions) (checku
 	return checkup.ReadServer(ctx, conn)
 }
 
-// readClusters looks at several clusters at the same time. Of those of one name only the one with the newest backup counts:
-// others are what it was before initdb or pg_upgrade.
+// readClusters looks at several clusters at the same time. Of those of one name only the one counts that the server is of, or if none is
+// asked that with the newest backup: others are what it was before initdb or pg_upgrade. One of which log came since counts, too: it is
+// what the cluster is now, and has no backup yet.
 func (r *statusReport) readClusters(ctx context.Context, repository *repo.Repository, names []repo.ClusterName, o *statusOptions) error {
 	all := make([]clusterStatus, len(names))
 	each := func(what func(*clusterStatus)) {
@@ -202,12 +203,15 @@ func (r *statusReport) readClusters(ctx context.Context, repository *repo.Reposi
 		if err == nil {
 			s.newest, err = c.Newest(ctx)
 		}
+		if err == nil && s.newest.Backup == nil {
+			s.last, err = c.LastSign(ctx)
+		}
 		if err != nil {
 			s.problem(stateUnknown, "%s", statusError(ctx, err))
 		}
 	})
 	all = slices.DeleteFunc(all, func(s clusterStatus) bool {
-		return slices.ContainsFunc(all, func(other clusterStatus) bool { return other.replaces(s) })
+		return slices.ContainsFunc(all, func(other clusterStatus) bool { return other.replaces(s, o.server) })
 	})
 	each(func(s *clusterStatus) {
 		if s.State != stateUnknown {
@@ -227,13 +231,17 @@ func (r *statusReport) readClusters(ctx context.Context, repository *repo.Reposi
 	return nil
 }
 
-// replaces says whether a cluster is the later of two of one name.
-func (s clusterStatus) replaces(other clusterStatus) bool {
-	if s.Cluster != other.Cluster || s.SystemID == other.SystemID || s.newest.Backup == nil {
+// replaces says whether a cluster is the later of two of one name. server is that which was asked, or nil.
+func (s clusterStatus) replaces(other clusterStatus, server *checkup.Server) bool {
+	switch {
+	case s.Cluster != other.Cluster || s.SystemID == other.SystemID:
 		return false
-	}
-	if other.newest.Backup == nil {
-		return other.State != stateUnknown
+	case server != nil && (server.SystemID == s.name.SystemID || server.SystemID == other.name.SystemID):
+		return server.SystemID == s.name.SystemID
+	case s.newest.Backup == nil:
+		return false
+	case other.newest.Backup == nil:
+		return other.State != stateUnknown && !other.last.After(s.newest.Backup.Ended)
 	}
 	return s.newest.Backup.Began.After(other.newest.Backup.Began)
 }

@@ -36,6 +36,7 @@ type clusterStatus struct {
 
 	name   repo.ClusterName
 	newest repo.Newest
+	last   time.Time // when its last file of the log came, if it has no good backup
 }
 
 // statusProblem is what is not as it should be.
@@ -128,7 +129,7 @@ func (s *clusterStatus) readPoint(ctx context.Context, c *repo.Cluster, o *statu
 	s.NewerBad = len(s.newest.Damaged) + len(s.newest.Unreadable)
 	k := s.newest.Backup
 	if k == nil {
-		s.problem(stateCritical, "there is no good backup")
+		s.problem(stateCritical, "there is no good backup of system identifier %d: basin backup takes one", s.name.SystemID)
 	}
 	if n := len(s.newest.Damaged); n > 0 {
 		s.problem(stateWarning, "backup %s has pages with wrong checksums", s.newest.Damaged[0])

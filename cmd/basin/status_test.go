@@ -87,6 +87,48 @@ func TestStatusWithoutLog(t *testing.T) {
 	}
 }
 
+// TestStatusOfNextCluster is of a cluster after pg_upgrade, of which log came and no backup was taken yet: the backups
+// of what it was before keep nobody from knowing.
+func TestStatusOfNextCluster(t *testing.T) {
+	location, ids := newRepository(t)
+	name := filepath.Join(location, "shop", "11", "wal", "00000001", "00000000", "000000010000000000000001")
+	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(name, []byte("log"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	said, exit := statusOfRepository(t, "--repository="+location)
+	if exit != 2 || !strings.Contains(said, "there is no good backup of system identifier 11") || !strings.Contains(said, ids[2]) {
+		t.Errorf("when log came: %d: %s", exit, said)
+	}
+	before := time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC)
+	if err := os.Chtimes(name, before, before); err != nil {
+		t.Fatal(err)
+	}
+	if said, _ := statusOfRepository(t, "--repository="+location); strings.Contains(said, "there is no good backup") || !strings.Contains(said, ids[2]) {
+		t.Errorf("when none came since: %s", said)
+	}
+	repository, err := openRepository(t.Context(), repositoryOptions{Location: location})
+	if err != nil {
+		t.Fatal(err)
+	}
+	names, err := repository.Clusters(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []uint64{7, 11, 99} {
+		r := statusReport{Time: time.Now()}
+		o := statusOptions{Jobs: 1, server: &checkup.Server{SystemID: id, Timeline: 1}}
+		if err := r.readClusters(t.Context(), repository, names, &o); err != nil {
+			t.Fatal(err)
+		}
+		if len(r.Clusters) != 1 || r.Clusters[0].name.SystemID != id {
+			t.Errorf("of the server of %d: %+v", id, r.Clusters)
+		}
+	}
+}
+
 // What keeps it from knowing is unknown, in the first line, and told to Prometheus.
 func TestStatusUnknown(t *testing.T) {
 	location, ids := newRepository(t)

@@ -31,7 +31,7 @@ func (c *Cluster) supersededSince(ctx context.Context) (time.Time, error) {
 	if err != nil || len(others) == 0 {
 		return time.Time{}, err
 	}
-	last, err := c.lastSign(ctx)
+	last, err := c.LastSign(ctx)
 	if err == nil && last.IsZero() { // what is left of one that had been removed before
 		last, err = c.lastIn(ctx, "facts/")
 	}
@@ -79,8 +79,9 @@ func (c *Cluster) isReplaced(ctx context.Context, since time.Time) (bool, error)
 	return false, err
 }
 
-// lastSign returns when the last backup of a cluster ended, or the last file of its log came, whichever is later.
-func (c *Cluster) lastSign(ctx context.Context) (last time.Time, err error) {
+// LastSign returns when the last backup of a cluster ended, or the last file of its log came, whichever is later. It is the zero time
+// if there is neither.
+func (c *Cluster) LastSign(ctx context.Context) (last time.Time, err error) {
 	commits, err := c.Backups(ctx)
 	if err != nil {
 		return last, err
@@ -144,7 +145,7 @@ func (c *Cluster) ForgetSuperseded(ctx context.Context, id string, now time.Time
 		return refused
 	}
 	return c.forget(ctx, id, now, func(ctx context.Context, _ Commit) error { // also when nothing else is left
-		last, err := c.lastSign(ctx)
+		last, err := c.LastSign(ctx)
 		if err != nil {
 			return err
 		}
