@@ -161,6 +161,36 @@ func TestRestoreHistoryAlone(t *testing.T) {
 	}
 }
 
+// TestRestoreBehindSwitch has a cluster archive nothing, and be lost after a backup: of the last segment there is what the backup took along, up to
+// where the server left it. What the restored cluster archives then follows that without a gap.
+func TestRestoreBehindSwitch(t *testing.T) {
+	t.Parallel()
+	k := keep(t, newProgram(t, "basin"), 15, nil)
+	k.Exec(t, "CREATE TABLE rows (x text)", "INSERT INTO rows VALUES ('a')", "ALTER SYSTEM SET archive_command = 'false'", "SELECT pg_reload_conf()")
+	k.backUp(t, false)
+	k.Stop(t, pgtest.Immediate)
+	archive := map[string]string{"archive_command": k.conf()["archive_command"]}
+	s := k.open(t, k.place(t, "--keep-archive-mode"), archive)
+	s.WaitFor(t, "SELECT pg_is_in_recovery()", "f")
+	s.Exec(t, "INSERT INTO rows VALUES ('b')")
+	name := s.Query(t, "SELECT pg_walfile_name(pg_current_wal_insert_lsn())")
+	s.Exec(t, "SELECT pg_switch_wal()")
+	s.WaitFor(t, "SELECT last_archived_wal >= '"+name+"' FROM pg_stat_archiver", "t")
+	s.Stop(t, pgtest.Fast)
+
+	for _, args := range [][]string{nil, {"--target-timeline=2"}} {
+		s := k.restore(t, args...)
+		s.WaitFor(t, "SELECT pg_is_in_recovery()", "f")
+		if got := s.Query(t, "SELECT string_agg(x, ' ' ORDER BY x) FROM rows"); got != "a b" {
+			t.Errorf("with %q there is %q", args, got)
+		}
+		s.Stop(t, pgtest.Fast)
+	}
+	standby := k.restore(t, "--standby")
+	standby.WaitFor(t, "SELECT count(*) FROM rows", "2")
+	standby.Stop(t, pgtest.Fast)
+}
+
 // placeWarned is place without options, of which warnings are expected.
 func (k *kept) placeWarned(t *testing.T) string {
 	t.Helper()

@@ -270,6 +270,14 @@ func (r *restoreRun) endsOf(ctx context.Context, reach repo.Reach, size int64, n
 	return ends, err
 }
 
+// zeros reads zeros without end.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
 // eachRecord reads a file of the log, whose segments have so many bytes, and visits the records that end in it.
 func (r *restoreRun) eachRecord(ctx context.Context, reach repo.Reach, size int64, name string, visit func(wal.Record)) error {
 	files := slices.Clone(reach.Segments)
@@ -300,6 +308,9 @@ func (r *restoreRun) eachRecord(ctx context.Context, reach repo.Reach, size int6
 			return err
 		}
 		content = append(content, bytes.NewReader(b))
+		if file != name && int64(len(b)) < size { // a part that the server left for the next segment
+			content = append(content, io.LimitReader(zeros{}, size-int64(len(b))))
+		}
 	}
 	start, err := wal.ParseSegment(files[first][:24], size)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 
+	"basin/internal/seal"
 	"basin/internal/usererr"
 	"basin/internal/wal"
 )
@@ -20,7 +21,7 @@ type Reach struct {
 	Timeline wal.Timeline // that the log is followed to
 	End      wal.LSN      // behind the log that is there without a gap
 	Last     string       // name of the last file of the log
-	Segments []string     // names of the segments, in order
+	Segments []string     // names of the segments, in order, or of the part behind which the server left one for the next
 	// Resumes is the name of the first file behind the gap, if there is one.
 	Resumes string
 }
@@ -110,6 +111,12 @@ func (c *Cluster) Reach(ctx context.Context, from Commit, t wal.Timeline) (Reach
 		if err != nil {
 			return Reach{}, err
 		}
+		name := ""
+		if found != nil {
+			name = found.Name(size)
+		} else if found, name, err = c.left(ctx, rest, number, size); err != nil {
+			return Reach{}, err
+		}
 		if found == nil {
 			break
 		}
@@ -119,7 +126,7 @@ func (c *Cluster) Reach(ctx context.Context, from Commit, t wal.Timeline) (Reach
 		} else {
 			end = math.MaxUint64
 		}
-		reach.Last = found.Name(size)
+		reach.Last = name
 		reach.Segments = append(reach.Segments, reach.Last)
 	}
 	reach.End = min(wal.Segment{Number: number}.Start(size), end)
@@ -233,29 +240,53 @@ func upTo(line []branch, t wal.Timeline) []branch {
 	return line[:i+1]
 }
 
-// reachPartial goes on into a segment of which a part is there.
-func (c *Cluster) reachPartial(ctx context.Context, line []branch, number uint64, size int64, reach *Reach) error {
+// partOn returns the longest part of a segment that is there, of the newest timeline of a line that has one; nil if none has.
+func (c *Cluster) partOn(ctx context.Context, line []branch, number uint64, size int64) (b *branch, name string, err error) {
 	for _, b := range line {
 		if b.first > number || number > b.last {
 			continue
 		}
-		segment := wal.Segment{Timeline: b.timeline, Number: number}
-		name, err := c.LongestPartial(ctx, segment.Name(size))
+		name, err := c.LongestPartial(ctx, wal.Segment{Timeline: b.timeline, Number: number}.Name(size))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		if err != nil {
-			return err
+		return &b, name, err
+	}
+	return nil, "", nil
+}
+
+// left returns the segment of a number if there is a part of it behind which the server left it for the next, as it does at the end of a backup:
+// that is all there is of it.
+func (c *Cluster) left(ctx context.Context, line []branch, number uint64, size int64) (*wal.Segment, string, error) {
+	b, name, err := c.partOn(ctx, line, number, size)
+	if err != nil || b == nil || !strings.Contains(name, ".partial.") { // what follows the log in another may be anything
+		return nil, "", err
+	}
+	facts, err := c.knownFacts(ctx, name)
+	switch {
+	case errors.Is(err, seal.ErrDamaged), errors.Is(err, fs.ErrNotExist), errors.Is(err, ErrNoKey): // it is not known to be
+		return nil, "", nil
+	case err != nil:
+		return nil, "", err
+	case facts.Summary == nil || !facts.Summary.IsSwitched:
+		return nil, "", nil
+	}
+	return &wal.Segment{Timeline: b.timeline, Number: number}, name, nil
+}
+
+// reachPartial goes on into a segment of which a part is there.
+func (c *Cluster) reachPartial(ctx context.Context, line []branch, number uint64, size int64, reach *Reach) error {
+	b, name, err := c.partOn(ctx, line, number, size)
+	if err != nil || b == nil {
+		return err
+	}
+	reach.Last = name
+	if _, digits, ok := strings.Cut(name, ".partial."); ok {
+		var end int64
+		if _, err := fmt.Sscanf(digits, "%X", &end); err != nil {
+			return fmt.Errorf("%q: %w", name, err)
 		}
-		reach.Last = name
-		if _, digits, ok := strings.Cut(name, ".partial."); ok {
-			var end int64
-			if _, err := fmt.Sscanf(digits, "%X", &end); err != nil {
-				return fmt.Errorf("%q: %w", name, err)
-			}
-			reach.End = min(segment.Start(size)+wal.LSN(end), b.end)
-		}
-		return nil
+		reach.End = min(wal.Segment{Number: number}.Start(size)+wal.LSN(end), b.end)
 	}
 	return nil
 }
