@@ -312,6 +312,12 @@ func parseInt(s, option string, least, most int) (int, error) {
 // maxPath is the room for a path and the byte that ends it.
 const maxPath = 1024 // MAXPGPATH
 
+// String returns what parseTablespaceMapping reads.
+func (m tablespaceMapping) String() string {
+	escaped := strings.NewReplacer("=", `\=`)
+	return escaped.Replace(m.Old) + "=" + escaped.Replace(m.New)
+}
+
 // parseTablespaceMapping reads OLDDIR=NEWDIR, where \= stands for an equals sign
 // that belongs to a name.
 //

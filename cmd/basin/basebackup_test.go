@@ -203,6 +203,9 @@ func TestParseTablespaceMapping(t *testing.T) {
 		if got != test.want || message(err) != test.err {
 			t.Errorf("parseTablespaceMapping(%q) = %q, %q, want %q, %q", test.in, got, message(err), test.want, test.err)
 		}
+		if again, err := parseTablespaceMapping(got.String()); test.err == "" && (err != nil || again != got) {
+			t.Errorf("%q is written as %q, which is %q, %v", test.in, got.String(), again, err)
+		}
 	}
 }
 

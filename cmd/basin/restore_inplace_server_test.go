@@ -35,7 +35,7 @@ func TestRestoreInPlace(t *testing.T) {
 	basin.run(t, nil, delta...).says(t, exitFailure, "a server runs in")
 	k.Kill(t)
 	basin.run(t, nil, args...).says(t, exitFailure, "exists but is not empty", "--delta")
-	basin.run(t, nil, delta...).says(t, exitFailure, "not in the repository", "they would be lost, up to what was committed at", "basin salvage", "--discard-wal")
+	basin.run(t, nil, delta...).says(t, exitFailure, "not in the repository", "they would be lost, up to what was committed at", "basin salvage --repository="+k.location+" --cluster=main", "--discard-wal")
 	if _, err := os.Stat(filepath.Join(k.DataDir, "global/pg_control")); err != nil {
 		t.Errorf("a restore that was refused: %v", err)
 	}

@@ -92,10 +92,24 @@ func (r *restoreRun) checkLog(ctx context.Context) error {
 		if err == nil && s.Transactions.Count > 0 {
 			until = ", up to what was committed at " + stamp(s.Transactions.Latest)
 		}
-		return usererr.Hinted(fmt.Sprintf("basin salvage %s pushes them. --discard-wal gives them up.", shell.Quote(r.into.Path)),
+		return usererr.Hinted(r.salvageHint(),
 			"%d files in pg_wal of \"%s\" are not in the repository, from %s to %s: they would be lost%s", len(lost), r.into.Path, lost[0], lost[len(lost)-1], until)
 	}
 	return nil
+}
+
+// salvageHint says what becomes of log that is nowhere but in the data directory.
+func (r *restoreRun) salvageHint() string {
+	words := []string{"basin", "salvage"}
+	if options, err := r.o.repositoryOptions.words(r.cluster.Name()); err == nil { // else they are to be given as they were here
+		words = append(words, options...)
+	}
+	words = append(words, r.into.Path)
+	for i, w := range words {
+		words[i] = shell.Quote(w)
+	}
+	return strings.Join(words, " ") + " pushes them, if it is the cluster itself. Of a copy of it, which was started to look at something, nobody needs them, " +
+		"and in the repository they would be in the cluster's way: --discard-wal gives them up."
 }
 
 // unkept returns the files of the log in the data directory that the repository does not have.

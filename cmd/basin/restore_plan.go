@@ -14,6 +14,7 @@ import (
 
 	"basin/internal/backup"
 	"basin/internal/repo"
+	"basin/internal/shell"
 	"basin/internal/usererr"
 	"basin/internal/wal"
 )
@@ -239,7 +240,7 @@ func (r *restoreRun) checkPlaces(p *restorePlan) error {
 			continue
 		}
 		if there, err := os.ReadDir(to); err == nil && len(there) > 0 {
-			return usererr.Hinted(fmt.Sprintf("Have it be made elsewhere, with --tablespace-mapping=%s=DIRECTORY, or move away what is there if nobody needs it.", t.Location),
+			return usererr.Hinted(fmt.Sprintf("Have it be made elsewhere, with --tablespace-mapping=%s, or move away what is there if nobody needs it.", shell.Quote(tablespaceMapping{t.Location, "DIRECTORY"}.String())),
 				"tablespace %d belongs into \"%s\", which exists but is not empty", t.OID, to)
 		}
 	}

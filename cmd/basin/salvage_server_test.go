@@ -48,6 +48,14 @@ func TestSalvage(t *testing.T) {
 	if later == 0 {
 		t.Error("no segment was made for later")
 	}
+	made, err := wal.ParseSegment(current, wal.DefaultSegmentSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made.Number += 100 // as PostgreSQL makes one where there is none to be used again
+	if err := os.WriteFile(filepath.Join(k.DataDir, "pg_wal", made.Name(wal.DefaultSegmentSize)), make([]byte, wal.DefaultSegmentSize), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	first := basin.run(t, nil, args...)
 	if first.status != exitSuccess || first.stderr != "" || !strings.Contains(first.stdout, "lead to all of it") || strings.HasPrefix(first.stdout, "0 files") {
 		t.Fatal(first)

@@ -193,7 +193,8 @@ func (s *salvage) endTimeline(end wal.Position, why string, last time.Time, rest
 		if err != nil {
 			return err
 		}
-		if _, _, err := s.read(segment, content, nil); err == nil && segment.Start(int64(len(content))) > end.LSN {
+		found, _, err := s.read(segment, content, nil)
+		if err == nil && found.Length > 0 && segment.Start(int64(len(content))) > end.LSN {
 			s.report.Behind = append(s.report.Behind, name)
 		} else {
 			s.report.Unused++
