@@ -4,13 +4,9 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"path/filepath"
 	"strings"
 	"time"
-
-	"github.com/dustin/go-humanize"
-	"golang.org/x/sys/unix"
 
 	"basin/internal/checkup"
 	"basin/internal/connect"
@@ -94,9 +90,6 @@ func (r *checkRun) checkKey(repository *repo.Repository, p place) {
 	}
 }
 
-// minFreeShare is which part of a file system is to be free.
-const minFreeShare = 0.1
-
 // checkStore sees that the store can be written to, refuses to overwrite, has space and the right time.
 func (r *checkRun) checkStore(ctx context.Context, repository *repo.Repository, p place) {
 	const item = "store"
@@ -116,17 +109,14 @@ func (r *checkRun) checkStore(ctx context.Context, repository *repo.Repository, 
 	if !p.isFolder() {
 		return
 	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(p.Location, &fs); err != nil {
-		r.fail(ctx, "free space", fmt.Errorf("%s: %w", p.Location, err))
-		return
-	}
-	free, total := fs.Bavail*uint64(fs.Bsize), fs.Blocks*uint64(fs.Bsize)
-	text := fmt.Sprintf("%s of %s", humanize.IBytes(free), humanize.IBytes(total))
-	if float64(free) < minFreeShare*float64(total) {
-		r.add(checkup.Warning, "free space", "basin forget and basin prune free what is not needed; or give the file system more.", "%s", text)
-	} else {
-		r.add(checkup.OK, "free space", "", "%s", text)
+	space, err := readSpace(p.Location)
+	switch {
+	case err != nil:
+		r.fail(ctx, "free space", err)
+	case minFree.judge(space) != stateOK:
+		r.add(checkup.Warning, "free space", "basin forget and basin prune free what is not needed; or give the file system more.", "%s", space)
+	default:
+		r.add(checkup.OK, "free space", "", "%s", space)
 	}
 }
 

@@ -40,6 +40,7 @@ Options:
                               cluster to which nothing is written it is the last transaction
                               that counts, unless a server is named that has no more
       --max-verify-age=LIMIT  of the last verification (default: 35d:70d)
+      --min-free=NUM%%[:NUM%%]  what is to be free where a repository on disk is (default: 5%%:1%%)
   -j, --jobs=NUM              so many clusters at the same time (default: 16)
       --timeout=SECONDS       for everything (default: 60); what is not known then is UNKNOWN
       --prometheus=FILE       also write metrics to FILE, in one step, for the textfile

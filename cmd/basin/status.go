@@ -24,6 +24,7 @@ type statusOptions struct {
 	repositoryOptions
 	connectionOptions
 	BackupAge, LogAge, VerifyAge limit
+	MinFree                      shareLimit    // of the file system of a repository that is in one
 	Jobs                         int           // clusters that are looked at at the same time
 	Timeout                      time.Duration // for all
 	Prometheus                   string        // a file; empty is none
@@ -40,6 +41,7 @@ func statusTable(o *statusOptions) []getopt.Option {
 		limitOption("max-backup-age", &o.BackupAge),
 		limitOption("max-log-age", &o.LogAge),
 		limitOption("max-verify-age", &o.VerifyAge),
+		shareLimitOption("min-free", &o.MinFree),
 		getopt.Option{Long: "jobs", Short: 'j', Value: func(value string) (err error) {
 			o.Jobs, err = parseInt(value, "--jobs", 1, maxJobs)
 			return err
@@ -77,6 +79,7 @@ func defaultStatus() statusOptions {
 		BackupAge: limit{26 * time.Hour, 52 * time.Hour},
 		LogAge:    limit{time.Hour, 2 * time.Hour},
 		VerifyAge: limit{35 * 24 * time.Hour, 70 * 24 * time.Hour},
+		MinFree:   minFree,
 		Jobs:      16, Timeout: time.Minute,
 	}
 }
@@ -87,6 +90,7 @@ type statusReport struct {
 	State      state           `json:"state"`
 	Time       time.Time       `json:"time"`
 	Clusters   []clusterStatus `json:"clusters"`
+	Space      *spaceStatus    `json:"space,omitempty"`   // if it is in a file system
 	Problem    string          `json:"problem,omitempty"` // why nothing is known
 
 	limits statusOptions
@@ -137,6 +141,9 @@ func (r *statusReport) read(ctx context.Context, report *report, o *statusOption
 		return err
 	}
 	r.Repository = repository.Info().ID.String()
+	if err := r.readSpace(o); err != nil {
+		return err
+	}
 	if err := mustRead(repository); err != nil {
 		return err
 	}

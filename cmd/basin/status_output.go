@@ -39,6 +39,9 @@ func (r statusReport) lines() []byte {
 		return b.Bytes()
 	}
 	fmt.Fprintf(&b, "BASIN %v - %s | %s\n", r.State, r.summary(), strings.Join(r.perfdata(), " "))
+	if text := r.Space.problem(); text != "" {
+		fmt.Fprintf(&b, "%v: %s\n", r.Space.State, oneLine(text))
+	}
 	sorted := slices.Clone(r.Clusters)
 	slices.SortStableFunc(sorted, func(x, y clusterStatus) int { return y.State.weight() - x.State.weight() })
 	for _, s := range sorted {
@@ -65,6 +68,8 @@ func (r statusReport) summary() string {
 		}
 	}
 	switch {
+	case r.Space.problem() != "" && (worst == nil || r.Space.State.weight() > worst.State.weight()):
+		return oneLine(r.Space.problem())
 	case worst == nil && len(r.Clusters) == 1:
 		return oneLine(r.Clusters[0].line())
 	case worst == nil:
@@ -132,6 +137,7 @@ func (r statusReport) writeMetrics(name string) error {
 	}
 	m.Gauge("status_timestamp_seconds", "When basin status looked, in seconds of the Unix time.").Set(seconds(r.Time))
 	m.Gauge("repository_readable", "1 if the repository could be read, else 0, and nothing else is known.").Set(reached)
+	r.Space.metrics(m)
 	for _, s := range r.Clusters {
 		if r.Problem == "" {
 			s.metrics(m)

@@ -179,6 +179,35 @@ func TestStatusOfMany(t *testing.T) {
 	}
 }
 
+// TestStatusOfSpace has a repository in a file system with more and less space than is wanted.
+func TestStatusOfSpace(t *testing.T) {
+	location, _ := newRepository(t)
+	const said = "are free where the repository is"
+	for _, test := range []struct {
+		limit string
+		state string // empty for none
+	}{{"off", ""}, {"100:0", "WARNING: "}, {"100%:100%", "CRITICAL: "}} {
+		got, exit := statusOfRepository(t, "--repository="+location, "--min-free="+test.limit)
+		if exit != 2 || test.state == "" && strings.Contains(got, said) || !strings.Contains(got, test.state) || test.state != "" && !strings.Contains(got, said) {
+			t.Errorf("%s: %d: %s", test.limit, exit, got)
+		}
+	}
+	r := statusReport{Space: &spaceStatus{State: stateCritical, Free: 44 << 10, Size: 60 << 20}, State: stateCritical, Clusters: []clusterStatus{newStatus(repo.ClusterName{Name: "a", SystemID: 1})}}
+	if got, _, _ := strings.Cut(string(r.lines()), " | "); got != "BASIN CRITICAL - 44 KiB of 60 MiB are free where the repository is: basin forget and basin prune free what is not needed" {
+		t.Errorf("the first line is %s", got)
+	}
+	for value, want := range map[string]shareLimit{"off": {}, "10": {10, 2}, "10%": {10, 2}, "20%:3%": {20, 3}, "5:0": {5, 0}} {
+		if got, err := parseShareLimit(value); err != nil || got != want {
+			t.Errorf("%s is %+v, %v", value, got, err)
+		}
+	}
+	for _, value := range []string{"", "2:3", "101", "a", "5:", "-1"} {
+		if got, err := parseShareLimit(value); err == nil {
+			t.Errorf("%q is %+v", value, got)
+		}
+	}
+}
+
 func TestCheckWithoutServer(t *testing.T) {
 	location, _ := newRepository(t)
 	got, err := callBasin(t, "check", "--repository="+location, "--repository-only")
