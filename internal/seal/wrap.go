@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"filippo.io/age"
@@ -16,7 +17,7 @@ import (
 
 // Recipient is whom a private key is wrapped for.
 type Recipient struct {
-	Name string // as the user wrote it; "passphrase" for one
+	Name string // as the user wrote it; ForPassphrase or ForCommand for one
 	age  age.Recipient
 }
 
@@ -70,11 +71,14 @@ func ParseRecipients(text string) ([]Recipient, error) {
 	return all, nil
 }
 
+// ForPassphrase is what WrappedFor says of a key with a passphrase.
+const ForPassphrase = "passphrase"
+
 // PassphraseRecipient returns the recipient that knows a passphrase, which is derived with scrypt: that
 // takes a second and 256 MiB, here and when it is unwrapped.
 func PassphraseRecipient(passphrase string) (Recipient, error) {
 	r, err := age.NewScryptRecipient(passphrase)
-	return Recipient{Name: "passphrase", age: r}, err
+	return Recipient{Name: ForPassphrase, age: r}, err
 }
 
 // ParseIdentities reads a file of age's identities, or a private key of SSH. passphrase is asked for that
@@ -129,6 +133,9 @@ func Wrap(private PrivateKey, r Recipient) ([]byte, error) {
 	}
 	var wrapped bytes.Buffer
 	w, err := age.Encrypt(&wrapped, r.age)
+	if cause := errors.Unwrap(err); cause != nil { // it says which of the recipients, and there is one
+		err = cause
+	}
 	if err != nil {
 		return nil, fmt.Errorf("wrap the private key for %s: %w", r.Name, err)
 	}
@@ -154,6 +161,9 @@ func Unwrap(wrapped []byte, identities ...Identity) (PrivateKey, error) {
 	if errors.As(err, new(*age.NoIdentityMatchError)) {
 		return PrivateKey{}, ErrNotForUs
 	}
+	if err != nil && usererr.Hint(err) == "" && slices.ContainsFunc(identities, Identity.isCommand) {
+		err = usererr.Hinted("What the command printed is not the secret of this key; or the key in the repository is damaged.", "%w", err)
+	}
 	if err != nil {
 		return PrivateKey{}, fmt.Errorf("unwrap the private key: %w", err)
 	}
@@ -164,7 +174,7 @@ func Unwrap(wrapped []byte, identities ...Identity) (PrivateKey, error) {
 	return ParsePrivateKey(content)
 }
 
-// WrappedFor says whom a wrapped key is for, as far as that can be seen: "passphrase", "age",
+// WrappedFor says whom a wrapped key is for, as far as that can be seen: "passphrase", "command", "age",
 // "age (post-quantum)", "ssh-ed25519 TAG" or "ssh-rsa TAG". TAG is the first four bytes of the
 // public key's SHA-256, in base64.
 func WrappedFor(wrapped []byte) (string, error) {
@@ -180,7 +190,9 @@ func WrappedFor(wrapped []byte) (string, error) {
 		}
 		switch kind := words[1]; {
 		case kind == "scrypt":
-			found = append(found, "passphrase")
+			found = append(found, ForPassphrase)
+		case kind == commandStanza:
+			found = append(found, ForCommand)
 		case kind == "X25519":
 			found = append(found, "age")
 		case kind == "mlkem768x25519":
