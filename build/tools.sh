@@ -5,7 +5,7 @@ set -euo pipefail
 umask 022
 
 missing=()
-for program in lz4 zstd; do
+for program in lz4 openssl zstd; do
 	command -v "$program" >/dev/null || missing+=("$program") # Debian's packages have these names
 done
 if [ ${#missing[@]} -gt 0 ]; then

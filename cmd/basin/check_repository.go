@@ -83,6 +83,8 @@ func (r *checkRun) checkKey(repository *repo.Repository, p place) {
 	switch {
 	case !repository.Info().Encrypted:
 		r.add(checkup.OK, item, "", "none: who can read the store can read the data")
+	case repository.CanRead() && p.KeyFile == "":
+		r.add(checkup.OK, item, "", "the key command unwraps the key, each time; this host reads and writes. basin key unlock, and --key-file, spare that")
 	case repository.CanRead():
 		r.add(checkup.OK, item, "", "this host has the key, \"%s\", and reads and writes", p.KeyFile)
 	default:

@@ -34,6 +34,7 @@ type configuration struct {
 type repositorySettings struct {
 	Location         string `toml:"location"`           // a path, or s3://BUCKET/PREFIX
 	KeyFile          string `toml:"key_file"`           // of the unlocked private key; empty for none
+	KeyCommand       string `toml:"key_command"`        // unwraps the private key where there is no file; empty for none
 	Fingerprint      string `toml:"fingerprint"`        // of the public key; empty takes any
 	S3Endpoint       string `toml:"s3_endpoint"`        // URL; empty is Amazon
 	S3Region         string `toml:"s3_region"`          // empty is that of Amazon's settings
@@ -72,6 +73,7 @@ type setting struct {
 func (s *repositorySettings) settings() []setting {
 	return []setting{
 		{name: "key-file", text: &s.KeyFile},
+		{name: "key-command", text: &s.KeyCommand},
 		{name: "fingerprint", text: &s.Fingerprint},
 		{name: "s3-endpoint", text: &s.S3Endpoint},
 		{name: "s3-region", text: &s.S3Region},

@@ -50,7 +50,7 @@ func parseInit(c call) (initOptions, error) {
 	case len(operands) == 1:
 		o.Location = operands[0]
 	}
-	o.Encrypt = o.Encrypt || len(o.Recipients) > 0
+	o.Encrypt = o.Encrypt || len(o.Recipients) > 0 || o.WrapCommand != ""
 	return o, nil
 }
 
@@ -64,6 +64,9 @@ func initRepository(ctx context.Context, c call) error {
 	if err != nil {
 		return err
 	}
+	if err := o.check(p); err != nil {
+		return err
+	}
 	var init repo.InitOptions
 	var recipients []seal.Recipient
 	if o.Encrypt {
@@ -73,7 +76,7 @@ func initRepository(ctx context.Context, c call) error {
 		}
 		public := private.Public()
 		init.PublicKey = &public
-		if recipients, init.Keys, err = o.wrap(ctx, private, "BASIN_PASSPHRASE_FILE"); err != nil {
+		if recipients, init.Keys, err = o.wrap(ctx, private, "BASIN_PASSPHRASE_FILE", p.KeyCommand); err != nil {
 			return err
 		}
 	}

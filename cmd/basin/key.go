@@ -84,36 +84,40 @@ func parseKey(c call, name string) (o keyOptions, err error) {
 	return o, nil
 }
 
-// openLocked opens the repository without its private key, and returns also the file that has or will have it.
-func (o keyOptions) openLocked(ctx context.Context) (r *repo.Repository, keyFile string, err error) {
+// openLocked opens the repository without its private key, and returns also where it is, with the file that has or will have it.
+func (o keyOptions) openLocked(ctx context.Context) (*repo.Repository, place, error) {
 	p, err := o.place()
-	if err != nil {
-		return nil, "", err
+	if err == nil {
+		err = o.check(p)
 	}
-	keyFile, p.KeyFile = p.KeyFile, ""
-	r, err = p.open(ctx)
-	return r, keyFile, err
+	if err != nil {
+		return nil, p, err
+	}
+	locked := p
+	locked.KeyFile, locked.KeyCommand = "", ""
+	r, err := locked.open(ctx)
+	return r, p, err
 }
 
 // addKey wraps the private key for others.
 func addKey(ctx context.Context, c call, o keyOptions) error {
-	r, keyFile, err := o.openLocked(ctx)
+	r, p, err := o.openLocked(ctx)
 	if err != nil {
 		return err
 	}
 	var private seal.PrivateKey
-	if keyFile != "" && len(o.Identities) == 0 {
+	if p.KeyFile != "" && len(o.Identities) == 0 {
 		if _, err := openRepository(ctx, o.repositoryOptions); err != nil { // which sees that it is the right one
 			return err
 		}
-		private, err = readKeyFile(keyFile)
+		private, err = readKeyFile(p.KeyFile)
 	} else {
-		private, err = unwrap(ctx, r, o.Identities)
+		private, err = unwrap(ctx, r, o.Identities, p.KeyCommand)
 	}
 	if err != nil {
 		return err
 	}
-	recipients, wrapped, err := o.wrap(ctx, private, "BASIN_NEW_PASSPHRASE_FILE")
+	recipients, wrapped, err := o.wrap(ctx, private, "BASIN_NEW_PASSPHRASE_FILE", p.KeyCommand)
 	if err != nil {
 		return err
 	}
@@ -195,29 +199,29 @@ func removeKey(ctx context.Context, c call, o keyOptions) error {
 
 // unlockKey writes the private key into a file.
 func unlockKey(ctx context.Context, c call, o keyOptions) error {
-	r, keyFile, err := o.openLocked(ctx)
+	r, p, err := o.openLocked(ctx)
 	if err != nil {
 		return err
 	}
-	if keyFile == "" {
+	if p.KeyFile == "" {
 		return c.usage("where is the private key to go? Name a file with --key-file")
 	}
-	if _, err := os.Lstat(keyFile); err == nil { // before a passphrase is asked for
-		return usererr.Hinted("If it is the key, nothing is to be done. Else name another file.", "file \"%s\" is there already", keyFile)
+	if _, err := os.Lstat(p.KeyFile); err == nil { // before a passphrase is asked for
+		return usererr.Hinted("If it is the key, nothing is to be done. Else name another file.", "file \"%s\" is there already", p.KeyFile)
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	private, err := unwrap(ctx, r, o.Identities)
+	private, err := unwrap(ctx, r, o.Identities, p.KeyCommand)
 	if err != nil {
 		return err
 	}
-	if err := writeKeyFile(keyFile, r.Info().ID, private); err != nil {
+	if err := writeKeyFile(p.KeyFile, r.Info().ID, private); err != nil {
 		return err
 	}
 	if o.JSON {
-		return printJSON(c, unlockedKey{r.Info().ID, r.Info().Fingerprint(), absolute(keyFile)})
+		return printJSON(c, unlockedKey{r.Info().ID, r.Info().Fingerprint(), absolute(p.KeyFile)})
 	}
 	_, err = fmt.Fprintf(c.stdout, "Wrote the private key to %s, which only its owner can read.\n"+
-		"--key-file, BASIN_KEY_FILE or key_file in basin.toml names it to other commands.\n", keyFile)
+		"--key-file, BASIN_KEY_FILE or key_file in basin.toml names it to other commands.\n", p.KeyFile)
 	return err
 }

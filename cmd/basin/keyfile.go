@@ -43,6 +43,9 @@ func readSecretFile(path string, most int64) ([]byte, error) {
 // readKeyFile reads a private key as writeKeyFile wrote it.
 func readKeyFile(path string) (seal.PrivateKey, error) {
 	content, err := readSecretFile(path, maxKeyFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = usererr.Hinted("basin key unlock writes it.", "%w", err)
+	}
 	if err != nil {
 		return seal.PrivateKey{}, err
 	}

@@ -102,6 +102,7 @@ func receiveIntoRepository(ctx context.Context, c call) error {
 
 // configure takes what the command line does not say of the cluster from the configuration.
 func (o *receiveOptions) configure() error {
+	o.WritesLog = true
 	p, err := o.place()
 	if err != nil {
 		return err

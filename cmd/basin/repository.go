@@ -27,6 +27,7 @@ type repositoryOptions struct {
 	ConfigFile string            // empty is the usual one, if it is there
 	Settings   map[string]string // others of the repository, by the names of options
 	MakesRoom  bool              // it is opened to remove something
+	WritesLog  bool              // it is opened to write log, which takes no private key: the key command is not run
 
 	// Say, if not nil, is told what was chosen where there were several, and that a store is asked again. It may
 	// be called from several goroutines.
@@ -76,7 +77,7 @@ type place struct {
 
 	unsaidCluster string // the name that log is pushed under where neither the command line nor the environment says one
 
-	makesRoom bool // it is opened to remove something
+	makesRoom, writesLog bool // as in repositoryOptions
 
 	say func(format string, args ...any) // may be nil
 }
@@ -88,7 +89,7 @@ func (o repositoryOptions) place() (p place, err error) {
 	if err != nil {
 		return p, err
 	}
-	p.say, p.makesRoom = o.Say, o.MakesRoom
+	p.say, p.makesRoom, p.writesLog = o.Say, o.MakesRoom, o.WritesLog
 	p.Cluster, p.unsaidCluster = cmp.Or(o.Cluster, os.Getenv("BASIN_CLUSTER")), "main"
 	if len(c.Cluster) == 1 {
 		for p.unsaidCluster = range c.Cluster {
@@ -147,7 +148,7 @@ func (c configuration) find(location string, ofCluster []string) (repositorySett
 	return repositorySettings{Location: location}, nil
 }
 
-// openRepository opens the repository that the options say. If it is encrypted and no key file is named,
+// openRepository opens the repository that the options say. If it is encrypted, and neither a key file nor a key command is named,
 // it can be written to and not read.
 func openRepository(ctx context.Context, o repositoryOptions) (*repo.Repository, error) {
 	p, err := o.place()
@@ -191,11 +192,23 @@ func (p place) open(ctx context.Context) (*repo.Repository, error) {
 		return nil, usererr.Hinted("Is it the right one? If so, somebody may have replaced it, to read what is written from now on. Nothing was written.",
 			"repository %s has the fingerprint \"%s\", and is to have \"%s\"", p.Location, is, p.Fingerprint)
 	}
-	if open.PrivateKey != nil && !r.Info().Encrypted {
-		return nil, usererr.Hinted("Is it the right one? One that should be encrypted may have been replaced. Else leave the key file away.",
-			"repository %s is not encrypted, although there is a key file", p.Location)
+	if is := cmp.Or(p.KeyFile, p.KeyCommand); is != "" && !r.Info().Encrypted {
+		key := "file"
+		if p.KeyFile == "" {
+			key = "command"
+		}
+		return nil, usererr.Hinted("Is it the right one? One that should be encrypted may have been replaced. Else leave the key "+key+" away.",
+			"repository %s is not encrypted, although there is a key %s", p.Location, key)
 	}
-	return r, nil
+	if open.PrivateKey != nil || p.KeyCommand == "" || p.writesLog {
+		return r, nil
+	}
+	private, err := unwrapByCommand(ctx, r, p.KeyCommand)
+	if err != nil {
+		return nil, fmt.Errorf("repository %s: %w", p.Location, err)
+	}
+	open.PrivateKey = &private
+	return repo.Open(ctx, store, open)
 }
 
 // openClusterOf opens the repository and the part of it that is of a cluster, which is written to
@@ -305,7 +318,7 @@ func mustRead(r *repo.Repository) error {
 	if r.CanRead() {
 		return nil
 	}
-	return usererr.Hinted("basin key unlock writes such a file, and --key-file names it.", "the repository is encrypted, and there is no key file")
+	return usererr.Hinted("basin key unlock writes such a file, and --key-file names it; or --key-command unwraps the key each time.", "the repository is encrypted, and there is no key file")
 }
 
 // matchClusters returns those of the clusters that are meant by a name and a system identifier, of which one

@@ -12,6 +12,9 @@ const helpRepositoryOptions = `Options that say which repository (not to be abbr
       --system-id=NUMBER      which of several clusters of that name; otherwise that of the
                               newest backup
       --key-file=FILE         the unlocked private key; nobody but its owner may read the file
+      --key-command=COMMAND   without a key file: a command of the shell that unwraps a key
+                              which another command wrapped (basin key add). It is run each
+                              time that something is read
       --fingerprint=DIGITS    of the public key, as basin init showed it: to another one
                               nothing is written
       --config=FILE           configuration, instead of /etc/basin/basin.toml
@@ -46,7 +49,7 @@ empty. Before anything else it is seen that the store refuses to overwrite what 
 Whether a repository is encrypted is decided here, for good. In an encrypted one a key pair is
 made. Its public half is in the repository: whoever can write to the store can take backups
 without any secret. Its private half, with which is read, is in the repository too, wrapped for
-each recipient that you name, or with a passphrase.
+each recipient that you name, by a command, or with a passphrase.
 
 Options:
       --encrypt               encrypt; without a recipient, with a passphrase, which is asked
@@ -55,6 +58,8 @@ Options:
       --recipient=KEY         encrypt, so that who has the private half of KEY can unlock it:
                               age1..., ssh-ed25519 ... or ssh-rsa ...; may be repeated
       --recipients-file=FILE  the same for each line of FILE; # begins a comment
+      --wrap-command=COMMAND  encrypt, and have the key wrapped by a command, which
+                              --key-command is to unwrap; see basin key --help
       --json                  print what was made as JSON, in the shape that docs/repository.md
                               has
       --log-format=text|json  print messages as text, or as lines of JSON
@@ -84,15 +89,16 @@ Usage:
   %[1]s unlock [OPTION]...
 
 A repository has one private key. It is kept in the repository, wrapped for each who may read:
-for a public key of age or SSH, or with a passphrase. Each of these is a key with an ID.
+for a public key of age or SSH, with a passphrase, or by a command, as for a service that keeps
+keys (AWS KMS, GCP KMS, Vault). Each of these is a key with an ID.
 
   list     whom it is wrapped for, as far as that can be seen
   add      wraps it for another
   remove   removes one of these, by its ID or what is enough of its beginning, but never the
            last; that takes nothing from who has unlocked the private key before
   unlock   writes the private key to the file of --key-file, for commands that read: wal get
-           and restores at night have nobody to ask, and a passphrase takes a second and
-           256 MiB each time
+           and restores at night have nobody to ask, a passphrase takes a second and
+           256 MiB each time, and a command is run each time
 
 Options:
       --json                  print the keys, or what was done, as JSON, in the shape that
@@ -104,20 +110,30 @@ Options:
 Options of add:
       --recipient=KEY         age1..., ssh-ed25519 ... or ssh-rsa ...; may be repeated
       --recipients-file=FILE  the same for each line of FILE
+      --wrap-command=COMMAND  a command of the shell that gets a secret on its standard input,
+                              as 24 characters of base64, and prints it wrapped, in whatever
+                              form. What --key-command names gets that on its standard input,
+                              and is to print the secret: it is run at once, and without it
+                              nothing is kept. Each may take a minute, and has no terminal.
+                              docs/repository.md has them for AWS, GCP and Vault.
                               Without these a new passphrase is asked for, or is the first
                               line of the file that BASIN_NEW_PASSPHRASE_FILE names.
 
 Options of add and unlock:
       --identity=FILE         unlock with this private key of age or SSH; may be repeated.
-                              Without it the passphrase is asked for, or is the first line of
-                              the file that BASIN_PASSPHRASE_FILE names; add takes what
-                              --key-file names, if that is given
+                              Without it what --key-command names unlocks it, if a key was
+                              wrapped by a command, or else the passphrase, which is asked for
+                              or is the first line of the file that BASIN_PASSPHRASE_FILE
+                              names; add takes what --key-file names, if that is given
 
 %[2]s
 Examples:
   %[1]s unlock --repository=/srv/backups --key-file=/etc/basin/backups.key
   %[1]s add --repository=/srv/backups --recipient="$(cat ~/.ssh/id_ed25519.pub)"
   %[1]s unlock --repository=/srv/backups --identity=id_ed25519 --key-file=backups.key
+  %[1]s add --repository=/srv/backups \
+    --wrap-command="vault write -field=ciphertext transit/encrypt/basin plaintext=-" \
+    --key-command="vault write -field=plaintext transit/decrypt/basin ciphertext=-"
 `, called, helpRepositoryOptions)
 	return err
 }

@@ -101,7 +101,7 @@ func (r *restoreRun) settings(p *restorePlan) (string, error) {
 	version := p.commit.ServerVersion
 	var b strings.Builder
 	set := func(name, value string) {
-		fmt.Fprintf(&b, "%s = '%s'\n", name, strings.NewReplacer("'", "''", `\`, `\\`).Replace(value))
+		fmt.Fprintf(&b, "%s = '%s'\n", name, strings.NewReplacer("'", "''", `\`, `\\`, "\n", `\n`).Replace(value))
 	}
 	b.WriteString("# by basin restore\n")
 	set("restore_command", command)

@@ -26,6 +26,8 @@ Options that say where to (--repository is the one that is read):
       --to=LOCATION           a directory, s3://BUCKET/PREFIX, or a name in the configuration
       --to-key-file=FILE      its unlocked private key, if it is encrypted; without it nothing
                               is known of the backups there, and each is stored whole
+      --to-key-command=COMMAND
+                              or the command that unwraps it
       --to-fingerprint=DIGITS of its public key, as basin init showed it
       --to-s3-endpoint=URL    its S3 server; these are as the options without "to-", and
                               nothing of the environment counts for them

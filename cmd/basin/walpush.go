@@ -59,6 +59,7 @@ type pusher struct {
 
 // newPusher returns what pushes to the repositories that options mean.
 func newPusher(r *report, o repositoryOptions, systemID uint64) (*pusher, error) {
+	o.WritesLog = true
 	u := &pusher{report: r, systemID: systemID, opened: make(map[string]*repo.Cluster)}
 	var err error
 	if u.all, u.need, err = o.each(); err != nil {
