@@ -40,7 +40,7 @@ func TestKeyCommand(t *testing.T) {
 		{"it does not end to print", "echo why >&2; yes", "", []string{"TEST printed more than 32768 bytes: why"}},
 		{"it tells what it does", "set -x; x=$(cat); echo $x; exit 1", "", []string{"TEST failed, exit status 1: ", "(secret)"}},
 		{"there is no terminal to ask at", "read line </dev/tty", "", []string{"TEST failed, ", "/dev/tty"}},
-		{"it leaves a process behind", "sleep 3 & echo x", "", []string{"TEST ended, and left a process that holds its output open"}},
+		{"it leaves a process behind", "sleep 20 & echo x", "", []string{"TEST ended, and left a process that holds its output open"}},
 	} {
 		got, err := keyCommand{Name: "TEST", Text: test.command}.run(t.Context(), []byte(secret))
 		if string(got) != test.output || (err == nil) != (test.output != "") {
