@@ -37,7 +37,7 @@ func (p place) store(ctx context.Context) (object.Store, error) {
 	}
 	s, err := disk.Open(p.Location, disk.Options{Reserve: reserveSize, UseReserve: p.makesRoom})
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, usererr.Hinted("Is the name right, and the file system mounted? basin init makes a repository.", "%w", err)
+		return nil, usererr.Hinted("Is the name right, and the file system mounted that it is in? Only where there was none: basin init makes a repository.", "%w", err)
 	}
 	if err != nil {
 		return nil, err // and no store that is a nil *disk.Store

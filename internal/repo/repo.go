@@ -226,7 +226,7 @@ type Repository struct {
 func Open(ctx context.Context, store object.Store, o Options) (*Repository, error) {
 	content, err := store.Get(ctx, infoName, 0, -1)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, usererr.Hinted("Is the name right? basin init makes a repository.", "there is no repository: %w", err)
+		return nil, usererr.Hinted("Is the name right, and the file system mounted that it is in? Only where there was none: basin init makes a repository.", "there is no repository: %w", err)
 	}
 	if err != nil {
 		return nil, err
