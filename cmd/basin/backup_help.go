@@ -249,6 +249,9 @@ Options:
       --keep-superseded=AGE  of a cluster that initdb or pg_upgrade has replaced, and of which no
                              backup is left, remove all log once none came for so long; see
                              basin forget
+      --discard-failed       remove now what failed backups have stored, too, which the next
+                             backup could take over instead of storing it again: where there
+                             is no space left for anything else
   -n, --dry-run              say what would be removed, and do nothing
       --json                 print what was removed as JSON, in the shape that
                              docs/repository.md has

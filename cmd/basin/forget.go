@@ -24,6 +24,7 @@ type keepOptions struct {
 	LogFor     time.Duration // that log is kept at least; zero keeps what backups need
 	Superseded time.Duration // that a superseded cluster is kept; zero is for ever
 	Sample     float64       // share of what is read back; zero is all
+	Discard    bool          // what failed backups stored, too
 	DryRun     bool
 	JSON       bool
 	Backups    []string

@@ -103,6 +103,8 @@ func TestNamesInJSON(t *testing.T) {
 		{wantedListing{Name: "x"}, "kind name path"},
 		{verifiedResult{}, "backups bytes cluster complete damages logFiles packs parts problems systemID"},
 		{damageListing{}, "backups files missing more object problem ranges"},
+		{prunedListing{}, "backups bytes cluster failed givenUp left locked log packs parts systemID thin"},
+		{lockedListing{}, "bytes objects until"},
 		{keysListing{}, "fingerprint keys problems repository"},
 		{keyListing{}, "added for id"},
 		{removedKey{}, "removed repository"},

@@ -23,7 +23,7 @@ type pruning struct {
 // prune removes what no backup needs, of all clusters of the name.
 func prune(ctx context.Context, c call) error {
 	var o keepOptions
-	err := o.parse(c, ageOption("keep-log", &o.LogFor), ageOption("keep-superseded", &o.Superseded),
+	err := o.parse(c, ageOption("keep-log", &o.LogFor), ageOption("keep-superseded", &o.Superseded), flagOption("discard-failed", 0, &o.Discard),
 		flagOption("dry-run", 'n', &o.DryRun), flagOption("json", 0, &o.JSON))
 	if err != nil {
 		return err
@@ -109,7 +109,7 @@ func sameName(ctx context.Context, r *repo.Repository, name string, systemID uin
 // prune removes what no backup of a cluster needs.
 func (o *keepOptions) prune(ctx context.Context, cluster *repo.Cluster, now time.Time) (p pruning, err error) {
 	p.name = cluster.Name()
-	if p.report, err = cluster.Prune(ctx, repo.PruneOptions{Now: now, DryRun: o.DryRun}); err != nil {
+	if p.report, err = cluster.Prune(ctx, repo.PruneOptions{Now: now, DryRun: o.DryRun, DiscardFailed: o.Discard}); err != nil {
 		return p, err
 	}
 	p.isDone = true
@@ -141,6 +141,9 @@ func (p *pruning) tell(b *strings.Builder, isDry bool) {
 		fmt.Fprintf(b, "backup %s, whose host was not heard of any more, was given up\n", id)
 	}
 	fmt.Fprintf(b, "%s are left, log apart\n", bytesText(p.report.Kept))
+	if f := p.report.Failed; f.Objects > 0 {
+		fmt.Fprintf(b, "%s of that are of failed backups, for the next one to take over until %s; --discard-failed removes them now\n", bytesText(f.Bytes), stamp(f.Until))
+	}
 }
 
 // pruneListing is what basin prune has removed, for programs. Its shape is documented in docs/repository.md.
@@ -159,6 +162,7 @@ type prunedListing struct {
 	Parts    int              `json:"parts"`
 	Bytes    int64            `json:"bytes"`
 	Left     int64            `json:"left"`   // bytes
+	Failed   lockedListing    `json:"failed"` // what of that failed backups have stored, for the next one to take over
 	Locked   lockedListing    `json:"locked"` // what would have been removed, too
 	Thin     int              `json:"thin"`
 	GivenUp  []string         `json:"givenUp"`
@@ -175,7 +179,7 @@ type prunedLogListing struct {
 	Lacks  string        `json:"lacks,omitempty"`
 }
 
-// lockedListing is what could not be removed, since it is locked.
+// lockedListing is what could not be removed, since it is locked, or kept for a time.
 type lockedListing struct {
 	Objects int        `json:"objects"`
 	Bytes   int64      `json:"bytes"`
@@ -191,7 +195,7 @@ func listPruning(all []pruning, isDry bool, failed error) pruneListing {
 		l.Clusters = append(l.Clusters, prunedListing{
 			Cluster: p.name.Name, SystemID: strconv.FormatUint(p.name.SystemID, 10),
 			Backups: r.Backups, Packs: r.Packs, Parts: r.Parts, Bytes: r.Removed, Left: r.Kept,
-			Locked: locked(r.Locked), Thin: r.Thin, GivenUp: append([]string{}, r.GivenUp...),
+			Failed: locked(r.Failed), Locked: locked(r.Locked), Thin: r.Thin, GivenUp: append([]string{}, r.GivenUp...),
 			Log: prunedLogListing{p.log.Files, p.log.Removed, p.log.Kept, locked(p.log.Locked), p.log.Waits, p.log.Lacks},
 		})
 	}

@@ -67,9 +67,19 @@ func fail(t *testing.T, c *Cluster, tr tree, files int, o SinkOptions) {
 }
 
 // TestPruneBesideAdoption has a backup adopt packs before each operation of prune in turn, and end at once or after it:
-// all of it is there.
+// all of it is there, and if prune removes what failed backups stored it is adopted up to when that was told.
 func TestPruneBesideAdoption(t *testing.T) {
+	for _, discards := range []bool{false, true} {
+		t.Run(fmt.Sprint(discards), func(t *testing.T) {
+			t.Parallel()
+			pruneBesideAdoption(t, discards)
+		})
+	}
+}
+
+func pruneBesideAdoption(t *testing.T, discards bool) {
 	c := newCluster(t, false)
+	some, none := 0, 0
 	all := largeTree(4)
 	parent := take(t, c, tree{key{path: "global/pg_control"}: []byte("control")}, rng(1), SinkOptions{})
 	fail(t, c, all, 4, SinkOptions{Parent: parent})
@@ -81,8 +91,10 @@ func TestPruneBesideAdoption(t *testing.T) {
 				if err := l.goOn(); err != nil {
 					t.Fatal(err)
 				}
-				if l.sink.adopted == nil {
-					t.Error("nothing was adopted")
+				if l.sink.adopted != nil {
+					some++
+				} else {
+					none++
 				}
 			}
 			begin := func() {
@@ -97,7 +109,7 @@ func TestPruneBesideAdoption(t *testing.T) {
 					}
 				}
 			}
-			if _, err := pruner.Prune(t.Context(), PruneOptions{}); err != nil {
+			if _, err := pruner.Prune(t.Context(), PruneOptions{DiscardFailed: discards}); err != nil {
 				t.Fatal(err)
 			}
 			if over = l == nil; over {
@@ -114,6 +126,34 @@ func TestPruneBesideAdoption(t *testing.T) {
 			}
 		}
 	}
+	if some == 0 || (none > 0) != discards {
+		t.Errorf("%d adopted some, and %d nothing", some, none)
+	}
+}
+
+// TestPruneTellsOfFailedBackups has backups fail: prune tells what is left of them, and removes it if that is asked for.
+func TestPruneTellsOfFailedBackups(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, true)
+	now := time.Now()
+	o := SinkOptions{Parent: take(t, c, tree{key{path: "global/pg_control"}: []byte("control")}, rng(1), SinkOptions{})}
+	kept := prune(t, c, PruneOptions{}).Kept
+	fail(t, c, largeTree(4), 4, o)
+	report := prune(t, c, PruneOptions{DryRun: true})
+	if f := report.Failed; f.Objects == 0 || f.Bytes != report.Kept-kept || f.Until.Before(now.Add(givenUpTime)) || report.Packs+report.Parts > 0 {
+		t.Errorf("before there were %d bytes, and then %+v", kept, report)
+	}
+	had := report.Failed.Bytes
+	for _, isDry := range []bool{true, false} {
+		if report = prune(t, c, PruneOptions{DryRun: isDry, DiscardFailed: true}); report.Removed != had || report.Kept != kept || report.Failed.Objects > 0 {
+			t.Errorf("%d bytes were to be removed: %+v", had, report)
+		}
+	}
+	if left := objects(t, c, "leases/"); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	next := take(t, c, largeTree(4), rng(4), SinkOptions{Adopt: true, Parent: o.Parent})
+	compare(t, c, next.ID, largeTree(4))
 }
 
 // TestBackupAdoptsPacks has backups fail: the next stores no more than what they have not stored, and prune lets that be.

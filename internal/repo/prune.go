@@ -3,6 +3,7 @@ package repo
 import (
 	"context"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -26,6 +27,8 @@ type PruneOptions struct {
 	// Share is the part of a pack that is to be in use, lest the next backup stores what is in
 	// use anew, so that the pack can be removed: zero is a half, and less than zero lets all packs be.
 	Share float64
+	// DiscardFailed has what backups stored that failed be removed at once, although the next one could take it over.
+	DiscardFailed bool
 }
 
 // PruneReport says what was removed, or would be with DryRun.
@@ -37,6 +40,7 @@ type PruneReport struct {
 	Packs   int      // that were removed
 	Removed int64    // bytes of what was removed
 	Kept    int64    // bytes of parts and packs that are left
+	Failed  Kept     // what is left of backups that failed, for the next one to take over, and until when
 	Locked  Kept     // what would have been removed too, but is locked
 	Thin    int      // packs that the next backup needs no more
 }
@@ -79,6 +83,11 @@ func (c *Cluster) Prune(ctx context.Context, o PruneOptions) (PruneReport, error
 	if err != nil {
 		return report, err
 	}
+	if o.DiscardFailed && !o.DryRun {
+		if err := c.endFailed(ctx, o.Now); err != nil {
+			return report, err
+		}
+	}
 	living, err := c.settleLeases(ctx, o, &report)
 	if err != nil {
 		return report, err
@@ -103,32 +112,44 @@ func (c *Cluster) Prune(ctx context.Context, o PruneOptions) (PruneReport, error
 		return report, err
 	}
 	prefixes := make(map[[leaseSize]byte]bool)
+	failed := make(map[[leaseSize]byte]time.Time) // until when that is kept which nobody needs but perhaps the next one
 	for _, l := range living {
-		prefixes[l.prefix] = true
+		if prefixes[l.prefix] = true; l.lease.GivenUp {
+			failed[l.prefix] = l.lease.Until
+		}
+	}
+	for _, l := range living {
 		for _, digits := range l.lease.Adopts {
 			adopted, err := parsePrefix(digits)
 			if err != nil {
 				return report, err
 			}
 			prefixes[adopted] = true
+			delete(failed, adopted)
 		}
 	}
-	isNeeded := func(id ID, needed map[ID]bool) bool {
-		return needed[id] || prefixes[[leaseSize]byte(id[:leaseSize])]
+	keeps := func(id ID, size int64, needed map[ID]bool) bool {
+		prefix := [leaseSize]byte(id[:leaseSize])
+		if !needed[id] && !prefixes[prefix] {
+			return false
+		}
+		if until, isFailed := failed[prefix]; isFailed && !needed[id] {
+			report.Failed.add(size, until)
+		}
+		report.Kept += size
+		return true
 	}
 	gone := make(map[string]int64) // bytes of what is to be removed
 	var partNames, packNames []string
 	for id, size := range parts {
-		if isNeeded(id, n.parts) {
-			report.Kept += size
+		if keeps(id, size, n.parts) {
 			continue
 		}
 		partNames = append(partNames, c.partName(id))
 		gone[c.partName(id)] = size
 	}
 	for id, size := range packs {
-		if isNeeded(id, n.packs) {
-			report.Kept += size
+		if keeps(id, size, n.packs) {
 			continue
 		}
 		packNames = append(packNames, c.packName(id))
@@ -230,6 +251,32 @@ func countLiving(leases []*heldLease, commits []Commit) (n int) {
 	return n
 }
 
+// endFailed has the leases of backups that failed be over now. A backup that adopts what was stored under one has taken its own lease
+// before it looks for the last time whether that one lasts: if it does not see by then that it is over, its own lease is seen by whoever reads
+// leases after this.
+func (c *Cluster) endFailed(ctx context.Context, now time.Time) error {
+	leases, err := c.leases(ctx)
+	if err != nil {
+		return fmt.Errorf("leases: %w", err)
+	}
+	for _, l := range leases {
+		if !l.lease.GivenUp || l.isOver(now) {
+			continue
+		}
+		ended := l.lease
+		ended.Until = now.UTC()
+		content, err := json.Marshal(ended)
+		if err != nil {
+			return err
+		}
+		name := c.leaseName(l.prefix, len(l.names))
+		if _, err := c.repo.put(ctx, kindLease, name, content); err != nil && !errors.Is(err, fs.ErrExist) { // else another prune does the same
+			return fmt.Errorf("discard what backup %s stored, which failed: %w", l.lease.Backup, err)
+		}
+	}
+	return nil
+}
+
 // settleLeases returns the leases that are not over. Of others it makes the commits impossible that there
 // are not by now, and then removes them.
 func (c *Cluster) settleLeases(ctx context.Context, o PruneOptions, report *PruneReport) (living []*heldLease, err error) {
@@ -238,7 +285,7 @@ func (c *Cluster) settleLeases(ctx context.Context, o PruneOptions, report *Prun
 		return nil, fmt.Errorf("leases: %w", err)
 	}
 	for _, l := range leases {
-		if !l.isOver(o.Now) {
+		if !l.isOver(o.Now) && !(o.DryRun && o.DiscardFailed && l.lease.GivenUp) {
 			living = append(living, l)
 			continue
 		}
@@ -254,8 +301,11 @@ func (c *Cluster) settleLeases(ctx context.Context, o PruneOptions, report *Prun
 		} else if !errors.Is(err, fs.ErrExist) {
 			return nil, fmt.Errorf("give up backup %s, whose lease is over: %w", l.lease.Backup, err)
 		}
-		if _, err := c.remove(ctx, l.names); err != nil {
-			return nil, err
+		last := len(l.names) - 1 // which says that the lease is over: no other is to be the last
+		for _, names := range [][]string{l.names[:last], l.names[last:]} {
+			if _, err := c.remove(ctx, names); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return living, nil
