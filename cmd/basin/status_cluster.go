@@ -250,6 +250,9 @@ func (s *clusterStatus) readCare(ctx context.Context, c *repo.Cluster, o *status
 	if err != nil {
 		return err
 	}
+	if v.Damages, err = c.StillDamaged(ctx, v); err != nil {
+		return err
+	}
 	s.Verified = verifiedStatus{v.Packs, timeIfAny(v.Oldest), timeIfAny(v.Newest), append([]string{}, v.Damages...)}
 	if n := len(v.Damages); n > 0 {
 		s.problem(stateCritical, "%s damaged or missing, as basin verify found: %s", counted(n, "object"), v.Damages[0])

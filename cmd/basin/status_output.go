@@ -182,7 +182,7 @@ func (s clusterStatus) metrics(m *monitor.Metrics) {
 	}
 	moment("verify_newest_timestamp_seconds", "When anything was last read back by basin verify.", s.Verified.Newest)
 	moment("verify_oldest_timestamp_seconds", "When the pack was last read back that was not for the longest time.", s.Verified.Oldest)
-	gauge("verify_damaged_objects", "Objects that basin verify found damaged or missing, and not sound since.", float64(len(s.Verified.Damages)))
+	gauge("verify_damaged_objects", "Objects that basin verify found damaged or missing, and that are there still or are needed.", float64(len(s.Verified.Damages)))
 	gauge("backup_pins", "Backups that are pinned.", float64(s.Pins))
 	gauge("backup_leases_active", "Backups that are being made.", float64(s.LeasesActive))
 	gauge("backup_leases_over", "Backups that were broken off, and are not settled by basin prune yet.", float64(s.LeasesOver))

@@ -129,6 +129,30 @@ func TestStatusOfNextCluster(t *testing.T) {
 	}
 }
 
+// TestStatusAfterPrune has damage be found in log that no backup needs: once it was pruned there is none any more.
+func TestStatusAfterPrune(t *testing.T) {
+	location, _ := newRepository(t)
+	pushSegments(t, clusterOfShop(t, location, 7), 1, 2, 3)
+	name := "shop/7/wal/00000003/00000000/000000030000000000000001"
+	if err := os.WriteFile(filepath.Join(location, name), []byte("no log"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := callBasin(t, "verify", "--repository="+location, "--system-id=7"); err == nil {
+		t.Fatal("no damage was found")
+	}
+	metrics := filepath.Join(t.TempDir(), "basin.prom")
+	for _, isThere := range []bool{true, false} {
+		said, _ := statusOfRepository(t, "--repository="+location, "--prometheus="+metrics)
+		content, err := os.ReadFile(metrics)
+		if err != nil || strings.Contains(said, name) != isThere || strings.Contains(string(content), "basin_verify_damaged_objects{cluster=\"shop\",system_identifier=\"7\"} 0\n") == isThere {
+			t.Errorf("the file is there %v: %s\n%s, %v", isThere, said, content, err)
+		}
+		if _, err := callBasin(t, "prune", "--repository="+location, "--system-id=7"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // What keeps it from knowing is unknown, in the first line, and told to Prometheus.
 func TestStatusUnknown(t *testing.T) {
 	location, ids := newRepository(t)

@@ -125,13 +125,17 @@ type Verification struct {
 	Packs   int       // that were read, as of the last time
 	Oldest  time.Time // when the pack was read that was not for the longest time
 	Newest  time.Time // when anything was read last; the zero time is never
-	Damages []string  // names of objects that were damaged or missing, and not found sound since
+	Damages []string  // names of objects that were damaged or missing, and neither found sound nor written anew since
+
+	gone   map[string]bool // of these, that are not there now
+	missed map[string]bool // that were not there then
 }
 
 // Verification returns what is known of reading back. A pack that came later counts with the next time.
 func (c *Cluster) Verification(ctx context.Context) (Verification, error) {
 	var v Verification
 	var last time.Time
+	var heads map[string]string // of damages
 	for f, err := range c.facts(ctx, factVerified) {
 		var fact verifiedFact
 		if err == nil {
@@ -143,7 +147,7 @@ func (c *Cluster) Verification(ctx context.Context) (Verification, error) {
 		if fact.At.Before(last) { // of two that were written at once
 			continue
 		}
-		last = fact.At
+		last, heads = fact.At, fact.Heads
 		v = Verification{Packs: len(fact.Packs), Newest: fact.At, Damages: fact.Damages}
 		for _, seconds := range fact.Packs {
 			when := time.Unix(seconds, 0).UTC()
@@ -155,7 +159,7 @@ func (c *Cluster) Verification(ctx context.Context) (Verification, error) {
 			}
 		}
 	}
-	return v, nil
+	return v, v.leaveOutNew(ctx, c.repo.store, heads)
 }
 
 // Needs returns the names of objects without which a backup, or the log up to where it ends, is not whole, of those that are
@@ -228,6 +232,17 @@ func (v *verifier) damagesLeft() []string {
 	slices.Sort(names)
 	names = slices.Compact(names)
 	return names[:min(len(names), maxDamages)]
+}
+
+// headsLeft returns the heads of what is damaged: those that were found now as they are, others as they were when they were.
+func (v *verifier) headsLeft(ctx context.Context, names []string) (map[string]string, error) {
+	heads, err := headsOf(ctx, v.writer.repo.store, names)
+	for name := range heads {
+		if then, isKnown := v.heads[name]; isKnown && v.damages[name] == nil {
+			heads[name] = then
+		}
+	}
+	return heads, err
 }
 
 // ProbeReport is what was seen of a store.

@@ -60,13 +60,33 @@ func (c *Cluster) neededLog(ctx context.Context, commits []Commit, files []objec
 	if err != nil {
 		return n, err
 	}
-	n = logNeed{size: all.size, from: max(from, all.from), lacks: lacks}
+	n = all.since(from, commits)
+	n.lacks = lacks
+	return n, nil
+}
+
+// since returns what is needed if all is only from the segment of a number on, and before it what each backup needs itself.
+func (n logNeed) since(from uint64, commits []Commit) logNeed {
+	since := logNeed{size: n.size, from: max(from, n.from)}
 	for _, k := range commits {
-		if first := k.firstNeeded(); first < n.from {
-			n.own = append(n.own, [2]uint64{first, k.lastNeeded()})
+		if first := k.firstNeeded(); first < since.from {
+			since.own = append(since.own, [2]uint64{first, k.lastNeeded()})
 		}
 	}
-	return n, nil
+	return since
+}
+
+// keptLog finds out which log prune has left since backups, oldest first, need it: all from the oldest on, but for what was thinned.
+func (c *Cluster) keptLog(ctx context.Context, commits []Commit) (logNeed, error) {
+	all, err := c.neededLog(ctx, commits, nil, PruneLogOptions{})
+	if err != nil || all.size == 0 {
+		return all, err
+	}
+	fact, _, err := c.thinned(ctx)
+	if err != nil {
+		return all, err
+	}
+	return all.since(wal.SegmentAt(wal.Position{LSN: max(fact.From, fact.Furthest)}, all.size).Number, commits), nil
 }
 
 // firstNeeded returns the number of the first segment that a backup needs.
@@ -165,6 +185,8 @@ func (c *Cluster) newestWhole(ctx context.Context, of []Commit) (*Commit, error)
 type thinnedFact struct {
 	From wal.LSN   `json:"from"`
 	At   time.Time `json:"at"`
+	// Furthest is the last such position of all times: what was removed once does not come back when log is kept for longer.
+	Furthest wal.LSN `json:"furthest,omitempty"`
 }
 
 // ThinnedTo returns from where on all log was left when it was thinned last; zero if it never was.
@@ -196,7 +218,7 @@ func (c *Cluster) tellThinned(ctx context.Context, from wal.LSN, now time.Time) 
 	if err != nil || last.From == from {
 		return err
 	}
-	if _, err := c.putFact(ctx, factThinned, thinnedFact{from, now.UTC()}); err != nil {
+	if _, err := c.putFact(ctx, factThinned, thinnedFact{from, now.UTC(), max(from, last.From, last.Furthest)}); err != nil {
 		return err
 	}
 	_, err = c.remove(ctx, names)

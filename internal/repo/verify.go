@@ -119,8 +119,9 @@ type verifier struct {
 	mu       sync.Mutex
 	verified map[PackID]int64 // when packs were, in seconds since 1970
 	trailers map[PackID]*packContent
-	order    []PackID // of trailers
-	recalled []string // damages of former times
+	order    []PackID          // of trailers
+	recalled []string          // damages of former times
+	heads    map[string]string // of these, as they were then
 }
 
 // packState is what is known of a pack that is there.

@@ -186,11 +186,13 @@ type verifiedFact struct {
 	Packs   map[string]int64 `json:"packs"`             // seconds since 1970, by identifier
 	At      time.Time        `json:"at,omitzero"`       // when this was written
 	Damages []string         `json:"damages,omitempty"` // names of objects that were not sound when they were last looked at
+	// Heads are CRC-32Cs of the first bytes that these had then, by their names; empty for those that were not there.
+	Heads map[string]string `json:"heads,omitempty"`
 }
 
 // recall reads when packs were verified.
 func (v *verifier) recall(ctx context.Context) error {
-	v.verified = make(map[PackID]int64)
+	v.verified, v.heads = make(map[PackID]int64), make(map[string]string)
 	for f, err := range v.cluster.facts(ctx, factVerified) {
 		if v.store.failed() != nil {
 			return v.store.failed()
@@ -203,6 +205,7 @@ func (v *verifier) recall(ctx context.Context) error {
 			continue // that is told of all facts
 		}
 		v.recalled = append(v.recalled, fact.Damages...)
+		maps.Copy(v.heads, fact.Heads)
 		for text, when := range fact.Packs {
 			var id PackID
 			if id.UnmarshalText([]byte(text)) == nil && v.packs[id] != nil {
@@ -215,7 +218,7 @@ func (v *verifier) recall(ctx context.Context) error {
 
 // remember keeps when packs were verified and what is damaged, in place of what said so before.
 func (v *verifier) remember(ctx context.Context) error {
-	if len(v.verified) == 0 && len(v.damages) == 0 {
+	if len(v.verified) == 0 && len(v.damages) == 0 && len(v.recalled) == 0 {
 		return nil
 	}
 	var names []string
@@ -228,13 +231,17 @@ func (v *verifier) remember(ctx context.Context) error {
 		}
 	}
 	fact := verifiedFact{Packs: make(map[string]int64), At: v.o.Now.UTC(), Damages: v.damagesLeft()}
+	var err error
+	if fact.Heads, err = v.headsLeft(ctx, fact.Damages); err != nil {
+		return err
+	}
 	for id, when := range v.verified {
 		fact.Packs[id.String()] = when
 	}
 	if _, err := v.writer.putFact(ctx, factVerified, fact); err != nil {
 		return err
 	}
-	_, err := v.writer.remove(ctx, names)
+	_, err = v.writer.remove(ctx, names)
 	return err
 }
 
