@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,12 +25,37 @@ type timelineListing struct {
 
 // windowListing is a stretch of which each moment can be restored.
 type windowListing struct {
-	Backup  string     `json:"backup"`        // the oldest that leads there
-	FromLSN wal.LSN    `json:"fromLSN"`       // the end of that, or where the timeline begins
-	From    *time.Time `json:"from"`          // when that backup ended; null where the timeline begins
-	ToLSN   wal.LSN    `json:"toLSN"`         // the end of the log
-	To      *time.Time `json:"to"`            // when the last transaction ended in it; null if that is not known
-	Resumes string     `json:"gap,omitempty"` // the first file behind a gap, up to which nothing can be restored
+	Backup  string     `json:"backup"`  // the oldest that leads there
+	FromLSN wal.LSN    `json:"fromLSN"` // the end of that, or where the timeline begins
+	From    *time.Time `json:"from"`    // when that backup ended; null where the timeline begins
+	ToLSN   wal.LSN    `json:"toLSN"`   // the end of the log
+	To      *time.Time `json:"to"`      // when the last transaction ended in it; null if that is not known
+	gapListing
+}
+
+// gapListing is log that is missing behind what is there, if there is more behind it.
+type gapListing struct {
+	Resumes string `json:"gap,omitempty"`      // the first file behind it, up to which nothing can be restored
+	Cause   string `json:"gapCause,omitempty"` // one of these below; empty if it is not known
+
+	from wal.LSN // that it begins at
+}
+
+// Why log is missing.
+const (
+	gapThinned = "thinned" // prune has removed it, as it was told to
+	gapLost    = "lost"
+)
+
+// text tells people of a gap.
+func (g gapListing) text() string {
+	switch g.Cause {
+	case gapThinned:
+		return fmt.Sprintf("behind that log was removed by prune --keep-log, up to %s", g.Resumes)
+	case gapLost:
+		return fmt.Sprintf("behind that log is lost, up to %s, to which no backup before it leads", g.Resumes)
+	}
+	return fmt.Sprintf("behind that is no log, up to %s, to which no backup before it leads", g.Resumes)
 }
 
 // timeIfAny returns a time, or nil for the zero time.
@@ -43,7 +69,7 @@ func timeIfAny(t time.Time) *time.Time {
 
 // listWindow returns what is told of a stretch.
 func listWindow(w repo.Window) windowListing {
-	return windowListing{w.Backup, w.Start, timeIfAny(w.Since), w.End, timeIfAny(w.Until), w.Resumes}
+	return windowListing{w.Backup, w.Start, timeIfAny(w.Since), w.End, timeIfAny(w.Until), gapListing{Resumes: w.Resumes, from: w.End}}
 }
 
 // addRestorable adds to a cluster's part of a listing what can be restored, and what cannot and why. What could not be
@@ -80,7 +106,36 @@ func (l *clusterListing) addRestorable(ctx context.Context, c *repo.Cluster, com
 			l.Unreachable = append(l.Unreachable, why.Error())
 		}
 	}
-	return err
+	var gaps []*gapListing
+	for _, t := range l.Restorable {
+		for i := range t.Windows {
+			gaps = append(gaps, &t.Windows[i].gapListing)
+		}
+	}
+	return errors.Join(err, findGaps(ctx, c, gaps))
+}
+
+// findGaps finds out why log is missing. It is not known if a backup cannot be read, which may need it; basin list tells of that.
+func findGaps(ctx context.Context, c *repo.Cluster, gaps []*gapListing) error {
+	gaps = slices.DeleteFunc(gaps, func(g *gapListing) bool { return g.Resumes == "" })
+	if len(gaps) == 0 {
+		return nil
+	}
+	commits, err := c.Backups(ctx)
+	if err != nil {
+		return nil
+	}
+	thinned, err := c.Thinned(ctx, commits)
+	if err != nil {
+		return err
+	}
+	for _, g := range gaps {
+		g.Cause = gapLost
+		if thinned.Explains(g.from, g.Resumes) {
+			g.Cause = gapThinned
+		}
+	}
+	return nil
 }
 
 // errNotWhole is a backup that needs what is damaged or missing.
@@ -141,7 +196,7 @@ func (t timelineListing) lines(b *bytes.Buffer, indent string) {
 		}
 		fmt.Fprintf(b, "%s: from %s to %s\n", begin, w.start(), w.end())
 		if w.Resumes != "" {
-			fmt.Fprintf(b, "%s  behind that is no log, up to %s, to which no backup before it leads\n", indent, w.Resumes)
+			fmt.Fprintf(b, "%s  %s\n", indent, w.text())
 		}
 	}
 }
@@ -191,7 +246,7 @@ func (b *backupListing) showRestorable(ctx context.Context, c *repo.Cluster, k r
 			b.Problem = cmp.Or(b.Problem, err.Error())
 			continue
 		}
-		lead := leadListing{Timeline: t, LSN: reach.End, Resumes: reach.Resumes}
+		lead := leadListing{Timeline: t, LSN: reach.End, gapListing: gapListing{Resumes: reach.Resumes, from: reach.End}}
 		last, err := c.LastCommit(ctx, reach)
 		if err != nil {
 			return err
@@ -199,7 +254,11 @@ func (b *backupListing) showRestorable(ctx context.Context, c *repo.Cluster, k r
 		lead.To = timeIfAny(last)
 		b.Leads = append(b.Leads, lead)
 	}
-	return nil
+	var gaps []*gapListing
+	for i := range b.Leads {
+		gaps = append(gaps, &b.Leads[i].gapListing)
+	}
+	return findGaps(ctx, c, gaps)
 }
 
 // leadListing is how far the log leads from a backup on a timeline.
@@ -207,7 +266,7 @@ type leadListing struct {
 	Timeline wal.Timeline `json:"timeline"`
 	LSN      wal.LSN      `json:"toLSN"`
 	To       *time.Time   `json:"to"` // when the last transaction ended up to there; null if that is not known
-	Resumes  string       `json:"gap,omitempty"`
+	gapListing
 }
 
 // leadLines tells people to where a backup leads.
@@ -216,7 +275,7 @@ func (b backupListing) leadLines(line func(name, format string, args ...any)) {
 		end := windowListing{ToLSN: l.LSN, To: l.To}.end()
 		line("restorable", "from its end to %s on timeline %d", end, l.Timeline)
 		if l.Resumes != "" {
-			line("gap", "behind that is no log, up to %s", l.Resumes)
+			line("gap", "%s", l.text())
 		}
 	}
 	if b.Problem != "" {

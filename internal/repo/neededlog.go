@@ -225,6 +225,28 @@ func (c *Cluster) tellThinned(ctx context.Context, from wal.LSN, now time.Time) 
 	return err
 }
 
+// Thinned knows which log is not there on purpose. The zero value knows of none.
+type Thinned struct{ left logNeed }
+
+// Thinned returns which log of the cluster is not there on purpose, as prune has thinned it. commits are its backups, oldest first.
+func (c *Cluster) Thinned(ctx context.Context, commits []Commit) (Thinned, error) {
+	left, err := c.keptLog(ctx, commits)
+	return Thinned{left}, err
+}
+
+// Explains says whether log that is missing from a position on, up to a file of the log, is so on purpose. It is not if prune had left any of it.
+func (t Thinned) Explains(from wal.LSN, resumes string) bool {
+	if t.left.size == 0 || len(resumes) < 24 {
+		return false
+	}
+	behind, err := wal.ParseSegment(resumes[:24], t.left.size)
+	if err != nil || behind.Number > t.left.from {
+		return false
+	}
+	first := wal.SegmentAt(wal.Position{LSN: from}, t.left.size).Number
+	return !slices.ContainsFunc(t.left.own, func(own [2]uint64) bool { return own[0] < behind.Number && first <= own[1] })
+}
+
 // livingTimelines returns the timelines to which log came since a time, the newest of all, and that which comes from where a backup is.
 func (c *Cluster) livingTimelines(ctx context.Context, newest Commit, files []object.Info, since time.Time) ([]wal.Timeline, error) {
 	t, err := c.NewestTimeline(ctx, newest)
