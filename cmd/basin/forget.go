@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -199,6 +201,14 @@ func (o *keepOptions) judgeAll(ctx context.Context, cluster *repo.Cluster, isMea
 		return nil, usererr.Hinted("Nothing is removed as long as it is not known which backups can be restored.", "%w", err)
 	}
 	f.verdicts = repo.Plan(commits, o.Policy, pins, cannot, now)
+	if slices.ContainsFunc(f.verdicts, func(v repo.Verdict) bool { return !v.Keep }) { // else it is not worth reading all of the index
+		notWhole, err := cluster.NotWhole(ctx, commits)
+		if err != nil {
+			return nil, usererr.Hinted("Nothing is removed as long as it is not known which backups are whole.", "%w", err)
+		}
+		maps.Copy(cannot, notWhole)
+		f.verdicts = repo.Plan(commits, o.Policy, pins, cannot, now)
+	}
 	if err := cluster.KeepLeading(ctx, f.verdicts, cannot); err != nil {
 		return nil, usererr.Hinted("Nothing is removed as long as it is not known what leads to where.", "%w", err)
 	}

@@ -2,9 +2,14 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"basin/internal/repo"
 	"basin/internal/wal"
 )
 
@@ -79,4 +84,51 @@ func TestForgetSuperseded(t *testing.T) {
 		t.Errorf("said %s", said)
 	}
 	run("show", ids[2])
+}
+
+// TestForgetCountsWhatIsWhole has a pack of the newest backup be cut, or gone, which nobody has verified: rules keep as many as they say beside it.
+func TestForgetCountsWhatIsWhole(t *testing.T) {
+	for _, left := range []int64{70, -1} { // bytes of the pack, of which 64 are its head; less than zero removes it
+		location, ids := newRepository(t)
+		packs := func() []string {
+			names, err := filepath.Glob(filepath.Join(location, "shop/7/packs/*"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return names
+		}
+		pushSegments(t, clusterOfShop(t, location, 7), 2, 3, 4)
+		before := packs()
+		r, err := openRepository(t.Context(), repositoryOptions{Location: location})
+		if err != nil {
+			t.Fatal(err)
+		}
+		newest := takeBackup(t, r, "shop", 7, 3, repo.SinkOptions{})
+		said, err := callBasin(t, "forget", "--repository="+location, "--keep-last=2", "-n")
+		if err != nil || !strings.Contains(said, "forget  "+ids[1]) {
+			t.Fatalf("when all is there: %s, %v", said, err)
+		}
+		for _, name := range packs() {
+			if slices.Contains(before, name) {
+				continue
+			}
+			if err := errors.Join(os.Chmod(name, 0o600), os.Truncate(name, max(left, 0))); err != nil {
+				t.Fatal(err)
+			}
+			if left >= 0 {
+				continue
+			}
+			if err := os.Remove(name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		said, err = callBasin(t, "forget", "--repository="+location, "--keep-last=2")
+		if err != nil || !strings.Contains(said, "keep  "+ids[1]) || !strings.Contains(said, "keep  "+ids[2]) ||
+			!strings.Contains(said, "keep  "+newest.ID+"  it is one of the last 2; it cannot be restored: ") {
+			t.Errorf("with %d bytes: %s, %v", left, said, err)
+		}
+		if _, err := callBasin(t, "show", "--repository="+location, ids[1]); err != nil {
+			t.Error(err)
+		}
+	}
 }

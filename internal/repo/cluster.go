@@ -5,12 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -313,69 +311,4 @@ func (c *Cluster) putLevel(ctx context.Context, newID func() ID, each func(yield
 		return nil, err
 	}
 	return level, nil
-}
-
-// CheckParent sees that a backup can be the parent of the next: that its index can be read and its packs are there, and on a host without
-// the private key that what is told of packs can be read, too.
-func (c *Cluster) CheckParent(ctx context.Context, commit Commit) error {
-	err := c.CheckIndex(ctx, commit)
-	if err == nil && !c.repo.CanRead() {
-		_, err = c.avoided(ctx)
-	}
-	return err
-}
-
-// CheckIndex sees that the index of a backup can be read, and that the packs are there that it needs.
-func (c *Cluster) CheckIndex(ctx context.Context, commit Commit) error {
-	if _, err := c.repo.readKey(ctx, commit.DigestKey); err != nil {
-		return err
-	}
-	prefix := c.below("packs/")
-	there := make(map[PackID]bool)
-	for info, err := range c.repo.store.List(ctx, prefix, "") {
-		if err != nil {
-			return err
-		}
-		var id PackID
-		if id.UnmarshalText([]byte(info.Name[len(prefix):])) == nil {
-			there[id] = true
-		}
-	}
-	isShort, err := c.mentions(ctx, &commit, func(id PackID) bool { return !there[id] })
-	if err != nil || !isShort {
-		return err
-	}
-	return c.eachExtent(ctx, &commit, func(_ key, x extent) error {
-		if !there[x.at.pack] {
-			return fmt.Errorf("%s: %w", c.packName(x.at.pack), fs.ErrNotExist)
-		}
-		return nil
-	})
-}
-
-// mentions says whether the parts of the index of a backup have a pack for which is returns true. It may be one
-// that the backup does not need: a part has blocks, too, that those of a newer level stand for. is is called from several goroutines.
-func (c *Cluster) mentions(ctx context.Context, commit *Commit, is func(PackID) bool) (bool, error) {
-	var found atomic.Bool
-	group, groupCtx := errgroup.WithContext(ctx)
-	group.SetLimit(trailersAtOnce)
-	for _, level := range commit.levels() {
-		for _, ref := range level {
-			if groupCtx.Err() != nil {
-				break
-			}
-			group.Go(func() error {
-				p, err := c.parts.part(groupCtx, ref)
-				if err == nil && slices.ContainsFunc(p.packs, is) {
-					found.Store(true)
-				}
-				return err
-			})
-		}
-	}
-	err := group.Wait()
-	if cause := context.Cause(ctx); err != nil && cause != nil {
-		err = cause
-	}
-	return found.Load(), err
 }

@@ -121,7 +121,7 @@ func (c *Cluster) neededObjects(ctx context.Context, commits []Commit, v Verific
 	for i := range commits {
 		names, err := c.Needs(ctx, &commits[i], gone)
 		switch {
-		case errors.Is(err, seal.ErrDamaged), errors.Is(err, fs.ErrNotExist): // it is not known which packs it needs
+		case isLacking(err): // it is not known which packs it needs
 			names = gone
 		case err != nil:
 			return nil, err

@@ -83,10 +83,7 @@ func newDamaged(t *testing.T) damagedRepository {
 		at := wal.Position{LSN: segment*logSize + 0x28, Timeline: 1}
 		k := takeFrom(t, r.Cluster, tree{{path: "a"}: []byte(content), {path: "global/pg_control"}: []byte(content)}, at, when)
 		k.Stop.LSN, k.Ranges = at.LSN+0x1000, []manifest.Range{{Timeline: 1, Start: at.LSN, End: at.LSN + 0x1000}} // that of the test's source is another
-		r.remove(t, r.commitName(k.ID))
-		if err := r.putCommit(t.Context(), k); err != nil {
-			t.Fatal(err)
-		}
+		putAnew(t, r.Cluster, k)
 		return k
 	}
 	r.older, r.newer = take("a", 2, begun), take("b", 5, begun.Add(24*time.Hour))

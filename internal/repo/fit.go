@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 
-	"basin/internal/seal"
 	"basin/internal/wal"
 )
 
@@ -62,7 +60,7 @@ func (c *Cluster) lacking(ctx context.Context, k Commit, damages []string, log *
 	}
 	damaged, err := c.Needs(ctx, &k, damages)
 	switch {
-	case errors.Is(err, seal.ErrDamaged), errors.Is(err, fs.ErrNotExist):
+	case isLacking(err):
 		return err, nil
 	case err != nil:
 		return nil, err

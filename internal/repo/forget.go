@@ -339,34 +339,61 @@ func (c *Cluster) hasOther(ctx context.Context, one Commit) error {
 		good = append(good, one)
 		slices.SortFunc(good, func(a, b Commit) int { return strings.Compare(a.ID, b.ID) })
 	}
-	alone, err := c.ledAlone(ctx, good)
+	w := &spared{cluster: c, one: one, damages: found.Damages}
+	if w.packs, err = c.listPacks(ctx); err != nil {
+		return err
+	}
+	lives, err := c.elsewhere(ctx, good)
 	if err != nil {
 		return err
 	}
-	if l, ok := alone[one.ID]; ok {
-		return usererr.Hinted("Take a backup of what is there now first.", "backup %s is the only one that leads to timeline %d, which is written to", one.ID, l.Timeline)
-	}
-	var log followed
-	isThere := false
-	for _, other := range slices.Backward(commits) {
-		if other.ID == one.ID || other.Damaged {
+	for _, l := range lives {
+		lead := l.Leading(good)
+		if !slices.ContainsFunc(lead, func(k Commit) bool { return k.ID == one.ID }) {
 			continue
 		}
-		err := c.CheckIndex(ctx, other)
+		if is, why := w.by(ctx, lead); !is {
+			return errors.Join(usererr.Hinted("Take a backup of what is there now first.", "backup %s is the only one that leads to timeline %d, which is written to", one.ID, l.Timeline), why)
+		}
+	}
+	is, why := w.by(ctx, good)
+	if is {
+		return nil
+	}
+	return errors.Join(usererr.Hinted("Take another backup first.", "backup %s is the last that can be restored", one.ID), problems, why)
+}
+
+// spared finds out whether a backup can be spared, since there are others.
+type spared struct {
+	cluster *Cluster
+	one     Commit
+	damages []string
+	packs   *listedPacks
+	log     followed
+}
+
+// by says whether the backup can be spared since there are some others, oldest first, none of damaged pages: one of them can be restored, as far as is known.
+// If the backup itself cannot be, it is enough that one is whole. The error says why it is not so.
+func (s *spared) by(ctx context.Context, others []Commit) (is bool, problems error) {
+	isWhole := false
+	for _, other := range slices.Backward(others) {
+		if other.ID == s.one.ID {
+			continue
+		}
+		err := s.packs.check(ctx, &other)
 		if err == nil {
 			var why error
-			if why, err = c.lacking(ctx, other, found.Damages, &log); err == nil && why == nil {
-				return nil
+			if why, err = s.cluster.lacking(ctx, other, s.damages, &s.log); err == nil && why == nil {
+				return true, nil
 			}
-			isThere = isThere || err == nil
+			isWhole = isWhole || err == nil
 			err = errors.Join(err, why)
 		}
 		problems = errors.Join(problems, fmt.Errorf("backup %s: %w", other.ID, err))
 	}
-	if isThere {
-		if why, err := c.lacking(ctx, one, found.Damages, &log); err == nil && why != nil {
-			return nil
-		}
+	if !isWhole {
+		return false, problems
 	}
-	return errors.Join(usererr.Hinted("Take another backup first.", "backup %s is the last that can be restored", one.ID), problems)
+	why, err := s.cluster.lacking(ctx, s.one, s.damages, &s.log)
+	return err == nil && why != nil, problems
 }

@@ -189,7 +189,9 @@ func (c *Cluster) Needs(ctx context.Context, commit *Commit, of []string) ([]str
 	}
 	isMentioned, err := false, error(nil)
 	if len(named) > 0 && !isIndexDamaged {
-		isMentioned, err = c.mentions(ctx, commit, func(id PackID) bool { return named[id] })
+		isMentioned, err = c.anyPart(ctx, commit.refs(), func(p *part) (bool, error) {
+			return slices.ContainsFunc(p.packs, func(id PackID) bool { return named[id] }), nil
+		})
 	}
 	if err == nil && isMentioned {
 		err = c.eachExtent(ctx, commit, func(_ key, x extent) error {

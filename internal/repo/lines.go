@@ -12,7 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"basin/internal/seal"
 	"basin/internal/wal"
 )
 
@@ -164,7 +163,7 @@ func (c *Cluster) someEnd(ctx context.Context, names []string, first string, fro
 			working.Wait()
 		}
 		facts, err := c.knownFacts(ctx, name)
-		if isUntold(err) {
+		if isLacking(err) { // it tells nothing
 			continue
 		}
 		if err != nil {
@@ -180,7 +179,7 @@ func (c *Cluster) someEnd(ctx context.Context, names []string, first string, fro
 		}
 		if name[:24] == first && from > s.Start { // of which the beginning is another timeline's
 			at, err = c.endIn(ctx, name, from, s.Start, size, isLast)
-			if isUntold(err) {
+			if isLacking(err) {
 				continue
 			}
 			if err != nil {
@@ -192,11 +191,6 @@ func (c *Cluster) someEnd(ctx context.Context, names []string, first string, fro
 		}
 	}
 	return time.Time{}, nil
-}
-
-// isUntold says whether a file of the log tells nothing: it is damaged, or was removed meanwhile.
-func isUntold(err error) bool {
-	return errors.Is(err, seal.ErrDamaged) || errors.Is(err, fs.ErrNotExist)
 }
 
 // endIn returns when the first, or the last, transaction ended in a file of the log, that begins at a position, from another one on.
@@ -262,16 +256,4 @@ func (c *Cluster) elsewhere(ctx context.Context, good []Commit) ([]Life, error) 
 	return slices.DeleteFunc(lives, func(l Life) bool {
 		return l.leads(newest) || !l.Ended.After(newest.Ended) && !l.Arrived.After(newest.Ended)
 	}), nil
-}
-
-// ledAlone returns of these timelines those to which a single one of the backups leads, by its ID.
-func (c *Cluster) ledAlone(ctx context.Context, good []Commit) (map[string]Life, error) {
-	lives, err := c.elsewhere(ctx, good)
-	alone := make(map[string]Life)
-	for _, l := range lives {
-		if lead := l.Leading(good); len(lead) == 1 {
-			alone[lead[0].ID] = l
-		}
-	}
-	return alone, err
 }

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"basin/internal/object"
-	"basin/internal/seal"
 	"basin/internal/wal"
 )
 
@@ -167,14 +166,14 @@ func (c *Cluster) windowBegin(ctx context.Context, commits []Commit, files []obj
 	return from, lacks, nil
 }
 
-// newestWhole returns the newest of some backups whose index can be read and whose packs are there; nil if that is none.
+// newestWhole returns the newest of some backups that is whole as CheckIndex says; nil if that is none.
 func (c *Cluster) newestWhole(ctx context.Context, of []Commit) (*Commit, error) {
 	for _, k := range slices.Backward(of) {
 		err := c.CheckIndex(ctx, k)
 		if err == nil {
 			return &k, nil
 		}
-		if !errors.Is(err, seal.ErrDamaged) && !errors.Is(err, fs.ErrNotExist) {
+		if !isLacking(err) {
 			return nil, err
 		}
 	}

@@ -162,12 +162,7 @@ func TestLogWindowWithoutPack(t *testing.T) {
 	putLog(t, c, 1, 2, 3, 4, 5, 6, 7, 8)
 	for _, k := range []*Commit{one, two} { // whose log is not of the test's source
 		k.Stop.LSN, k.Ranges = k.Start.LSN+0x1000, nil
-		if err := c.repo.store.Delete(t.Context(), c.commitName(k.ID)); err != nil {
-			t.Fatal(err)
-		}
-		if err := c.putCommit(t.Context(), k); err != nil {
-			t.Fatal(err)
-		}
+		putAnew(t, c, k)
 	}
 	lost := func(without *Cluster, packs func(name string) bool) int {
 		t.Helper()

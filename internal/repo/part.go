@@ -251,6 +251,33 @@ func (p *part) find(k key) (int, error) {
 
 // group reads a group.
 func (p *part) group(i int) (group, error) {
+	return p.read(i, func(r *reader, x *extent, count uint64) {
+		x.blocks = make([]block, count)
+		for i := range x.blocks {
+			if x.isZeros() {
+				x.blocks[i] = zeroBlock
+				continue
+			}
+			copy(x.blocks[i].digest[:], r.next(len(seal.Digest{})))
+			x.blocks[i].crc = r.uint32()
+		}
+	})
+}
+
+// outline reads a group, but no blocks: it tells where they are, in less time.
+func (p *part) outline(i int) (group, error) {
+	return p.read(i, func(r *reader, x *extent, count uint64) {
+		if !x.isZeros() {
+			r.next(int(count) * blockSize)
+		}
+	})
+}
+
+// blockSize is how many bytes tell of a block.
+const blockSize = len(seal.Digest{}) + 4
+
+// read reads a group. blocks reads so many blocks of an extent.
+func (p *part) read(i int, blocks func(r *reader, x *extent, count uint64)) (group, error) {
 	outer := reader{b: p.data[p.groups[i]:]}
 	r := reader{b: outer.next(int(min(outer.uvarint(), math.MaxInt32)))}
 	g := group{key: r.key()}
@@ -276,28 +303,20 @@ func (p *part) group(i int) (group, error) {
 	g.extents = make([]extent, 0, count)
 	next := int64(0)
 	for range count {
-		x := extent{first: next + int64(r.uvarint())}
-		blocks := r.uvarint()
+		g.extents = append(g.extents, extent{first: next + int64(r.uvarint())})
+		x := &g.extents[len(g.extents)-1]
+		length := r.uvarint()
 		number := r.uvarint()
-		if r.failed || blocks == 0 || blocks > maxBlocks || number > uint64(len(p.packs)) || x.first < next {
+		if r.failed || length == 0 || length > maxBlocks || number > uint64(len(p.packs)) || x.first < next {
 			return g, errPart
 		}
-		x.blocks = make([]block, blocks)
-		if number == 0 {
-			for i := range x.blocks {
-				x.blocks[i] = zeroBlock
-			}
-		} else {
+		if number > 0 {
 			x.at = location{pack: p.packs[number-1], frame: int64(r.uvarint()), length: uint32(r.uvarint()), within: uint32(r.uvarint())}
-			for i := range x.blocks {
-				copy(x.blocks[i].digest[:], r.next(len(seal.Digest{})))
-				x.blocks[i].crc = r.uint32()
-			}
 		}
-		if next = x.end(); r.failed || next < 0 {
+		blocks(&r, x, length)
+		if next = x.first + int64(length); r.failed || next < 0 {
 			return g, errPart
 		}
-		g.extents = append(g.extents, x)
 	}
 	if len(r.b) > 0 {
 		return g, errPart
