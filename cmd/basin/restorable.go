@@ -45,6 +45,7 @@ type gapListing struct {
 const (
 	gapThinned = "thinned" // prune has removed it, as it was told to
 	gapLost    = "lost"
+	gapMinimal = "minimal" // it is there, and the server wrote it with wal_level=minimal
 )
 
 // text tells people of a gap.
@@ -52,10 +53,21 @@ func (g gapListing) text() string {
 	switch g.Cause {
 	case gapThinned:
 		return fmt.Sprintf("behind that log was removed by prune --keep-log, up to %s", g.Resumes)
+	case gapMinimal:
+		return "behind that the server wrote log with wal_level=minimal, to which no backup before it leads"
 	case gapLost:
 		return fmt.Sprintf("behind that log is lost, up to %s, to which no backup before it leads", g.Resumes)
 	}
 	return fmt.Sprintf("behind that is no log, up to %s, to which no backup before it leads", g.Resumes)
+}
+
+// newGap returns what is known of a gap at once: why log is missing is to be found out, but where it is there and of no use.
+func newGap(resumes string, isMinimal bool, from wal.LSN) gapListing {
+	g := gapListing{Resumes: resumes, from: from}
+	if isMinimal {
+		g.Cause = gapMinimal
+	}
+	return g
 }
 
 // timeIfAny returns a time, or nil for the zero time.
@@ -69,7 +81,7 @@ func timeIfAny(t time.Time) *time.Time {
 
 // listWindow returns what is told of a stretch.
 func listWindow(w repo.Window) windowListing {
-	return windowListing{w.Backup, w.Start, timeIfAny(w.Since), w.End, timeIfAny(w.Until), gapListing{Resumes: w.Resumes, from: w.End}}
+	return windowListing{w.Backup, w.Start, timeIfAny(w.Since), w.End, timeIfAny(w.Until), newGap(w.Resumes, w.IsMinimal, w.End)}
 }
 
 // addRestorable adds to a cluster's part of a listing what can be restored, and what cannot and why. What could not be
@@ -117,7 +129,7 @@ func (l *clusterListing) addRestorable(ctx context.Context, c *repo.Cluster, com
 
 // findGaps finds out why log is missing. It is not known if a backup cannot be read, which may need it; basin list tells of that.
 func findGaps(ctx context.Context, c *repo.Cluster, gaps []*gapListing) error {
-	gaps = slices.DeleteFunc(gaps, func(g *gapListing) bool { return g.Resumes == "" })
+	gaps = slices.DeleteFunc(gaps, func(g *gapListing) bool { return g.Resumes == "" || g.Cause != "" })
 	if len(gaps) == 0 {
 		return nil
 	}
@@ -246,7 +258,7 @@ func (b *backupListing) showRestorable(ctx context.Context, c *repo.Cluster, k r
 			b.Problem = cmp.Or(b.Problem, err.Error())
 			continue
 		}
-		lead := leadListing{Timeline: t, LSN: reach.End, gapListing: gapListing{Resumes: reach.Resumes, from: reach.End}}
+		lead := leadListing{Timeline: t, LSN: reach.End, gapListing: newGap(reach.Resumes, reach.IsMinimal, reach.End)}
 		last, err := c.LastCommit(ctx, reach)
 		if err != nil {
 			return err

@@ -191,6 +191,49 @@ func TestRestoreBehindSwitch(t *testing.T) {
 	standby.Stop(t, pgtest.Fast)
 }
 
+// TestRestoreBeforeMinimalLog has a cluster be written to with wal_level=minimal for a while, as for a load, and archive all of it: what comes later is
+// restored with a backup that was taken later.
+func TestRestoreBeforeMinimalLog(t *testing.T) {
+	t.Parallel()
+	k := keep(t, newProgram(t, "basin"), 18, nil)
+	level := func(level, senders, mode string) {
+		t.Helper()
+		k.Exec(t, "ALTER SYSTEM SET wal_level = "+level, "ALTER SYSTEM SET max_wal_senders = "+senders, "ALTER SYSTEM SET archive_mode = "+mode)
+		k.Stop(t, pgtest.Fast)
+		k.Start(t)
+	}
+	rows := func(want string, args ...string) {
+		t.Helper()
+		s := k.restore(t, args...)
+		s.WaitFor(t, "SELECT pg_is_in_recovery()", "f")
+		if got := s.Query(t, "SELECT string_agg(x, ' ' ORDER BY x) FROM rows"); got != want {
+			t.Errorf("with %q there is %q, want %q", args, got, want)
+		}
+		s.Stop(t, pgtest.Fast)
+	}
+	k.Exec(t, "CREATE TABLE marks (n int)", "CREATE TABLE rows (x text)", "INSERT INTO rows VALUES ('a')")
+	k.backUp(t, false)
+	k.Exec(t, "INSERT INTO rows VALUES ('b')")
+	level("minimal", "0", "off")
+	k.Exec(t, "INSERT INTO rows VALUES ('c')")
+	level("replica", "10", "on")
+	k.Exec(t, "INSERT INTO rows VALUES ('d')")
+	after := k.Query(t, "SELECT clock_timestamp()")
+	k.Exec(t, "CHECKPOINT") // has all of it be archived
+	k.archived(t)
+	k.WaitFor(t, "SELECT count(*) FROM pg_ls_dir('pg_wal/archive_status') s WHERE s LIKE '%.ready'", "0")
+
+	k.run(t, "status").says(t, 2, "the server wrote log with wal_level=minimal", "take one")
+	k.run(t, "list").says(t, exitSuccess, "the server wrote log with wal_level=minimal")
+	k.run(t, "restore", "-D", filepath.Join(pgtest.TempDir(t), "none"), "--target-time", after).says(t, exitFailure, "wal_level=minimal", "backups that were taken later")
+	rows("a b")
+	k.backUp(t, false)
+	k.Exec(t, "INSERT INTO rows VALUES ('e')")
+	k.archived(t)
+	k.run(t, "status", "--max-verify-age=off").says(t, 0)
+	rows("a b c d e")
+}
+
 // placeWarned is place without options, of which warnings are expected.
 func (k *kept) placeWarned(t *testing.T) string {
 	t.Helper()

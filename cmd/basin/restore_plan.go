@@ -140,9 +140,13 @@ func mostTelling(refused []error) error {
 // gapHint is what can be done where log is missing.
 const gapHint = "If the missing log is elsewhere, push it: basin wal push FILE. If basin prune --keep-log has removed it, only backups of that time can be restored, as they were taken: basin list."
 
-// logMissing returns the error that log is missing, behind which the target may be.
-func logMissing(hint, format string, args ...any) error {
-	return refusal{usererr.Hinted(strings.TrimSpace(gapHint+" "+hint), format, args...), isMissing}
+// logMissing returns the error that log is missing, or of no use, behind which the target may be.
+func logMissing(reach repo.Reach, hint, format string, args ...any) error {
+	what := gapHint
+	if reach.IsMinimal {
+		what = "What came later can be restored with backups that were taken later: basin list."
+	}
+	return refusal{usererr.Hinted(strings.TrimSpace(what+" "+hint), "%s: %s", reach.Missing(), fmt.Sprintf(format, args...)), isMissing}
 }
 
 // checkDamage refuses a backup of which it is known that it is not whole, so that this is not learnt when half of it is restored.
@@ -181,7 +185,7 @@ func (r *restoreRun) planFrom(ctx context.Context, commit repo.Commit) (*restore
 		return nil, err
 	}
 	if t.kind == "lsn" && t.lsn > reach.End && reach.Resumes != "" {
-		return nil, logMissing("A target up to there can be reached.", "from backup %s log is there up to %v on timeline %d, and the target is %v; it goes on at %s", commit.ID, reach.End, timeline, t.lsn, reach.Resumes)
+		return nil, logMissing(reach, "A target up to there can be reached.", "that is on timeline %d, from backup %s on, and the target is %v", timeline, commit.ID, t.lsn)
 	}
 	if t.kind == "lsn" && t.lsn > reach.End {
 		return nil, usererr.Hinted("A target up to there can be reached.", "the log is there up to %v on timeline %d, and the target is %v", reach.End, timeline, t.lsn)
@@ -285,7 +289,7 @@ func (p *restorePlan) text(r *restoreRun) string {
 	fmt.Fprintf(&b, "  server    PostgreSQL %d\n", majorOf(p.commit.ServerVersion))
 	fmt.Fprintf(&b, "  log       from %v to %v, timeline %d: %s\n", p.commit.Start.LSN, p.reach.End, p.reach.Timeline, humanize.IBytes(uint64(p.reach.End-p.commit.Start.LSN)))
 	if p.reach.Resumes != "" {
-		fmt.Fprintf(&b, "            behind that is no log, up to %s, which cannot be reached\n", p.reach.Resumes)
+		fmt.Fprintf(&b, "            %s: what is there cannot be reached\n", p.reach.Missing())
 	}
 	fmt.Fprintf(&b, "  target    %s\n", r.o.Target)
 	if p.ends != p.reach.Timeline {

@@ -71,6 +71,13 @@ func (r *restoreRun) proveEnd(ctx context.Context, p *restorePlan) error {
 				}
 			}
 		}
+		if p.target.kind == "time" && p.reach.IsMinimal && s.End > p.reach.End { // of which the rest is of no use
+			ends, err := r.endsOf(ctx, p.reach, p.commit.SegmentSize, facts.Name, func(e transactionEnd) bool { return e.at < p.reach.End && e.Time.After(p.target.time) })
+			if err != nil || len(ends) > 0 {
+				return err
+			}
+			continue
+		}
 		if last == 0 || p.target.kind == "time" && s.Transactions.Count == 0 && !s.IsIncomplete {
 			continue
 		}
@@ -80,8 +87,7 @@ func (r *restoreRun) proveEnd(ctx context.Context, p *restorePlan) error {
 		break
 	}
 	if p.target.kind == "time" && p.reach.Resumes != "" { // what is missing may have what was wanted
-		return logMissing("A target before the gap can be reached.",
-			"log is missing behind %v, where no transaction has ended yet after %s; it goes on at %s", p.reach.End, stamp(p.target.time), p.reach.Resumes)
+		return logMissing(p.reach, "A target before the gap can be reached.", "no transaction has ended yet after %s", stamp(p.target.time))
 	}
 	if last < p.commit.Stop.LSN { // nothing happened since the backup, and PostgreSQL would not come to any target
 		switch p.target.kind {
@@ -137,8 +143,7 @@ func (r *restoreRun) provePosition(ctx context.Context, p *restorePlan) error {
 			hint = fmt.Sprintf("--target-lsn=%v recovers to that record. ", s.Last) + hint
 		}
 		if p.reach.Resumes != "" {
-			return logMissing(hint,
-				"the last record on timeline %d before log is missing begins at %v, and the target is %v; the log goes on at %s", p.reach.Timeline, s.Last, p.target.lsn, p.reach.Resumes)
+			return logMissing(p.reach, hint, "the last record on timeline %d before that begins at %v, and the target is %v", p.reach.Timeline, s.Last, p.target.lsn)
 		}
 		return usererr.Hinted(hint, "the last record of the log on timeline %d begins at %v, and the target is %v", p.reach.Timeline, s.Last, p.target.lsn)
 	}
@@ -164,8 +169,7 @@ func (r *restoreRun) proveName(ctx context.Context, p *restorePlan) error {
 	}
 	switch {
 	case len(places) == 0 && p.reach.Resumes != "":
-		return logMissing("",
-			"there is no restore point \"%s\" between backup %s and %v, where log is missing; it goes on at %s", p.target.name, p.commit.ID, p.reach.End, p.reach.Resumes)
+		return logMissing(p.reach, "", "there is no restore point \"%s\" between backup %s and there", p.target.name, p.commit.ID)
 	case len(places) == 0:
 		return usererr.Hinted("Is the name right? Recovery can only stop at one behind the end of a backup, and on its way to one timeline, which --target-timeline names.",
 			"there is no restore point \"%s\" behind backup %s, which ends at %v", p.target.name, p.commit.ID, p.commit.Stop.LSN)
@@ -223,8 +227,7 @@ func (r *restoreRun) proveTransaction(ctx context.Context, p *restorePlan) error
 	case before:
 		return usererr.Hinted("Choose an older backup.", "transaction %d ended before backup %s did, at %v", p.target.xid, p.commit.ID, p.commit.Stop.LSN)
 	case p.reach.Resumes != "":
-		return logMissing(hint,
-			"no transaction %d has ended between backup %s and %v, where log is missing; it goes on at %s", p.target.xid, p.commit.ID, p.reach.End, p.reach.Resumes)
+		return logMissing(p.reach, hint, "no transaction %d has ended between backup %s and there", p.target.xid, p.commit.ID)
 	}
 	return usererr.Hinted(hint, "no transaction %d has ended between backup %s, which ends at %v, and the end of the log, %v",
 		p.target.xid, p.commit.ID, p.commit.Stop.LSN, p.reach.End)

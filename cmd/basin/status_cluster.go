@@ -204,8 +204,8 @@ func (s *clusterStatus) point(k *repo.Commit, p repo.RecoveryPoint, o *statusOpt
 	}
 	status := &recoveryPointStatus{Time: at.UTC(), Timeline: p.Timeline, LSN: p.End, Arrived: timeIfAny(p.Arrived), Resumes: p.Resumes}
 	s.RecoveryPoint = status
-	if p.Resumes != "" && now.Sub(p.Resumed) > gapTime {
-		s.problem(stateCritical, "log is missing behind %v; it goes on at %s, which no backup leads to: take one", p.End, p.Resumes)
+	if p.IsMinimal || p.Resumes != "" && now.Sub(p.Resumed) > gapTime {
+		s.problem(stateCritical, "%s, and no backup was taken since: take one", p.Missing())
 	}
 	if v := o.server; v != nil && v.SystemID == s.name.SystemID {
 		s.server(v, p.End)

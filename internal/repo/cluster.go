@@ -44,8 +44,9 @@ type Cluster struct {
 	name  ClusterName
 	parts partCache
 
-	mu    sync.Mutex
-	known map[string]LogFacts // of files of the log, that were read before
+	mu      sync.Mutex
+	known   map[string]LogFacts // of files of the log, that were read before
+	minimal []wal.Position      // where the server went on with wal_level=minimal; nil if that was not read yet
 }
 
 // Cluster returns the part that is of a cluster, whether or not there is something of it.

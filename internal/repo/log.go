@@ -151,6 +151,9 @@ func (c *Cluster) PushLog(ctx context.Context, name string, content []byte, segm
 	if err != nil {
 		return err
 	}
+	if err := c.noteMinimal(ctx, &facts); err != nil {
+		return err
+	}
 	err = c.repo.store.Create(ctx, at, appendTrailer(data, box, packer, text))
 	if !errors.Is(err, fs.ErrExist) {
 		return err

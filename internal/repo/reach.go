@@ -22,8 +22,9 @@ type Reach struct {
 	End      wal.LSN      // behind the log that is there without a gap
 	Last     string       // name of the last file of the log
 	Segments []string     // names of the segments, in order, or of the part behind which the server left one for the next
-	// Resumes is the name of the first file behind the gap, if there is one.
-	Resumes string
+	// Resumes is the name of the first file behind the gap, if there is one. IsMinimal says that the log in it is there, and of no use.
+	Resumes   string
+	IsMinimal bool // the server went on with wal_level=minimal
 }
 
 // History returns where a timeline comes from, as the repository knows it.
@@ -138,6 +139,9 @@ func (c *Cluster) Reach(ctx context.Context, from Commit, t wal.Timeline) (Reach
 		reach.Resumes = behind.Name(size)
 	}
 	if err := c.reachPartial(ctx, rest, number, size, &reach); err != nil {
+		return reach, err
+	}
+	if err := c.cutMinimal(ctx, from.Start.LSN, rest, size, &reach); err != nil {
 		return reach, err
 	}
 	if reach.End < from.Stop.LSN {

@@ -44,7 +44,8 @@ type Window struct {
 	Until time.Time
 	// Resumes is the name of the first file of the log behind the stretch, between which and it
 	// there are files missing; empty if there is none.
-	Resumes string
+	Resumes   string
+	IsMinimal bool // what is behind the stretch the server wrote with wal_level=minimal
 }
 
 // lastCommitFiles is of how many files, the newest first, it is asked when the last transaction ended.
@@ -142,7 +143,7 @@ func (c *Cluster) window(ctx context.Context, from Commit, t wal.Timeline) (Wind
 	if err != nil {
 		return Window{}, err
 	}
-	w := Window{Backup: from.ID, Start: from.Stop.LSN, Since: from.Ended, End: reach.End, Resumes: reach.Resumes}
+	w := Window{Backup: from.ID, Start: from.Stop.LSN, Since: from.Ended, End: reach.End, Resumes: reach.Resumes, IsMinimal: reach.IsMinimal}
 	w.Until, err = c.LastCommit(ctx, reach)
 	return w, err
 }

@@ -208,6 +208,43 @@ func TestReach(t *testing.T) {
 	}
 }
 
+// TestReachEndsWhereLogIsMinimal has a server go on with wal_level=minimal in segment 6 of timeline 1.
+func TestReachEndsWhereLogIsMinimal(t *testing.T) {
+	const size = 4 << 20
+	at := func(number, offset uint64) wal.LSN { return wal.LSN(number*size + offset) }
+	c := newCluster(t, true)
+	for number := range uint64(5) {
+		name := wal.Segment{Timeline: 1, Number: 4 + number}.Name(size)
+		if err := c.PushLog(t.Context(), name, forgedLog(4+number, rng(number)), size); err != nil {
+			t.Fatal(err)
+		}
+	}
+	facts := LogFacts{Summary: &wal.Summary{Timeline: 1, Minimal: at(6, 8192)}}
+	for range 2 { // the second adds nothing
+		if err := c.noteMinimal(t.Context(), &facts); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(objects(t, c, "facts/minimal/")); n != 1 {
+		t.Errorf("%d notes", n)
+	}
+	for _, test := range []struct {
+		start uint64
+		want  Reach
+	}{
+		{4, Reach{Timeline: 1, End: at(6, 8192), Last: "000000010000000000000006", Segments: []string{"000000010000000000000004", "000000010000000000000005", "000000010000000000000006"}, Resumes: "000000010000000000000006", IsMinimal: true}},
+		{7, Reach{Timeline: 1, End: at(9, 0), Last: "000000010000000000000008", Segments: []string{"000000010000000000000007", "000000010000000000000008"}}},
+	} {
+		for _, known := range []*Cluster{c, reopen(t, c, c.repo.store)} {
+			start := wal.Position{LSN: at(test.start, 40), Timeline: 1}
+			reach, err := known.Reach(t.Context(), Commit{SegmentSize: size, Start: start, Stop: start}, 1)
+			if diff := cmp.Diff(test.want, reach); err != nil || diff != "" {
+				t.Errorf("from segment %d: %v, %s", test.start, err, diff)
+			}
+		}
+	}
+}
+
 // TestSparseFileNeedsLittleMemory reads a file of nothing but zeros, of which there are many in one extent.
 func TestSparseFileNeedsLittleMemory(t *testing.T) {
 	c := newCluster(t, false)

@@ -12,6 +12,7 @@ import (
 const (
 	xlogCheckpointShutdown = 0x00 // XLOG_CHECKPOINT_SHUTDOWN
 	xlogCheckpointOnline   = 0x10 // XLOG_CHECKPOINT_ONLINE
+	xlogParameterChange    = 0x60 // XLOG_PARAMETER_CHANGE
 	xlogRestorePoint       = 0x70 // XLOG_RESTORE_POINT
 	xlogEndOfRecovery      = 0x90 // XLOG_END_OF_RECOVERY
 )
@@ -54,6 +55,24 @@ func (r Record) Checkpoint() (Checkpoint, bool) {
 	}
 	result.Time = time.Unix(int64(c.uint64()), 0).UTC() // of a pg_time_t
 	return result, ok && !c.short
+}
+
+// IsMinimal says whether the record tells that the server writes log with wal_level=minimal from there on. ok is false if it does not tell
+// with which level it does. No recovery from an archive goes on behind one that does.
+//
+// Source: xl_parameter_change in src/include/access/xlog_internal.h, PostgreSQL 10 to 18; CheckRequiredParameterValues in
+// src/backend/access/transam/xlogrecovery.c, PostgreSQL 18.
+func (r Record) IsMinimal() (is, ok bool) {
+	if r.ResourceManager != xlogManager || r.Info&infoOfManager != xlogParameterChange {
+		return false, false
+	}
+	c, ok := r.main()
+	c.take(4 * 4) // MaxConnections, max_worker_processes, max_prepared_xacts, max_locks_per_xact
+	if r.major >= 12 {
+		c.take(4) // max_wal_senders, before the last two
+	}
+	level := c.uint32()
+	return level == 0, ok && !c.short
 }
 
 // EndOfRecovery is where a timeline begins, whose server did not make a checkpoint first.

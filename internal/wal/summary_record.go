@@ -12,7 +12,7 @@ func isTold(manager, info uint8) bool {
 		}
 	case xlogManager:
 		switch info & infoOfManager {
-		case xlogCheckpointShutdown, xlogCheckpointOnline, xlogRestorePoint, xlogEndOfRecovery, xlogSwitch:
+		case xlogCheckpointShutdown, xlogCheckpointOnline, xlogParameterChange, xlogRestorePoint, xlogEndOfRecovery, xlogSwitch:
 			return true
 		}
 	case tablespaceManager:
@@ -43,6 +43,10 @@ func (s *Summary) count(r Record) {
 		if c.IsShutdown && c.Timeline != c.PreviousTimeline {
 			s.Timelines = addPlace(s, s.Timelines, TimelinePlace{c.Timeline, c.PreviousTimeline, r.LSN})
 		}
+	} else if isMinimal, ok := r.IsMinimal(); ok {
+		if isMinimal && s.Minimal == 0 {
+			s.Minimal = r.LSN
+		}
 	} else if r.isSwitch() {
 		s.IsSwitched = true
 	} else {
@@ -62,6 +66,9 @@ func (s *Summary) countBefore(r Record) {
 	s.Timelines = append(own.Timelines, s.Timelines...)
 	if s.Checkpoint == nil {
 		s.Checkpoint = own.Checkpoint
+	}
+	if own.Minimal != 0 {
+		s.Minimal = own.Minimal
 	}
 	s.IsIncomplete = s.IsIncomplete || own.IsIncomplete
 }

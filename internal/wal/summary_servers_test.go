@@ -113,6 +113,43 @@ func TestServersSummaries(t *testing.T) {
 	}
 }
 
+// TestServersWriteMinimalLog has servers go on with wal_level=minimal for a while.
+func TestServersWriteMinimalLog(t *testing.T) {
+	for _, major := range []int{10, 11, 12, 13, 18} {
+		t.Run(strconv.Itoa(major), func(t *testing.T) {
+			t.Parallel()
+			c, size := config(major)
+			s := pgtest.Start(t, c)
+			system := systemOf(t, s)
+			s.Exec(t, "CREATE TABLE numbers (n int)")
+			var began LSN
+			for _, level := range []string{"minimal", "replica"} {
+				senders := "10"
+				if level == "minimal" {
+					began = lsnOf(t, s, "pg_current_wal_insert_lsn()")
+					senders = "0"
+				}
+				s.Exec(t, "ALTER SYSTEM SET wal_level = "+level, "ALTER SYSTEM SET max_wal_senders = "+senders)
+				s.Stop(t, pgtest.Fast)
+				s.Start(t)
+				s.Exec(t, "INSERT INTO numbers SELECT generate_series(1, 50000)")
+			}
+			s.Stop(t, pgtest.Fast)
+			w := readLog(t, s, size, system, 1)
+			_, r := readAll(t, bytes.NewReader(w.log), w.start, w.size, nil)
+			var found []LSN
+			for _, summary := range checkServerSummaries(t, w, r.End(), 1, nil) {
+				if at := summary.Minimal; at >= began {
+					found = append(found, at)
+				}
+			}
+			if len(found) != 1 {
+				t.Errorf("behind %v the server is told to go on with wal_level=minimal at %v", began, found)
+			}
+		})
+	}
+}
+
 // TestServersSplice lets two copies of a cluster go on, each on its own, on one
 // timeline, and takes a segment of each.
 func TestServersSplice(t *testing.T) {
