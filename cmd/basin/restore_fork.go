@@ -186,7 +186,7 @@ func (r *restoreRun) recordBefore(ctx context.Context, p *restorePlan, at, fork 
 // timeBefore is endsBefore for a time: recovery ends with the first transaction that ended after it, or at it if that is excluded.
 func (r *restoreRun) timeBefore(ctx context.Context, p *restorePlan, fork wal.LSN) (wal.LSN, error) {
 	size := p.commit.SegmentSize
-	isAfter := func(t time.Time) bool { return t.After(p.target.time) || p.target.exclusive && t.Equal(p.target.time) }
+	isAfter := p.target.isBefore
 	files := filesTo(p.reach, fork, size)
 	var failed error
 	// Times of transactions rise, but for those that end at the same time: where a file has none, the next one tells.
@@ -220,6 +220,55 @@ func (r *restoreRun) timeBefore(ctx context.Context, p *restorePlan, fork wal.LS
 		}
 	}
 	return 0, nil
+}
+
+// isBefore says whether the target, a time, leaves out what ended at another.
+func (t recoveryTarget) isBefore(ended time.Time) bool {
+	return ended.After(t.time) || t.exclusive && ended.Equal(t.time)
+}
+
+// checkClock refuses a backup for a time if a transaction committed before it ended, and behind the time: the time is of the server's clock, and when the
+// backup ended was told by that of the host that took it.
+func (r *restoreRun) checkClock(ctx context.Context, p *restorePlan) error {
+	if p.target.kind != "time" {
+		return nil
+	}
+	files := filesTo(p.reach, p.commit.Stop.LSN, p.commit.SegmentSize)
+	for _, name := range slices.Backward(files) {
+		facts, err := r.cluster.LogFacts(ctx, name)
+		if err != nil {
+			return err
+		}
+		s := facts.Summary
+		if s == nil || !s.IsIncomplete && s.Transactions.Count > 0 && !p.target.isBefore(s.Transactions.Latest) {
+			return nil
+		}
+		if c := s.Checkpoint; c != nil && c.LSN < p.commit.Stop.LSN && p.target.isBefore(c.Time) { // which is at the backup's beginning, or later
+			return p.hasLater("what was there at", c.Time)
+		}
+		if !s.IsIncomplete && s.Transactions.Count == 0 {
+			continue
+		}
+		ends, err := r.endsOf(ctx, p.reach, p.commit.SegmentSize, name, func(e transactionEnd) bool { return e.at < p.commit.Stop.LSN && !e.isRollback })
+		if err != nil {
+			return err
+		}
+		for _, e := range slices.Backward(ends) {
+			if p.target.isBefore(e.Time) {
+				return p.hasLater("what was committed at", e.Time)
+			}
+		}
+		if len(ends) > 0 { // those before them are older
+			return nil
+		}
+	}
+	return nil
+}
+
+// hasLater returns the error of a backup that has something that is later than the target.
+func (p *restorePlan) hasLater(what string, at time.Time) error {
+	return refusal{usererr.Hinted("The clocks of the server and of the host that took the backup differ: basin check tells by how much. Choose an older backup, or a later time.",
+		"backup %s has %s %s, by the server's clock, and the target is %s", p.commit.ID, what, stamp(at), stamp(p.target.time)), isTooYoung}
 }
 
 // filesTo returns the files that recovery reads up to a position, in order.

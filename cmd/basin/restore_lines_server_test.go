@@ -1,12 +1,17 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
+	"basin/internal/backup"
 	"basin/internal/pgtest"
+	"basin/internal/repo"
 )
 
 // TestRestoreReplacedLine has a cluster be restored to an earlier moment, and go on and archive: what was behind that moment is left out from
@@ -232,6 +237,75 @@ func TestRestoreBeforeMinimalLog(t *testing.T) {
 	k.archived(t)
 	k.run(t, "status", "--max-verify-age=off").says(t, 0)
 	rows("a b c d e")
+}
+
+// TestRestoreOfAnotherClock has a backup be taken by a host whose clock is an hour behind the server's: by that it ended before a time, and yet it has
+// what was committed later.
+func TestRestoreOfAnotherClock(t *testing.T) {
+	t.Parallel()
+	k := keep(t, newProgram(t, "basin"), pgtest.Newest, nil)
+	k.Exec(t, "CREATE TABLE marks (n int)", "CREATE TABLE rows (x text)")
+	k.backUp(t, false)
+	k.Exec(t, "INSERT INTO rows VALUES ('a')")
+	m := k.mark(t)
+	k.Exec(t, "INSERT INTO rows VALUES ('b')")
+	k.WaitFor(t, "SELECT clock_timestamp() > '"+m.time+"'::timestamptz + interval '1 s'", "t") // to which a checkpoint is exact
+	k.backUp(t, false)
+	k.archived(t)
+
+	// The same in another repository, with the clock of the second backup put back.
+	var clusters []*repo.Cluster
+	other := newStore(t, k.basin, nil, false)
+	id, err := strconv.ParseUint(systemIDIn(t, k.DataDir), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, location := range []string{k.location, other.location} {
+		r, err := openRepository(t.Context(), repositoryOptions{Location: location, ConfigFile: os.DevNull})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := r.Cluster("main", id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		clusters = append(clusters, c)
+	}
+	commits, err := clusters[0].Backups(t.Context())
+	if err != nil || len(commits) != 2 {
+		t.Fatal(len(commits), err)
+	}
+	for i, as := range commits {
+		source := clusters[0].NewSource(as, repo.SourceOptions{})
+		if i == 1 {
+			as.Began, as.Ended = as.Began.Add(-time.Hour), as.Ended.Add(-time.Hour)
+		}
+		sink := clusters[1].NewSink(repo.SinkOptions{As: &as})
+		if err := errors.Join(backup.Copy(t.Context(), sink, source, backup.Options{}), sink.Close(), source.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, err := range clusters[0].LogNames(t.Context(), 1, "") {
+		if err == nil && repo.IsSegment(name) {
+			var content []byte
+			if content, err = clusters[0].Log(t.Context(), name); err == nil {
+				err = clusters[1].PushLog(t.Context(), name, content, 0)
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	pgtest.Own(t, other.location)
+	k.store = other
+
+	target := []string{"--target-time", m.time, "--target-action=promote"}
+	k.run(t, "restore", append(target, "-D", filepath.Join(pgtest.TempDir(t), "none"), "--backup", commits[1].ID)...).says(t, exitFailure, "has what was there at", "clocks")
+	s := k.restore(t, target...)
+	s.WaitFor(t, "SELECT pg_is_in_recovery()", "f")
+	if got := s.Query(t, "SELECT string_agg(x, ' ' ORDER BY x) FROM rows"); got != "a" {
+		t.Errorf("there is %q", got)
+	}
 }
 
 // placeWarned is place without options, of which warnings are expected.

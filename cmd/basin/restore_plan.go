@@ -194,6 +194,9 @@ func (r *restoreRun) planFrom(ctx context.Context, commit repo.Commit) (*restore
 	if err := r.checkLine(ctx, plan); err != nil {
 		return nil, err
 	}
+	if err := r.checkClock(ctx, plan); err != nil {
+		return nil, err
+	}
 	if err := r.prove(ctx, plan); err != nil {
 		return nil, err
 	}

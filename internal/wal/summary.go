@@ -102,6 +102,8 @@ type CheckpointPlace struct {
 	LSN        LSN  `json:"lsn"`  // of the record
 	Redo       LSN  `json:"redo"` // where recovery begins that begins with it
 	IsShutdown bool `json:"isShutdown,omitzero"`
+	// Time is when it began, by the server's clock, to the second; zero in what was written before that was noted.
+	Time time.Time `json:"time,omitzero"`
 }
 
 // maxPlaces is how many restore points, tablespaces and timelines a Summary has of each.

@@ -39,7 +39,7 @@ func (s *Summary) count(r Record) {
 	} else if e, ok := r.EndOfRecovery(); ok {
 		s.Timelines = addPlace(s, s.Timelines, TimelinePlace{e.Timeline, e.PreviousTimeline, r.LSN})
 	} else if c, ok := r.Checkpoint(); ok {
-		s.Checkpoint = &CheckpointPlace{r.LSN, c.Redo, c.IsShutdown}
+		s.Checkpoint = &CheckpointPlace{r.LSN, c.Redo, c.IsShutdown, toCalendar(c.Time)}
 		if c.IsShutdown && c.Timeline != c.PreviousTimeline {
 			s.Timelines = addPlace(s, s.Timelines, TimelinePlace{c.Timeline, c.PreviousTimeline, r.LSN})
 		}
