@@ -92,6 +92,8 @@ type statusReport struct {
 	Clusters   []clusterStatus `json:"clusters"`
 	Space      *spaceStatus    `json:"space,omitempty"`   // if it is in a file system
 	Problem    string          `json:"problem,omitempty"` // why nothing is known
+	// ServerProblem is why nothing is known of the server, if it was to be asked.
+	ServerProblem string `json:"serverProblem,omitempty"`
 
 	limits statusOptions
 	hint   string
@@ -160,16 +162,36 @@ func (r *statusReport) read(ctx context.Context, report *report, o *statusOption
 		return usererr.Hinted("basin backup takes one.", "no cluster is in the repository yet")
 	}
 	if o.isGiven() {
-		server, err := askServer(ctx, report, o.connectionOptions)
+		server, err := r.askServer(ctx, report, o)
 		if err != nil {
-			return fmt.Errorf("the server: %w", err)
+			return err
 		}
-		o.server = &server
-		if !slices.ContainsFunc(names, func(n repo.ClusterName) bool { return n.SystemID == server.SystemID }) {
+		o.server = server
+		if server != nil && !slices.ContainsFunc(names, func(n repo.ClusterName) bool { return n.SystemID == server.SystemID }) {
 			return fmt.Errorf("the server is of the cluster with system identifier %d, of which nothing is in the repository", server.SystemID)
 		}
 	}
 	return r.readClusters(ctx, repository, names, o)
+}
+
+// serverShare is which part of the time for all a server may take, so that the repository is told of whatever becomes of it.
+const serverShare = 3
+
+// askServer asks the server. If it does not answer that is noted, and what the repository has is told all the same.
+func (r *statusReport) askServer(ctx context.Context, report *report, o *statusOptions) (*checkup.Server, error) {
+	limited, cancel := context.WithTimeout(ctx, o.Timeout/serverShare)
+	defer cancel()
+	server, err := askServer(limited, report, o.connectionOptions)
+	switch {
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case limited.Err() != nil:
+		err = fmt.Errorf("it has not answered in %v; --timeout, of which that is a part, gives it more", o.Timeout/serverShare)
+	case err == nil:
+		return &server, nil
+	}
+	r.ServerProblem, r.State = "the server: "+strings.Join(strings.Fields(err.Error()), " "), r.State.worse(stateUnknown)
+	return nil, nil
 }
 
 // askServer asks a running server.

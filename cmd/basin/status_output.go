@@ -39,6 +39,9 @@ func (r statusReport) lines() []byte {
 		return b.Bytes()
 	}
 	fmt.Fprintf(&b, "BASIN %v - %s | %s\n", r.State, r.summary(), strings.Join(r.perfdata(), " "))
+	if r.ServerProblem != "" {
+		fmt.Fprintf(&b, "%v: %s\n", stateUnknown, oneLine(r.ServerProblem))
+	}
 	if text := r.Space.problem(); text != "" {
 		fmt.Fprintf(&b, "%v: %s\n", r.Space.State, oneLine(text))
 	}
@@ -70,6 +73,8 @@ func (r statusReport) summary() string {
 	switch {
 	case r.Space.problem() != "" && (worst == nil || r.Space.State.weight() > worst.State.weight()):
 		return oneLine(r.Space.problem())
+	case worst == nil && r.ServerProblem != "":
+		return oneLine(r.ServerProblem)
 	case worst == nil && len(r.Clusters) == 1:
 		return oneLine(r.Clusters[0].line())
 	case worst == nil:

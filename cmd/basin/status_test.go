@@ -2,8 +2,10 @@ package main
 
 import (
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -200,6 +202,34 @@ func TestStatusOfMany(t *testing.T) {
 	}
 	if !strings.HasPrefix(lines[1], "CRITICAL ch: ") || !strings.HasPrefix(lines[4], "WARNING cd: ") || !strings.HasPrefix(lines[6], "OK ca: ") {
 		t.Errorf("got %q", lines)
+	}
+}
+
+// TestStatusWithoutServer asks a server that is not there, and one that never answers: what the repository has is told all the same.
+func TestStatusWithoutServer(t *testing.T) {
+	location, ids := newRepository(t)
+	mute, err := net.Listen("tcp", "127.0.0.1:0") // which accepts, and no more
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mute.Close()
+	for server, want := range map[string]string{
+		"host=" + t.TempDir(): "UNKNOWN: the server: connection to server on socket ",
+		"host=127.0.0.1 port=" + strconv.Itoa(mute.Addr().(*net.TCPAddr).Port): "UNKNOWN: the server: it has not answered in 1s",
+	} {
+		metrics := filepath.Join(t.TempDir(), "basin.prom")
+		said, exit := statusOfRepository(t, "--repository="+location, "-d", server+" user=x", "--timeout=3", "--prometheus="+metrics)
+		first, rest, _ := strings.Cut(said, "\n")
+		if exit != 2 || !strings.HasPrefix(first, "BASIN CRITICAL - shop: backup "+ids[2]) || !strings.Contains(rest, want) {
+			t.Errorf("%s: %d: %s", server, exit, said)
+		}
+		if content, err := os.ReadFile(metrics); err != nil || !strings.Contains(string(content), "basin_repository_readable 1\n") || !strings.Contains(string(content), "basin_cluster_state{") {
+			t.Errorf("%s: %v, %s", server, err, content)
+		}
+	}
+	r := statusReport{ServerProblem: "the server: it is not there", State: stateUnknown, Clusters: []clusterStatus{newStatus(repo.ClusterName{Name: "a", SystemID: 1})}}
+	if got, _, _ := strings.Cut(string(r.lines()), " | "); got != "BASIN UNKNOWN - the server: it is not there" {
+		t.Errorf("the first line is %s", got)
 	}
 }
 
