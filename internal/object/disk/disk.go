@@ -8,6 +8,8 @@
 // links, such as FAT, files are renamed instead, where the system can
 // do so without replacing another; where it cannot, nothing is created.
 //
+// What root makes in a folder of another user is that user's: else who writes to it otherwise could not read it.
+//
 // Symbolic links that lead out of the folder are refused, List passes over all.
 // The folder is on one file system as a whole. What the objects mean is not known here.
 package disk
@@ -62,6 +64,7 @@ type Options struct {
 type Store struct {
 	root    *os.Root
 	options Options
+	owner   *owner // who owns what is made; nil for whoever makes it
 
 	mutex sync.Mutex
 	swept time.Time // when old temporary files were last removed
@@ -77,7 +80,13 @@ func Open(dir string, o Options) (*Store, error) {
 	}
 	o.DirMode = cmp.Or(o.DirMode, 0o700)
 	o.FileMode = cmp.Or(o.FileMode, 0o600)
-	return &Store{root: root, options: o}, nil
+	s := &Store{root: root, options: o}
+	if os.Geteuid() == 0 {
+		if s.owner, err = ownerOf(root); err != nil {
+			return nil, errors.Join(worded(err, "open %s", dir), root.Close())
+		}
+	}
+	return s, nil
 }
 
 // Close lets go of the folder.
@@ -122,7 +131,7 @@ func (s *Store) create(ctx context.Context, name string, data []byte) error {
 
 // write makes a temporary file that is durable, and returns its name.
 func (s *Store) write(data []byte) (name string, err error) {
-	if err := s.root.Mkdir(temporary, s.options.DirMode); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := s.mkdir(temporary); err != nil && !errors.Is(err, fs.ErrExist) {
 		return "", err
 	}
 	name = temporary + "/" + rand.Text()
@@ -130,7 +139,10 @@ func (s *Store) write(data []byte) (name string, err error) {
 	if err != nil {
 		return "", err
 	}
-	_, err = file.Write(data)
+	err = s.owner.takes(file)
+	if err == nil {
+		_, err = file.Write(data)
+	}
 	if err == nil {
 		err = file.Sync()
 	}
@@ -174,7 +186,7 @@ func (s *Store) place(ctx context.Context, temp, name string) error {
 
 // makeFolder makes a folder and those above, where they are missing.
 func (s *Store) makeFolder(dir string) error {
-	err := s.root.MkdirAll(dir, s.options.DirMode)
+	err := s.mkdirAll(dir)
 	if errors.Is(err, fs.ErrExist) || errors.Is(err, syscall.ENOTDIR) {
 		return fmt.Errorf("a file has the name of a folder: %w", fs.ErrInvalid)
 	}
