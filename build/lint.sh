@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Formatting, vet and staticcheck, the latter at the version of tools/go.mod.
+# Formatting, vet, for macOS too, and staticcheck, the latter at the version of tools/go.mod.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 unformatted=$(gofmt -l cmd internal build)
@@ -8,4 +8,5 @@ if [ -n "$unformatted" ]; then
 	exit 1
 fi
 go vet ./... ./build/_bench
+GOOS=darwin go vet ./...
 go tool -modfile=tools/go.mod staticcheck ./... ./build/_bench

@@ -10,8 +10,6 @@ import (
 	"syscall"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"basin/internal/pgtest"
 )
 
@@ -105,14 +103,10 @@ func terminal(t *testing.T) (test, program *os.File) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { test.Close() })
-	number, err := unix.IoctlGetInt(int(test.Fd()), unix.TIOCGPTN)
+	name, err := otherEnd(test)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.IoctlSetPointerInt(int(test.Fd()), unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	name := "/dev/pts/" + strconv.Itoa(number)
 	if program, err = os.OpenFile(name, os.O_RDWR|syscall.O_NOCTTY, 0); err != nil {
 		t.Fatal(err)
 	}

@@ -11,35 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"basin/internal/pgtest"
 )
-
-// smallDisk returns the root of a file system that has room for some megabytes.
-// Only root can have one; ok is false for others.
-func smallDisk(t *testing.T, megabytes int) (dir string, ok bool) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Log("without root there is no small file system: only limits on file sizes are tried")
-		return "", false
-	}
-	dir = pgtest.TempDir(t)
-	switch err := unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%dm,mode=0777", megabytes)); err {
-	case nil:
-	case unix.EPERM:
-		t.Log("this root may not mount a small file system: only limits on file sizes are tried")
-		return "", false
-	default:
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, 0); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir, true
-}
 
 func TestFullDisk(t *testing.T) {
 	basin := newProgram(t, "pg_basebackup")

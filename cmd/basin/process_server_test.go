@@ -58,7 +58,7 @@ func (p *program) command(ctx context.Context, env []string, args ...string) *ex
 		"HOME=" + p.home, "LC_ALL=C.UTF-8", "TZ=UTC", "PATH=" + os.Getenv("PATH"), "TMPDIR=" + os.TempDir(),
 	}, env...)
 	c.Dir = p.home
-	c.SysProcAttr = &syscall.SysProcAttr{Credential: pgtest.Credential(), Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	c.SysProcAttr = pgtest.ProcessAttributes(syscall.SIGKILL)
 	return c
 }
 

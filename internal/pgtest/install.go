@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -56,7 +57,7 @@ func Command(t testing.TB, major int, program string, args ...string) *exec.Cmd 
 	cmd := exec.CommandContext(t.Context(), filepath.Join(Bin(t, major), program), args...)
 	cmd.Env = environment()
 	cmd.Dir = os.TempDir()
-	cmd.SysProcAttr = processAttributes()
+	cmd.SysProcAttr = ProcessAttributes(syscall.SIGQUIT)
 	return cmd
 }
 

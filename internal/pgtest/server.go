@@ -131,7 +131,7 @@ func (s *Server) Start(t testing.TB, args ...string) {
 	s.cmd.Env = environment()
 	s.cmd.Dir = s.dir
 	s.cmd.Stdout, s.cmd.Stderr = log, log
-	s.cmd.SysProcAttr = processAttributes()
+	s.cmd.SysProcAttr = ProcessAttributes(syscall.SIGQUIT)
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

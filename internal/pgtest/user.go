@@ -23,15 +23,13 @@ func Credential() *syscall.Credential {
 	return &syscall.Credential{Uid: nobody, Gid: nobody}
 }
 
-// processAttributes ties a program to the tests: it gets SIGQUIT, at which a
-// server stops at once, when they end in whatever way. It is in a process group
-// of its own, so that an interrupt at the terminal reaches the tests alone.
-func processAttributes() *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{
-		Credential: Credential(),
-		Setpgid:    true,
-		Pdeathsig:  syscall.SIGQUIT,
-	}
+// ProcessAttributes ties a program to the tests: it gets a signal when they end in
+// whatever way, where the system can send one. It is in a process group of its own,
+// so that an interrupt at the terminal reaches the tests alone.
+func ProcessAttributes(atEnd syscall.Signal) *syscall.SysProcAttr {
+	a := &syscall.SysProcAttr{Credential: Credential(), Setpgid: true}
+	signalAtEnd(a, atEnd)
+	return a
 }
 
 // TempDir returns a new folder that the servers' user owns and can reach, unlike

@@ -2,55 +2,26 @@ package sinktest
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
-	"os"
-	"os/signal"
 	"testing"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// IsNoRoom says whether err is of what Fillable limits.
-func IsNoRoom(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EFBIG) }
-
-// OpenFiles returns how many files the process has open.
-func OpenFiles(t *testing.T) int {
+// mount puts a file system of size bytes on dir until the test ends, and returns
+// whether it has the right to.
+func mount(t *testing.T, dir string, size uint64) bool {
 	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(entries)
-}
-
-// Fillable puts a file system of size bytes on dir; without the right to do that,
-// it limits every file the process writes to size bytes. Both end with the test.
-func Fillable(t *testing.T, dir string, size uint64) {
-	t.Helper()
-	if err := unix.Mount("sinktest", dir, "tmpfs", 0, fmt.Sprintf("size=%d", size)); err == nil {
-		t.Cleanup(func() {
-			if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-				t.Error(err)
-			}
-		})
-		return
-	}
-	var was unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &was); err != nil {
-		t.Fatal(err)
-	}
-	signal.Ignore(unix.SIGXFSZ) // which would end the process; ignored, write returns EFBIG
-	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: size, Max: was.Max}); err != nil {
-		t.Fatal(err)
+	if err := unix.Mount("sinktest", dir, "tmpfs", 0, fmt.Sprintf("size=%d", size)); err != nil {
+		return false
 	}
 	t.Cleanup(func() {
-		if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &was); err != nil {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
 			t.Error(err)
 		}
-		signal.Reset(unix.SIGXFSZ)
 	})
+	return true
 }
 
 // watch returns a function that says which name in dir was the last to be made,
