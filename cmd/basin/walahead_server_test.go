@@ -12,6 +12,30 @@ import (
 	"basin/internal/pgtest"
 )
 
+// newSpool returns a folder for a spool, in which nobody is at work any more when it is removed: who gets log ahead goes on behind the end
+// of the wal get that started it.
+func newSpool(t *testing.T) string {
+	t.Helper()
+	dir := pgtest.TempDir(t)
+	t.Cleanup(func() {
+		eventually(t, "nobody gets log ahead any more", func() bool { return !isNamed(t, dir) })
+	})
+	return dir
+}
+
+// isNamed says whether a process has a folder, or what is in it, on its command line.
+func isNamed(t *testing.T, dir string) bool {
+	t.Helper()
+	commands, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil || len(commands) == 0 {
+		t.Fatalf("no processes are to be seen, error %v", err)
+	}
+	return slices.ContainsFunc(commands, func(command string) bool {
+		line, err := os.ReadFile(command)
+		return err == nil && bytes.Contains(line, []byte(dir)) // else it has ended
+	})
+}
+
 // TestGetAhead gets a log segment by segment: what comes next is in the spool when it is asked for, and what was
 // damaged there is got from the repository.
 func TestGetAhead(t *testing.T) {
@@ -41,7 +65,7 @@ func TestGetAhead(t *testing.T) {
 			t.Fatal(e)
 		}
 	}
-	dir := pgtest.TempDir(t)
+	dir := newSpool(t)
 	spooled := func() []string {
 		found, err := filepath.Glob(filepath.Join(dir, "*", "*.log"))
 		if err != nil {
@@ -107,7 +131,7 @@ func TestGetAhead(t *testing.T) {
 	}
 
 	// Of several repositories the first is away.
-	dir = pgtest.TempDir(t)
+	dir = newSpool(t)
 	config := filepath.Join(dir, "basin.toml")
 	write(t, config, fmt.Sprintf("[repository.a]\nlocation = %q\n[repository.b]\nlocation = %q\n[cluster.main]\nrepositories = [\"a\", \"b\"]\nspool = %q\n", away, repository, dir))
 	basin.run(t, nil, "wal", "get", "--config", config, "-D", s.DataDir, names[0], filepath.Join(dir, "RECOVERYXLOG")).says(t, exitSuccess, "repository b has it")
@@ -133,7 +157,7 @@ func TestGetAheadGoesOn(t *testing.T) {
 	for _, name := range names {
 		basin.run(t, nil, "wal", "push", "--repository", repository, "-D", s.DataDir, filepath.Join(s.DataDir, "pg_wal", name)).says(t, exitSuccess)
 	}
-	dir := pgtest.TempDir(t)
+	dir := newSpool(t)
 	// A configuration named from where this is, which is elsewhere for who gets ahead.
 	config := filepath.Join(pgtest.TempDir(t), "basin.toml")
 	write(t, config, fmt.Sprintf("[repository.only]\nlocation = %q\n[cluster.main]\nrepositories = [\"only\"]\n", repository))

@@ -129,7 +129,7 @@ func TestPassedIsRemoved(t *testing.T) {
 func TestSpoolIsOfOneCluster(t *testing.T) {
 	t.Parallel()
 	basin := newProgram(t, "basin")
-	location, dir, data := filepath.Join(pgtest.TempDir(t), "repository"), pgtest.TempDir(t), pgtest.TempDir(t)
+	location, dir, data := filepath.Join(pgtest.TempDir(t), "repository"), newSpool(t), pgtest.TempDir(t)
 	basin.run(t, nil, "init", location).says(t, exitSuccess)
 	for _, name := range []string{"global", "pg_wal"} {
 		if err := os.Mkdir(filepath.Join(data, name), 0o700); err != nil {
