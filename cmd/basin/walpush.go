@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -93,8 +94,8 @@ func (u *pusher) open(ctx context.Context, one repositoryOptions) (*repo.Cluster
 	return c, err
 }
 
-// put keeps a file in all repositories but those that are not to be tried, for reasons that are given by their names.
-func (u *pusher) put(ctx context.Context, name string, content []byte, untried map[string]error) []outcome {
+// put has a file be pushed to all repositories but those that are not to be tried, for reasons that are given by their names.
+func (u *pusher) put(ctx context.Context, untried map[string]error, push func(ctx context.Context, c *repo.Cluster) error) []outcome {
 	return doInAll(ctx, u.all, u.need, func(ctx context.Context, one repositoryOptions) error {
 		if err := untried[one.Location]; err != nil {
 			return err
@@ -103,7 +104,7 @@ func (u *pusher) put(ctx context.Context, name string, content []byte, untried m
 		if err != nil {
 			return err
 		}
-		return c.PushLog(ctx, name, content, 0)
+		return push(ctx, c)
 	})
 }
 
@@ -119,7 +120,9 @@ func isInAll(outcomes []outcome) bool {
 type logPush struct {
 	*pusher
 	path, name string
-	content    []byte
+	size       int64    // in bytes
+	content    []byte   // nil if the file is so large that it is not in memory
+	file       *os.File // that is read then
 	jobs       int
 	spool      *ahead.Folder // nil without one
 	note       string        // path of the file that tells of log that was given up; empty without a spool
@@ -158,30 +161,42 @@ func pushLog(ctx context.Context, r *report, o walOptions, path string) error {
 	if l.spool != nil && l.spool.Noted(l.name, info, time.Now().Add(-noteTime)) {
 		return nil
 	}
-	if err := l.read(); err != nil {
-		return err
+	if l.size = info.Size(); l.size > repo.WholeLog {
+		l.file, err = os.Open(l.path)
+		defer l.file.Close() // it is only read
+	} else {
+		l.content, err = os.ReadFile(l.path)
+	}
+	if err != nil {
+		return localfs.Errorf(err, l.path, "could not read file \"%s\"", l.path)
 	}
 	return l.run(ctx)
 }
 
-// read reads the file.
-func (l *logPush) read() (err error) {
-	if l.content, err = os.ReadFile(l.path); err != nil {
-		return localfs.Errorf(err, l.path, "could not read file \"%s\"", l.path)
+// push pushes the file to a repository.
+func (l *logPush) push(ctx context.Context, c *repo.Cluster) error {
+	if l.file != nil {
+		return c.PushLogFile(ctx, l.name, l.file, l.size, 0)
 	}
-	return nil
+	return c.PushLog(ctx, l.name, l.content, 0)
 }
 
-// clusterID returns the number of the cluster that the file is of, for which it is read only if there is no data directory.
+// clusterID returns the number of the cluster that the file is of, which its beginning says if there is no data directory.
 func (l *logPush) clusterID(dataDirectory string) (uint64, error) {
 	id, err := systemIDOf(dataDirectory, nil)
 	if err == nil {
 		return id, nil
 	}
-	if err := l.read(); err != nil {
-		return 0, err
+	file, err := os.Open(l.path)
+	if err != nil {
+		return 0, localfs.Errorf(err, l.path, "could not read file \"%s\"", l.path)
 	}
-	return systemIDOf(dataDirectory, l.content)
+	defer file.Close() // it is only read
+	begin, err := io.ReadAll(io.LimitReader(file, repo.BlockSize))
+	if err != nil {
+		return 0, localfs.Errorf(err, l.path, "could not read file \"%s\"", l.path)
+	}
+	return systemIDOf(dataDirectory, begin)
 }
 
 // openSpool opens the folder that the server has in the spool for what it pushes, if there is one. It is another one for
@@ -230,7 +245,7 @@ func (l *logPush) run(ctx context.Context) error {
 		defer cancel()
 		untried = l.untried(now)
 	}
-	outcomes := l.put(tried, l.name, l.content, untried)
+	outcomes := l.put(tried, untried, l.push)
 	err = settle(l.report, l.need, outcomes)
 	if other := (*repo.OtherLogError)(nil); errors.As(err, &other) {
 		return usererr.Hinted("Two servers write to one archive, or the file was written to after it was archived. Nothing was overwritten, and nothing more is archived until this is settled.", "%w", err)
@@ -249,7 +264,7 @@ func (l *logPush) run(ctx context.Context) error {
 // cannot be ends it: PostgreSQL asks for that soon, and is told why. Nothing is pushed behind a file
 // that is in a repository already, since it may be there with another content: it is compared when it is asked for.
 func (l *logPush) beside(ctx context.Context) {
-	jobs := min(l.jobs, besideBytes/max(len(l.content), 1))
+	jobs := min(l.jobs, int(besideBytes/max(l.size, 1)))
 	if l.spool == nil || l.jobs < 2 || jobs < 1 || wal.KindOf(l.name) != wal.SegmentFile {
 		return
 	}
@@ -292,7 +307,8 @@ func (l *logPush) beside(ctx context.Context) {
 			if err != nil {
 				return err
 			}
-			for _, o := range l.put(ctx, name, content, nil) {
+			push := func(ctx context.Context, c *repo.Cluster) error { return c.PushLog(ctx, name, content, 0) }
+			for _, o := range l.put(ctx, nil, push) {
 				if o.err != nil {
 					return o.err
 				}

@@ -9,7 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"basin/internal/object/s3/s3test"
 	"basin/internal/pgtest"
+	"basin/internal/repo"
 )
 
 // TestPushBeside pushes a segment, and with it those that wait behind it: they are not read again when they are asked for,
@@ -165,4 +167,32 @@ func TestFullQueue(t *testing.T) {
 	k.backUp(t, false)
 	k.archived(t)
 	status(int(stateOK))
+}
+
+// TestPushLargeSegment pushes a segment that is not in memory as a whole, from where no data directory is.
+func TestPushLargeSegment(t *testing.T) {
+	basin := newProgram(t, "basin")
+	s := pgtest.Start(t, pgtest.Config{WALSegmentSizeMB: 128, Conf: map[string]string{"wal_keep_size": "1GB"}})
+	s.Exec(t, "CREATE TABLE t AS SELECT g, md5(g::text) FROM generate_series(1, 100000) g", "SELECT pg_switch_wal()")
+	s.Stop(t, pgtest.Fast)
+	const name = "000000010000000000000001"
+	path, dir := filepath.Join(s.DataDir, "pg_wal", name), pgtest.TempDir(t)
+	content, err := os.ReadFile(path)
+	if err != nil || len(content) <= repo.WholeLog {
+		t.Fatal(len(content), err)
+	}
+	other := filepath.Join(dir, name)
+	content[len(content)-1]++
+	write(t, other, string(content))
+	content[len(content)-1]--
+	for _, r := range []*store{newStore(t, basin, nil, false), newStore(t, basin, s3test.Start(t), true)} {
+		r.run(t, "wal push", path).succeeded(t)
+		r.run(t, "wal push", path).says(t, exitSuccess) // a bucket that has it may hang up on who sends it: that is told
+		r.run(t, "wal push", other).failed(t, "it follows a page of zeros")
+		got := filepath.Join(dir, "RECOVERYXLOG")
+		r.run(t, "wal get", "-D", s.DataDir, name, got).succeeded(t)
+		if there, err := os.ReadFile(got); err != nil || !bytes.Equal(there, content) {
+			t.Errorf("%d bytes come back, error %v", len(there), err)
+		}
+	}
 }

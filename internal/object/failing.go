@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"slices"
 	"sync"
@@ -121,6 +122,11 @@ func (f *Failing) call(ctx context.Context, method, name string, do func() error
 // Create makes an object, or fails.
 func (f *Failing) Create(ctx context.Context, name string, data []byte) error {
 	return f.call(ctx, CallCreate, name, func() error { return f.Store.Create(ctx, name, data) })
+}
+
+// CreateFrom makes an object, or fails.
+func (f *Failing) CreateFrom(ctx context.Context, name string, content io.ReaderAt, size int64) error {
+	return f.call(ctx, CallCreate, name, func() error { return CreateFrom(ctx, f.Store, name, content, size) })
 }
 
 // Get returns a part of an object, or fails.

@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"iter"
 	"strings"
@@ -62,6 +63,21 @@ func Room(buffer []byte, n int64) []byte {
 		return make([]byte, n)
 	}
 	return buffer[:n]
+}
+
+// CreateFrom is Create of a store, of the first size bytes of content, which are read as often as it takes. They need not be
+// in memory at once if the store knows how.
+func CreateFrom(ctx context.Context, s Store, name string, content io.ReaderAt, size int64) error {
+	if s, ok := s.(interface {
+		CreateFrom(ctx context.Context, name string, content io.ReaderAt, size int64) error
+	}); ok {
+		return s.CreateFrom(ctx, name, content, size)
+	}
+	data := make([]byte, size)
+	if n, err := content.ReadAt(data, 0); n < len(data) {
+		return err
+	}
+	return s.Create(ctx, name, data)
 }
 
 // Info is what a store tells of an object without reading it.

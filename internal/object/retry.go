@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"iter"
 	"math/rand/v2"
@@ -105,11 +106,23 @@ func (r *retry) pause(ctx context.Context, err error, failures int) error {
 }
 
 func (r *retry) Create(ctx context.Context, name string, data []byte) error {
+	create := func(ctx context.Context) error { return r.store.Create(ctx, name, data) }
+	return r.create(ctx, name, create, bytes.NewReader(data), int64(len(data)))
+}
+
+// CreateFrom is as the function says.
+func (r *retry) CreateFrom(ctx context.Context, name string, content io.ReaderAt, size int64) error {
+	create := func(ctx context.Context) error { return CreateFrom(ctx, r.store, name, content, size) }
+	return r.create(ctx, name, create, content, size)
+}
+
+// create makes an object, which is to hold the first size bytes of content.
+func (r *retry) create(ctx context.Context, name string, create func(ctx context.Context) error, content io.ReaderAt, size int64) error {
 	var taken error      // what is to be settled by reading
 	isUncertain := false // whether an attempt may have made the object
 	return r.again(ctx, func(ctx context.Context) error {
 		if taken == nil {
-			err := r.store.Create(ctx, name, data)
+			err := create(ctx)
 			if err != nil && !IsAnswer(err) {
 				isUncertain = true
 			}
@@ -124,18 +137,60 @@ func (r *retry) Create(ctx context.Context, name string, data []byte) error {
 			}
 			taken = err
 		}
-		there, err := r.store.Get(ctx, name, 0, -1)
+		isOurs, err := r.holds(ctx, name, content, size)
 		switch {
 		case errors.Is(err, fs.ErrNotExist): // deleted meanwhile, or not to be seen yet
 			taken = nil
 			return fmt.Errorf("%s was taken, and then absent", name)
 		case err != nil:
 			return fmt.Errorf("read back: %w", err)
-		case !bytes.Equal(there, data):
+		case !isOurs:
 			return taken
 		}
 		return nil
 	})
+}
+
+// readBack is how much of an object is read at once to compare it, in bytes.
+const readBack = 32 << 20
+
+// holds says whether an object has the first size bytes of content, and no others.
+func (r *retry) holds(ctx context.Context, name string, content io.ReaderAt, size int64) (bool, error) {
+	if size <= readBack {
+		there, err := r.store.Get(ctx, name, 0, -1)
+		if err != nil || int64(len(there)) != size {
+			return false, err
+		}
+		return isAt(content, there, 0)
+	}
+	var buffer []byte
+	for off := int64(0); off < size; off += readBack {
+		there, err := GetTo(ctx, r.store, name, off, min(readBack, size-off), buffer)
+		if errors.Is(err, fs.ErrInvalid) { // it is shorter
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		if is, err := isAt(content, there, off); err != nil || !is {
+			return false, err
+		}
+		buffer = there
+	}
+	_, err := r.store.Get(ctx, name, size, 1)
+	if errors.Is(err, fs.ErrInvalid) { // it is not longer
+		return true, nil
+	}
+	return false, err
+}
+
+// isAt says whether some bytes are in content.
+func isAt(content io.ReaderAt, p []byte, off int64) (bool, error) {
+	ours := make([]byte, len(p))
+	if n, err := content.ReadAt(ours, off); n < len(ours) {
+		return false, err
+	}
+	return bytes.Equal(ours, p), nil
 }
 
 func (r *retry) Get(ctx context.Context, name string, off, n int64) ([]byte, error) {

@@ -92,6 +92,45 @@ func TestRetryCreate(t *testing.T) {
 	}
 }
 
+// TestRetryCreateFrom has the answer be lost to who makes an object of a file, which is compared with what is there.
+func TestRetryCreateFrom(t *testing.T) {
+	content := objecttest.Content(1, 33<<20) // so large that it is not read back at once
+	other := bytes.Clone(content)
+	other[len(other)-1]++
+	for _, test := range []struct {
+		reason string
+		there  []byte // at the start
+		want   error
+	}{
+		{"nothing is there", nil, nil},
+		{"the same", content, nil},
+		{"the last byte is another", other, fs.ErrExist},
+		{"it is shorter", content[:len(content)-1], fs.ErrExist},
+		{"it is much shorter", content[:1000], fs.ErrExist},
+		{"it is longer", append(bytes.Clone(content), 0), fs.ErrExist},
+	} {
+		for _, size := range []int{len(content), 1 << 20} {
+			synctest.Test(t, func(t *testing.T) {
+				memory := new(object.Memory)
+				if test.there != nil {
+					if err := memory.Create(t.Context(), "name", test.there); err != nil {
+						t.Fatal(err)
+					}
+				}
+				want := test.want
+				if test.there != nil && len(test.there) != size && size < len(content) { // its beginning alone is that
+					want = fs.ErrExist
+				}
+				failing := &object.Failing{Store: memory, Fail: script(object.After)}
+				err := object.CreateFrom(t.Context(), object.Retry(failing, object.RetryOptions{Attempts: 4}), "name", bytes.NewReader(content), int64(size))
+				if !errors.Is(err, want) {
+					t.Errorf("%s, %d bytes: %v, want %v", test.reason, size, err, want)
+				}
+			})
+		}
+	}
+}
+
 func TestRetryWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		failing := object.CrashAt(new(object.Memory), 1, object.Before)

@@ -2,7 +2,6 @@ package repo
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -11,16 +10,13 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
 	"golang.org/x/sync/errgroup"
 
 	"basin/internal/seal"
-	"basin/internal/usererr"
 	"basin/internal/wal"
 )
 
@@ -101,182 +97,6 @@ func (e *NotLogError) Unwrap() error { return e.error }
 
 // Is says that it is an fs.ErrExist.
 func (e *OtherLogError) Is(target error) bool { return target == fs.ErrExist }
-
-// PushLog keeps a file of the log. The same content again is no error; another one is an
-// *OtherLogError, and nothing is changed. When it returns nil the file is in the repository.
-// segmentSize is in bytes; zero is that of the content, which is a whole segment then.
-func (c *Cluster) PushLog(ctx context.Context, name string, content []byte, segmentSize int64) error {
-	at, err := c.logName(name)
-	if err != nil {
-		return err
-	}
-	if err := c.checkLog(name, content, segmentSize); err != nil {
-		return &NotLogError{err}
-	}
-	if err := c.checkParts(ctx, name, content); err != nil {
-		return err
-	}
-	box, sealed, err := c.repo.newLogBox(at)
-	if err != nil {
-		return err
-	}
-	packer, err := smallPacker()
-	if err != nil {
-		return err
-	}
-	facts := LogFacts{Name: name, Size: int64(len(content))}
-	var working sync.WaitGroup // each goes over all of it
-	var sum [sha256.Size]byte
-	working.Go(func() { sum = sha256.Sum256(content) })
-	working.Go(func() {
-		if err := c.summarize(&facts, content, segmentSize); err != nil {
-			facts.Problem = err.Error()
-		}
-	})
-	data, frames, err := sealLog(ctx, box, packer, content, append(make([]byte, logHead), sealed...))
-	working.Wait()
-	if err != nil {
-		return err
-	}
-	crc := checksum(content)
-	facts.SHA256, facts.CRC32C, facts.Frames = sum[:], &crc, frames
-	if facts.Problem != "" {
-		if err := c.checkFilledUp(ctx, name, at, content); err != nil {
-			return err
-		}
-	}
-	copy(data, box.Head())
-	copy(data[seal.HeadSize:], c.repo.logDigest(name, sum[:]))
-	text, err := json.Marshal(facts)
-	if err != nil {
-		return err
-	}
-	if err := c.noteMinimal(ctx, &facts); err != nil {
-		return err
-	}
-	err = c.repo.store.Create(ctx, at, appendTrailer(data, box, packer, text))
-	if !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return c.compareLog(ctx, name, at, sum[:], cmp.Or(segmentSize, int64(len(content))))
-}
-
-// compareLog compares a file of the log that is there with one that was to be pushed, which has a digest.
-func (c *Cluster) compareLog(ctx context.Context, name, at string, sum []byte, segmentSize int64) error {
-	if c.repo.CanRead() {
-		have, err := c.OpenLog(ctx, name, segmentSize)
-		if err == nil {
-			err = have.Check(ctx)
-		}
-		if err != nil {
-			return fmt.Errorf("%s is in the repository already, and cannot be compared: %w", name, err)
-		}
-		if !bytes.Equal(have.Facts.SHA256, sum) {
-			return &OtherLogError{name, have.Facts.SHA256, sum}
-		}
-		return nil
-	}
-	head, err := c.repo.store.Get(ctx, at, 0, logHead)
-	if err != nil {
-		return fmt.Errorf("%s is in the repository already, and cannot be compared: %w", name, err)
-	}
-	digest := c.repo.logDigest(name, sum)
-	if !bytes.Equal(head[seal.HeadSize:], digest) {
-		return &OtherLogError{name, head[seal.HeadSize:], digest}
-	}
-	return nil
-}
-
-// summarize notes what is in a segment. It is an error if that is damaged.
-func (c *Cluster) summarize(facts *LogFacts, content []byte, size int64) error {
-	if !isOfSegment(facts.Name) || strings.HasSuffix(facts.Name, ".backup") {
-		return nil
-	}
-	size = cmp.Or(size, int64(len(content)))
-	segment, err := wal.ParseSegment(facts.Name[:24], size)
-	if err != nil {
-		return err
-	}
-	read := wal.SummarizePart
-	if IsSegment(facts.Name) {
-		read = wal.Summarize
-	} else if p, ok := parseLogPart(facts.Name); ok && p.from > 0 {
-		return nil // it is read with what is before it
-	}
-	s, err := read(bytes.NewReader(content), segment, wal.PageRules{SystemID: c.name.SystemID, SegmentSize: size, Timeline: segment.Timeline})
-	if err != nil {
-		return err
-	}
-	facts.Summary = &s
-	return nil
-}
-
-// sealLog returns an object that begins as it is told to, and goes on with the frames of a content, whose lengths are returned too. What
-// of them is packed is sealed at once, so that little is there twice.
-func sealLog(ctx context.Context, box *seal.Box, packer *seal.Packer, content, begin []byte) (data []byte, lengths []int64, err error) {
-	ahead := runtime.GOMAXPROCS(0)
-	ring := make(buffers, ahead+1)
-	pieces := func(yield func([]byte, error) bool) {
-		for piece := range slices.Chunk(content, logFrame) {
-			if !yield(piece, nil) {
-				return
-			}
-		}
-	}
-	pack := func(_ context.Context, piece []byte) ([]byte, error) { return packer.Pack(ring.take(0), piece), nil }
-	data = begin
-	for packed, err := range inSequence(ctx, pieces, ahead, pack) {
-		if err != nil {
-			return nil, nil, err
-		}
-		begun := len(data)
-		if frame := len(packed) + seal.Overhead; cap(data)-begun < frame { // the others are expected to be like those before
-			count := len(lengths) + 1
-			all := int64(begun-len(begin)+frame) * int64(len(content)) / int64(min(count*logFrame, len(content)))
-			data = slices.Grow(data, int(all+all/8)-begun+len(begin)+tailSize)
-		}
-		data = box.Seal(data, packed, int64(begun))
-		lengths = append(lengths, int64(len(data)-begun))
-		ring.give(packed)
-	}
-	return data, lengths, nil
-}
-
-// checkLog sees that a file of the log is what its name says: its pages have the addresses, the
-// timeline and the cluster. Of a part of a segment, what follows the log may be anything.
-func (c *Cluster) checkLog(name string, content []byte, size int64) error {
-	if !isOfSegment(name) || strings.HasSuffix(name, ".backup") {
-		return nil
-	}
-	if size == 0 {
-		size = int64(len(content))
-	}
-	if IsSegment(name) && int64(len(content)) != size {
-		return fmt.Errorf("%s has %d bytes, and is to have %d", name, len(content), size)
-	}
-	if !wal.ValidSegmentSize(size) {
-		return fmt.Errorf("%s has %d bytes, and a segment is a power of two from 1 MiB to 1 GiB", name, len(content))
-	}
-	segment, err := wal.ParseSegment(name[:24], size)
-	if err != nil {
-		return err
-	}
-	checked, start := len(content), segment.Start(size)
-	p, isPart := parseLogPart(name)
-	switch {
-	case isPart && (p.to-p.from != int64(len(content)) || p.to <= p.from || p.to > size):
-		return fmt.Errorf("%s has %d bytes", name, len(content))
-	case isPart:
-		start += wal.LSN(p.from)
-	case !IsSegment(name):
-		checked = min(checked, BlockSize)
-	}
-	rules := wal.PageRules{SystemID: c.name.SystemID, SegmentSize: size, Timeline: segment.Timeline}
-	if err := wal.NewPageChecker(rules, start).Check(content[:checked]); err != nil {
-		return usererr.Hinted("Is this the log of another cluster, or was the file written to?", "%s: %w", name, err)
-	}
-	return nil
-}
 
 // LogFacts returns what is known of a file of the log, or of what is there as Log says. One that is not there is
 // fs.ErrNotExist.

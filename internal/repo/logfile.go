@@ -19,9 +19,9 @@ import (
 )
 
 const (
-	// wholeLog is how large a segment is at most, in bytes, that is fetched at once: one request, rather than some for what is
-	// known of it and then its frames.
-	wholeLog = 64 << 20
+	// WholeLog is how large a segment is at most, in bytes, that is in memory as a whole: it is fetched with one request, rather than some
+	// for what is known of it and then its frames.
+	WholeLog = 64 << 20
 	// logRun is how much of a larger one is fetched with a request, in bytes, and runsAhead how many such requests
 	// are made before they are needed.
 	logRun    = 4 * (logFrame + seal.Overhead)
@@ -62,11 +62,11 @@ func (c *Cluster) OpenLog(ctx context.Context, name string, segmentSize int64) (
 // openLogFile is OpenLog for what is one object.
 func (c *Cluster) openLogFile(ctx context.Context, name string, segmentSize int64) (*LogFile, error) {
 	open := c.openWhole
-	if IsSegment(name) && segmentSize > wholeLog {
+	if IsSegment(name) && segmentSize > WholeLog {
 		open = c.openFacts
 	}
 	f, err := open(ctx, name)
-	if errors.Is(err, fs.ErrNotExist) && IsSegment(name) && segmentSize > wholeLog {
+	if errors.Is(err, fs.ErrNotExist) && IsSegment(name) && segmentSize > WholeLog {
 		err = c.checkAbsence(ctx, name, err)
 	}
 	if err != nil {

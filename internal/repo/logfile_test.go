@@ -53,7 +53,7 @@ func (w writes) Write(p []byte) (int, error) {
 }
 
 // largeSegment is said of segments that are to be fetched by and by.
-const largeSegment = 2 * wholeLog
+const largeSegment = 2 * WholeLog
 
 // TestLogIsHandedOver opens a file of the log, lets something happen, and has it written, from an object that is there at once, and from
 // one that is fetched by and by.

@@ -208,7 +208,7 @@ func (p *packer) cut() error {
 	if p.box == nil {
 		return nil
 	}
-	p.data = appendTrailer(p.data, p.box, p.pack, p.content.finish())
+	p.data = appendTrailer(p.data, 0, p.box, p.pack, p.content.finish())
 	name, data := p.name, p.data
 	p.box, p.data = nil, nil
 	select {
@@ -238,10 +238,10 @@ const footerRoom = 1 << 20
 // footerSize is that of what follows a trailer, in bytes.
 const footerSize = 8
 
-// appendTrailer ends an object with a trailer.
-func appendTrailer(data []byte, box *seal.Box, pack *seal.Packer, content []byte) []byte {
+// appendTrailer ends an object with a trailer. Before data are so many bytes of it.
+func appendTrailer(data []byte, before int64, box *seal.Box, pack *seal.Packer, content []byte) []byte {
 	at := len(data)
-	data = box.Seal(data, pack.Pack(nil, content), int64(at))
+	data = box.Seal(data, pack.Pack(nil, content), before+int64(at))
 	data = binary.LittleEndian.AppendUint32(data, uint32(len(data)-at))
 	return binary.LittleEndian.AppendUint32(data, checksum(data[len(data)-4:]))
 }

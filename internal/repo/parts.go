@@ -181,7 +181,7 @@ func (c *Cluster) joinedWithFacts(ctx context.Context, wanted logPart) ([]byte, 
 		facts.Problem = "it is less than the header of a page"
 		return content, facts, nil
 	}
-	if err := c.summarize(&facts, content, size); err != nil {
+	if err := c.summarize(&facts, bytes.NewReader(content), facts.Size, size); err != nil {
 		facts.Problem = err.Error()
 	}
 	return content, facts, nil
@@ -195,7 +195,7 @@ func otherLog(name string, have, refused []byte) error {
 // checkParts sees that a segment begins with what was received of it before, and the other way
 // round: else two clusters write one log. Who cannot read does not see it. Of a part that goes on
 // where others end that is not seen, but when the segment comes.
-func (c *Cluster) checkParts(ctx context.Context, name string, content []byte) error {
+func (c *Cluster) checkParts(ctx context.Context, name string, content logContent) error {
 	p, isPart := parseLogPart(name)
 	if !c.repo.CanRead() || !isPart && !IsSegment(name) || p.from > 0 {
 		return nil
@@ -220,27 +220,34 @@ func (c *Cluster) checkParts(ctx context.Context, name string, content []byte) e
 	if err != nil {
 		return err
 	}
-	n := min(len(have), len(content))
-	if bytes.Equal(have[:n], content[:n]) {
-		return nil
+	have = have[:min(int64(len(have)), content.size)]
+	begin, err := content.begin(int64(len(have)))
+	if err != nil || bytes.Equal(have, begin) {
+		return err
 	}
-	return otherLog(other, have[:n], content[:n])
+	return otherLog(other, have, begin)
 }
 
 // checkFilledUp sees that a segment in which the log ends early is not what a server got from here: the part that is there,
 // filled with zeros. A standby that archives what it restores would push that, and the segment itself had no place any more.
-func (c *Cluster) checkFilledUp(ctx context.Context, name, at string, content []byte) error {
+func (c *Cluster) checkFilledUp(ctx context.Context, name, at string, content logContent) error {
 	const least = 8 // all records begin at a multiple of it
-	if !IsSegment(name) || len(content) < least || len(bytes.Trim(content[len(content)-least:], "\x00")) > 0 {
+	if !IsSegment(name) || content.size < least {
 		return nil
+	}
+	if isFilled, err := content.isZeros(content.size - least); err != nil || !isFilled {
+		return err
 	}
 	parts, _, err := c.segmentParts(ctx, name)
 	if err != nil {
 		return err
 	}
 	_, end := cover(parts)
-	if end == 0 || end >= int64(len(content)) || len(bytes.Trim(content[end:], "\x00")) > 0 {
+	if end == 0 || end >= content.size {
 		return nil
+	}
+	if isFilled, err := content.isZeros(end); err != nil || !isFilled {
+		return err
 	}
 	if _, err := c.repo.store.Get(ctx, at, 0, 1); err == nil {
 		return nil // it is compared with that

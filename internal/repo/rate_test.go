@@ -9,7 +9,7 @@ import (
 	"basin/internal/seal"
 )
 
-// TestSample reads for a short time from a backup that has something, from one that has nothing, and from one that is damaged.
+// TestSample reads a megabyte from a backup that has something, from one that has nothing, and from one that is damaged.
 func TestSample(t *testing.T) {
 	c := newCluster(t, true)
 	full := tree{{path: "a"}: make([]byte, 300_000), {path: "global/pg_control"}: []byte("c")}
@@ -20,7 +20,7 @@ func TestSample(t *testing.T) {
 	commit := take(t, c, full, rng(1), SinkOptions{})
 	sample := func(c *Cluster, commit *Commit) (read int64, err error) {
 		var taken atomic.Int64
-		read, err = c.Sample(t.Context(), *commit, 2, 20*time.Millisecond, 1<<40, func(_ int, content []byte) error {
+		read, err = c.Sample(t.Context(), *commit, 2, time.Minute, 1<<20, func(_ int, content []byte) error {
 			taken.Add(int64(len(content)))
 			return nil
 		})
@@ -42,6 +42,9 @@ func TestSample(t *testing.T) {
 	}
 	if read, err := c.Sample(t.Context(), *commit, 1, time.Minute, 1, func(int, []byte) error { return nil }); err != nil || read > 300_000 {
 		t.Errorf("of one byte at most: %d bytes, %v", read, err)
+	}
+	if read, err := c.Sample(t.Context(), *commit, 1, 0, 1<<20, func(int, []byte) error { return nil }); err != nil || read != 0 {
+		t.Errorf("in no time: %d bytes, %v", read, err)
 	}
 	c = newCluster(t, true)
 	empty := take(t, c, tree{{path: "a"}: {}}, rng(1), SinkOptions{})

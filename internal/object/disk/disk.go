@@ -15,6 +15,7 @@
 package disk
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
@@ -95,21 +96,31 @@ func (s *Store) Close() error { return s.root.Close() }
 // Create makes an object. When it returns, the file and its name are durable,
 // and so are the folders above; that is also so if the name is taken.
 func (s *Store) Create(ctx context.Context, name string, data []byte) error {
-	err := s.create(ctx, name, data)
+	return s.createOf(ctx, name, func() io.Reader { return bytes.NewReader(data) }, int64(len(data)))
+}
+
+// CreateFrom is Create of the first size bytes of content.
+func (s *Store) CreateFrom(ctx context.Context, name string, content io.ReaderAt, size int64) error {
+	return s.createOf(ctx, name, func() io.Reader { return io.NewSectionReader(content, 0, size) }, size)
+}
+
+// createOf makes an object of what is read, which is to be so many bytes.
+func (s *Store) createOf(ctx context.Context, name string, content func() io.Reader, size int64) error {
+	err := s.create(ctx, name, content(), size)
 	if s.options.UseReserve && isFull(err) && s.root.Remove(reserve) == nil {
-		err = s.create(ctx, name, data)
+		err = s.create(ctx, name, content(), size)
 	}
 	return err
 }
 
-func (s *Store) create(ctx context.Context, name string, data []byte) error {
+func (s *Store) create(ctx context.Context, name string, content io.Reader, size int64) error {
 	if err := cmp.Or(ctx.Err(), object.CheckName(name)); err != nil {
 		return err
 	}
 	if err := s.sweep(); err != nil {
 		return worded(err, "remove what was left in %s", s.path(temporary))
 	}
-	temp, err := s.write(data)
+	temp, err := s.write(content, size)
 	if err != nil {
 		return worded(err, "create %s", s.path(name))
 	}
@@ -130,7 +141,7 @@ func (s *Store) create(ctx context.Context, name string, data []byte) error {
 }
 
 // write makes a temporary file that is durable, and returns its name.
-func (s *Store) write(data []byte) (name string, err error) {
+func (s *Store) write(content io.Reader, size int64) (name string, err error) {
 	if err := s.mkdir(temporary); err != nil && !errors.Is(err, fs.ErrExist) {
 		return "", err
 	}
@@ -139,9 +150,12 @@ func (s *Store) write(data []byte) (name string, err error) {
 	if err != nil {
 		return "", err
 	}
-	err = s.owner.takes(file)
-	if err == nil {
-		_, err = file.Write(data)
+	var n int64
+	if err = s.owner.takes(file); err == nil {
+		n, err = io.Copy(file, content)
+	}
+	if err == nil && n < size {
+		err = io.ErrUnexpectedEOF
 	}
 	if err == nil {
 		err = file.Sync()
@@ -400,7 +414,7 @@ func (s *Store) sweep() error {
 func (s *Store) makeReserve() {
 	content := make([]byte, s.options.Reserve)
 	_, _ = rand.Read(content) // never fails; it takes as much room where files are compressed, too
-	if temp, err := s.write(content); err == nil && s.root.Rename(temp, reserve) != nil {
+	if temp, err := s.write(bytes.NewReader(content), s.options.Reserve); err == nil && s.root.Rename(temp, reserve) != nil {
 		_ = s.root.Remove(temp)
 	}
 }

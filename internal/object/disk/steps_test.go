@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -155,11 +156,25 @@ func TestFolderVanishes(t *testing.T) {
 	}
 }
 
+// TestShortFile makes an object of a file that ends before it was to.
+func TestShortFile(t *testing.T) {
+	s := open(t, t.TempDir())
+	if err := s.CreateFrom(t.Context(), "name", strings.NewReader("short"), 6); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("error %v", err)
+	}
+	if left, err := fs.ReadDir(s.root.FS(), temporary); err != nil || len(left) > 0 {
+		t.Errorf("left are %v, error %v", left, err)
+	}
+	if _, err := s.Get(t.Context(), "name", 0, -1); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it is there, error %v", err)
+	}
+}
+
 // Where there are no links, files are renamed; the contract is the same.
 func TestRename(t *testing.T) {
 	s := open(t, t.TempDir())
 	for _, name := range []string{"a", "b"} {
-		temp, err := s.write([]byte(name))
+		temp, err := s.write(strings.NewReader(name), int64(len(name)))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -31,6 +31,7 @@ func Run(t *testing.T, open func(t *testing.T) object.Store) {
 		{"Order", testOrder},
 		{"Pages", testPages},
 		{"Large", testLarge},
+		{"File", testFile},
 		{"Delete", testDelete},
 		{"Emptied", testEmptied},
 		{"Cancelled", testCancelled},
@@ -348,6 +349,23 @@ func testLarge(t *testing.T, s object.Store) {
 	if err != nil || !bytes.Equal(got, data[31<<20:31<<20+4096]) {
 		t.Errorf("get near the end: %d bytes, %v", len(got), err)
 	}
+}
+
+// testFile makes objects of what is read.
+func testFile(t *testing.T, s object.Store) {
+	data := Content(3, 300_000)
+	for _, size := range []int{len(data) - 1, 1, 0} { // what is behind does not count
+		name := fmt.Sprintf("file/%d", size)
+		for _, want := range []error{nil, fs.ErrExist} {
+			answers(t, name, object.CreateFrom(t.Context(), s, name, bytes.NewReader(data), int64(size)), want)
+		}
+		holds(t, s, name, data[:size])
+	}
+	answers(t, "a name that cannot be", object.CreateFrom(t.Context(), s, "~", bytes.NewReader(data), 1), fs.ErrInvalid)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	answers(t, "cancelled", object.CreateFrom(ctx, s, "file/never", bytes.NewReader(data), 1), context.Canceled)
+	isOnly(t, s, "file/0", "file/1", fmt.Sprintf("file/%d", len(data)-1))
 }
 
 func testDelete(t *testing.T, s object.Store) {

@@ -24,6 +24,15 @@ import (
 
 // Create makes an object.
 func (s *Store) Create(ctx context.Context, name string, data []byte) error {
+	return s.create(ctx, name, bytes.NewReader(data), int64(len(data)))
+}
+
+// CreateFrom makes an object of the first size bytes of content.
+func (s *Store) CreateFrom(ctx context.Context, name string, content io.ReaderAt, size int64) error {
+	return s.create(ctx, name, io.NewSectionReader(content, 0, size), size)
+}
+
+func (s *Store) create(ctx context.Context, name string, body io.ReadSeeker, size int64) error {
 	if err := cmp.Or(ctx.Err(), object.CheckName(name)); err != nil {
 		return err
 	}
@@ -32,8 +41,8 @@ func (s *Store) Create(ctx context.Context, name string, data []byte) error {
 	input := &s3.PutObjectInput{
 		Bucket:        &s.options.Bucket,
 		Key:           aws.String(s.prefix + name),
-		Body:          bytes.NewReader(data),
-		ContentLength: aws.Int64(int64(len(data))),
+		Body:          body,
+		ContentLength: &size,
 		IfNoneMatch:   aws.String("*"),
 
 		StorageClass:         types.StorageClass(s.options.StorageClass),
