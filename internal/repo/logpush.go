@@ -86,13 +86,13 @@ func (c *Cluster) pushLog(ctx context.Context, name string, content logContent, 
 	if err != nil {
 		return err
 	}
-	if err := c.checkParts(ctx, name, content); err != nil {
-		return err
-	}
 	if facts.Problem != "" {
-		if err := c.checkFilledUp(ctx, name, at, content); err != nil {
+		if isThere, err := c.isFilledUp(ctx, name, at, content); err != nil || isThere {
 			return err
 		}
+	}
+	if err := c.checkParts(ctx, name, content); err != nil {
+		return err
 	}
 	if err := c.noteMinimal(ctx, &facts); err != nil {
 		return err

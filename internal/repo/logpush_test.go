@@ -123,8 +123,11 @@ func TestPushLogFile(t *testing.T) {
 			t.Errorf("it begins as no part of it does: error %v", err)
 		}
 		filled := append(bytes.Clone(content[:3*BlockSize]), make([]byte, largeSize-3*BlockSize)...)
-		if err := push(bytes.NewReader(filled)); err == nil || errOther(err) {
+		if err := push(bytes.NewReader(filled)); err != nil {
 			t.Errorf("it is that part and zeros: error %v", err)
+		}
+		if _, err := c.LogFacts(t.Context(), largeName); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("that is taken for the segment, error %v", err)
 		}
 		for _, reason := range []string{"at first", "again"} {
 			if err := push(file); err != nil {

@@ -228,32 +228,51 @@ func (c *Cluster) checkParts(ctx context.Context, name string, content logConten
 	return otherLog(other, have, begin)
 }
 
-// checkFilledUp sees that a segment in which the log ends early is not what a server got from here: the part that is there,
-// filled with zeros. A standby that archives what it restores would push that, and the segment itself had no place any more.
-func (c *Cluster) checkFilledUp(ctx context.Context, name, at string, content logContent) error {
+// isFilledUp says whether a segment in which the log ends early is no more than the part that is there, filled with zeros: what a server got from here, or was
+// rewound to. A standby that archives what it restores pushes that, and so does a server that was promoted to another timeline, which archives nothing more before.
+// All that is in it is in the repository, and it does not take the place of the segment itself.
+func (c *Cluster) isFilledUp(ctx context.Context, name, at string, content logContent) (bool, error) {
 	const least = 8 // all records begin at a multiple of it
 	if !IsSegment(name) || content.size < least {
-		return nil
+		return false, nil
 	}
 	if isFilled, err := content.isZeros(content.size - least); err != nil || !isFilled {
-		return err
+		return false, err
 	}
 	parts, _, err := c.segmentParts(ctx, name)
 	if err != nil {
-		return err
+		return false, err
 	}
 	_, end := cover(parts)
 	if end == 0 || end >= content.size {
-		return nil
+		return false, nil
 	}
 	if isFilled, err := content.isZeros(end); err != nil || !isFilled {
-		return err
+		return false, err
 	}
 	if _, err := c.repo.store.Get(ctx, at, 0, 1); err == nil {
-		return nil // it is compared with that
+		return false, nil // it is compared with that
 	}
-	return usererr.Hinted("A standby with archive_mode = always pushes what it restored. It gets the rest from its primary, or is promoted, and then this ends by itself.",
-		"%s has no more than the first %d bytes, which are in the repository, and zeros behind them", name, end)
+	begin, err := content.begin(end)
+	if err != nil {
+		return false, err
+	}
+	if c.repo.CanRead() {
+		have, err := c.Log(ctx, PartialName(name, end))
+		n := len(bytes.TrimRight(begin, "\x00"))
+		return err == nil && bytes.Equal(have[:n], begin[:n]), err
+	}
+	part := PartName(name, 0, end)
+	of, err := c.logName(part)
+	if err != nil {
+		return false, err
+	}
+	sum := sha256.Sum256(begin)
+	if err := c.compareLog(ctx, part, of, sum[:], content.size); err != nil {
+		return false, usererr.Hinted("Push it where the repository's key is, if this server is no standby that gets the rest from its primary: basin wal push FILE.",
+			"%s has no more than the first %d bytes of it, which are in the repository and cannot be compared here, and zeros behind them: %w", name, end, err)
+	}
+	return true, nil
 }
 
 // supersededFor is how long the whole of a segment, or a longer part of it, has been there when a part is removed:

@@ -79,25 +79,59 @@ func TestPartsAreReadAsOne(t *testing.T) {
 	}
 }
 
-// TestFilledUpPartIsNoSegment pushes what a server got of a segment of which only a part was there.
+// TestFilledUpPartIsNoSegment pushes what a server got of a segment of which only a part was there: that is there, and is not taken for the segment.
 func TestFilledUpPartIsNoSegment(t *testing.T) {
 	content := forgedLog(5, rand.New(rand.NewPCG(1, 2)))
-	for _, isWriter := range []bool{false, true} {
-		c := newCluster(t, isWriter)
-		if err := c.PushLog(t.Context(), PartName(partOf, 0, 10000), content[:10000], partSegment); err != nil {
-			t.Fatal(err)
-		}
-		for _, length := range []int{10000, 9000} {
-			filled := append(slices.Clone(content[:length]), make([]byte, partSegment-length)...)
-			if err := c.PushLog(t.Context(), partOf, filled, 0); err == nil {
-				t.Errorf("%d bytes of it and zeros were taken for the segment", length)
+	for _, test := range []struct {
+		reason               string
+		encrypted, isKeyless bool
+		parts                []int64 // where they end
+	}{
+		{"plain", false, false, []int64{10000}},
+		{"encrypted", true, false, []int64{10000}},
+		{"several", true, false, []int64{4000, 10000}},
+		{"without the key", true, true, []int64{10000}},
+		{"several, without the key", true, true, []int64{4000, 10000}},
+	} {
+		t.Run(test.reason, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, test.encrypted)
+			if test.isKeyless {
+				c = asWriter(t, c, make(map[seal.KeyID]seal.Key))
 			}
-		}
-		for range 2 {
-			if err := c.PushLog(t.Context(), partOf, content, 0); err != nil {
-				t.Errorf("the segment: %v", err)
+			from := int64(0)
+			for _, to := range test.parts {
+				if err := c.PushLog(t.Context(), PartName(partOf, from, to), content[from:to], partSegment); err != nil {
+					t.Fatal(err)
+				}
+				from = to
 			}
-		}
+			had := len(objects(t, c, "wal/"))
+			for _, length := range []int{10000, 9000} {
+				filled := append(slices.Clone(content[:length]), make([]byte, partSegment-length)...)
+				err := c.PushLog(t.Context(), partOf, filled, 0)
+				// Who cannot read compares it with the part that is all of it.
+				if isKnown := !test.isKeyless || length == 10000 && len(test.parts) == 1; (err == nil) != isKnown {
+					t.Errorf("%d bytes of it and zeros: %v", length, err)
+				}
+				if err != nil && !strings.Contains(err.Error(), "cannot be compared here") {
+					t.Errorf("%d bytes of it and zeros: %v", length, err)
+				}
+			}
+			other := append(slices.Clone(content[:9000]), make([]byte, partSegment-9000)...)
+			other[8500]++
+			if err := c.PushLog(t.Context(), partOf, other, 0); err == nil {
+				t.Error("another log is taken for the part")
+			}
+			if left := len(objects(t, c, "wal/")); left != had {
+				t.Errorf("%d files were there, and then %d", had, left)
+			}
+			for range 2 {
+				if err := c.PushLog(t.Context(), partOf, content, 0); err != nil {
+					t.Errorf("the segment: %v", err)
+				}
+			}
+		})
 	}
 }
 
