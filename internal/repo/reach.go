@@ -107,7 +107,7 @@ func (c *Cluster) Reach(ctx context.Context, from Commit, t wal.Timeline) (Reach
 	defer log.stop()
 	reach := Reach{Timeline: t}
 	number, end, rest := first.Number, wal.LSN(math.MaxUint64), line
-	for ; ; number++ {
+	for ; end == math.MaxUint64; number++ {
 		found, err := log.at(number, len(rest))
 		if err != nil {
 			return Reach{}, err
@@ -121,11 +121,19 @@ func (c *Cluster) Reach(ctx context.Context, from Commit, t wal.Timeline) (Reach
 		if found == nil {
 			break
 		}
-		rest = upTo(line, found.Timeline)             // recovery never goes back to an older one
-		if b := rest[len(rest)-1]; number == b.last { // of which only the first part counts
-			end = b.end
-		} else {
-			end = math.MaxUint64
+		rest = upTo(line, found.Timeline) // recovery never goes back to an older one
+		if b := rest[len(rest)-1]; number == b.last {
+			// Only the first part of it counts: what a newer timeline began with there is missing, or there is a part of it.
+			newer := rest[:len(rest)-1]
+			part, partName, err := c.left(ctx, newer, number, size)
+			if err != nil {
+				return Reach{}, err
+			}
+			if part == nil {
+				end = b.end
+			} else {
+				rest, name = upTo(line, part.Timeline), partName
+			}
 		}
 		reach.Last = name
 		reach.Segments = append(reach.Segments, reach.Last)
@@ -138,8 +146,14 @@ func (c *Cluster) Reach(ctx context.Context, from Commit, t wal.Timeline) (Reach
 	if behind != nil {
 		reach.Resumes = behind.Name(size)
 	}
+	if end < math.MaxUint64 { // where a timeline was left
+		rest, number = rest[:len(rest)-1], number-1
+	}
 	if err := c.reachPartial(ctx, rest, number, size, &reach); err != nil {
 		return reach, err
+	}
+	if n := len(reach.Segments); n > 0 && end < math.MaxUint64 && reach.Last != reach.Segments[n-1] {
+		reach.Segments = reach.Segments[:n-1] // in place of which that part is read
 	}
 	if err := c.cutMinimal(ctx, from.Start.LSN, rest, size, &reach); err != nil {
 		return reach, err

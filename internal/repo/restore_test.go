@@ -169,6 +169,10 @@ func TestReach(t *testing.T) {
 		{"what the old timeline has behind it", []string{"1/5", "1/6", "1/7", "1/8", "2/6"}, 2, at(7, 0), ""},
 		{"a hole in the new one, not in the old one", []string{"1/5", "1/6", "1/7", "2/6", "2/8"}, 2, at(7, 0), "000000020000000000000008"},
 		{"nothing of the new one", []string{"1/5", "1/6", "1/7"}, 2, at(6, 8192), ""},
+		{"the segment in which the new one begins is missing", []string{"1/5", "1/6", "2/7", "2/8"}, 2, at(6, 8192), "000000020000000000000007"},
+		{"a part of it alone", []string{"1/5", "1/6+4096", "2/7", "2/8"}, 2, at(6, 4096), "000000020000000000000007"},
+		{"a part of that segment, and all of the old one's", []string{"1/5", "1/6", "2/6+65536"}, 2, at(6, 65536), ""},
+		{"the same before a gap", []string{"1/5", "1/6", "1/7", "2/6+65536", "2/7"}, 2, at(6, 65536), "000000020000000000000007"},
 		{"the old one, although there is a new one", []string{"1/5", "1/6", "1/7", "2/6"}, 1, at(8, 0), ""},
 	} {
 		t.Run(test.reason, func(t *testing.T) {
