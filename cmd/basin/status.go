@@ -113,7 +113,7 @@ func status(ctx context.Context, c call) error {
 	defer cancel()
 	r := statusReport{Time: time.Now().UTC(), Clusters: []clusterStatus{}, limits: o}
 	if err := r.read(ctx, c.report, &o); err != nil {
-		r.State, r.Problem, r.hint = stateUnknown, strings.TrimSpace(statusError(ctx, err).Error()), usererr.Hint(err)
+		r.State, r.Problem, r.hint = r.State.worse(stateUnknown), strings.TrimSpace(statusError(ctx, err).Error()), usererr.Hint(err)
 		r.readAlone(o.repositoryOptions)
 	}
 	if o.JSON {
@@ -143,9 +143,7 @@ func (r *statusReport) read(ctx context.Context, report *report, o *statusOption
 		return err
 	}
 	r.Repository = repository.Info().ID.String()
-	if err := r.readSpace(o); err != nil {
-		return err
-	}
+	r.readSpace(o)
 	if err := mustRead(repository); err != nil {
 		return err
 	}

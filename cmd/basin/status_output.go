@@ -31,6 +31,7 @@ func (r statusReport) lines() []byte {
 				fmt.Fprintf(&b, "%s\n", oneLine(line))
 			}
 		}
+		r.rest(&b)
 		for _, s := range r.Clusters {
 			for _, p := range s.Problems {
 				fmt.Fprintf(&b, "%v %s: %s\n", p.State, s.Cluster, oneLine(p.Text))
@@ -39,12 +40,7 @@ func (r statusReport) lines() []byte {
 		return b.Bytes()
 	}
 	fmt.Fprintf(&b, "BASIN %v - %s | %s\n", r.State, r.summary(), strings.Join(r.perfdata(), " "))
-	if r.ServerProblem != "" {
-		fmt.Fprintf(&b, "%v: %s\n", stateUnknown, oneLine(r.ServerProblem))
-	}
-	if text := r.Space.problem(); text != "" {
-		fmt.Fprintf(&b, "%v: %s\n", r.Space.State, oneLine(text))
-	}
+	r.rest(&b)
 	sorted := slices.Clone(r.Clusters)
 	slices.SortStableFunc(sorted, func(x, y clusterStatus) int { return y.State.weight() - x.State.weight() })
 	for _, s := range sorted {
@@ -54,6 +50,16 @@ func (r statusReport) lines() []byte {
 		}
 	}
 	return b.Bytes()
+}
+
+// rest adds what is told of no cluster.
+func (r statusReport) rest(b *bytes.Buffer) {
+	if r.ServerProblem != "" {
+		fmt.Fprintf(b, "%v: %s\n", stateUnknown, oneLine(r.ServerProblem))
+	}
+	if text := r.Space.problem(); text != "" {
+		fmt.Fprintf(b, "%v: %s\n", r.Space.State, oneLine(text))
+	}
 }
 
 // oneLine returns a text for one line, without the bar behind which values for graphs begin.

@@ -80,19 +80,18 @@ func (l shareLimit) judge(s spaceStatus) state {
 	return stateOK
 }
 
-// readSpace looks at the file system of a repository that is in one.
-func (r *statusReport) readSpace(o *statusOptions) error {
+// readSpace looks at the file system of a repository that is in one, if that tells.
+func (r *statusReport) readSpace(o *statusOptions) {
 	p, err := o.place()
 	if err != nil || !p.isFolder() {
-		return err
+		return
 	}
 	space, err := readSpace(p.Location)
 	if err != nil {
-		return err
+		return
 	}
 	space.State = o.MinFree.judge(space)
 	r.Space, r.State = &space, r.State.worse(space.State)
-	return nil
 }
 
 // problem says what is not as it should be; nothing if all is well.

@@ -143,6 +143,14 @@ func TestStatusAfterPrune(t *testing.T) {
 		t.Fatal("no damage was found")
 	}
 	metrics := filepath.Join(t.TempDir(), "basin.prom")
+	for _, content := range []string{"", "no log, either", strings.Repeat("x", 100)} { // what is more damaged is not what was written anew
+		if err := os.WriteFile(filepath.Join(location, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if said, _ := statusOfRepository(t, "--repository="+location); !strings.Contains(said, name) {
+			t.Errorf("when it is %q: %s", content, said)
+		}
+	}
 	for _, isThere := range []bool{true, false} {
 		said, _ := statusOfRepository(t, "--repository="+location, "--prometheus="+metrics)
 		content, err := os.ReadFile(metrics)
@@ -249,6 +257,10 @@ func TestStatusOfSpace(t *testing.T) {
 	r := statusReport{Space: &spaceStatus{State: stateCritical, Free: 44 << 10, Size: 60 << 20}, State: stateCritical, Clusters: []clusterStatus{newStatus(repo.ClusterName{Name: "a", SystemID: 1})}}
 	if got, _, _ := strings.Cut(string(r.lines()), " | "); got != "BASIN CRITICAL - 44 KiB of 60 MiB are free where the repository is: basin forget and basin prune free what is not needed" {
 		t.Errorf("the first line is %s", got)
+	}
+	r.Problem, r.Clusters = "nothing is known", nil
+	if got := string(r.lines()); !strings.HasPrefix(got, "BASIN CRITICAL - nothing is known\n") || !strings.Contains(got, "CRITICAL: 44 KiB of 60 MiB are free") {
+		t.Errorf("if nothing else is known it is %s", got)
 	}
 	for value, want := range map[string]shareLimit{"off": {}, "10": {10, 2}, "10%": {10, 2}, "20%:3%": {20, 3}, "5:0": {5, 0}} {
 		if got, err := parseShareLimit(value); err != nil || got != want {

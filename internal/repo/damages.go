@@ -34,6 +34,15 @@ func headOf(ctx context.Context, store object.Store, name string) (string, error
 	return fmt.Sprintf("%08x", checksum(head)), nil
 }
 
+// isWritten says whether an object begins as one that was written, and did not change since: what was damaged before may be so more.
+func isWritten(ctx context.Context, store object.Store, name string) (bool, error) {
+	head, err := store.Get(ctx, name, 0, seal.HeadSize)
+	if object.IsAnswer(err) {
+		return false, nil
+	}
+	return err == nil && seal.IsHead(head), err
+}
+
 // headsOf returns the heads of objects, by their names.
 func headsOf(ctx context.Context, store object.Store, names []string) (map[string]string, error) {
 	heads := make(map[string]string)
@@ -62,9 +71,14 @@ func (v *Verification) leaveOutNew(ctx context.Context, store object.Store, then
 	v.Damages = slices.DeleteFunc(v.Damages, func(name string) bool {
 		head, isKnown := then[name] // older programs did not note it
 		v.gone[name], v.missed[name] = now[name] == "", isKnown && head == ""
-		return isKnown && now[name] != "" && now[name] != head
+		if err != nil || !isKnown || now[name] == "" || now[name] == head {
+			return false
+		}
+		var isNew bool
+		isNew, err = isWritten(ctx, store, name)
+		return isNew
 	})
-	return nil
+	return err
 }
 
 // StillDamaged returns of the damages those that still concern something: what is there, and what is not and is needed to restore a backup, or a

@@ -2,8 +2,10 @@ package repo
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -15,22 +17,23 @@ import (
 const factMinimal = "minimal"
 
 // noteMinimal notes where a server went on with wal_level=minimal, if a file of the log tells it. That is before the file is there: whoever finds
-// that then knows.
+// that then knows. Should the file not be taken, the note says nothing.
 func (c *Cluster) noteMinimal(ctx context.Context, facts *LogFacts) error {
 	if facts.Summary == nil || facts.Summary.Minimal == 0 {
 		return nil
 	}
 	at := wal.Position{LSN: facts.Summary.Minimal, Timeline: facts.Summary.Timeline}
-	known, err := c.minimals(ctx)
-	if err != nil || slices.Contains(known, at) {
+	content, err := json.Marshal(at)
+	if err != nil {
 		return err
 	}
-	if _, err := c.putFact(ctx, factMinimal, at); err != nil {
+	name := c.below(fmt.Sprintf("facts/%s/%08X%016X", factMinimal, uint32(at.Timeline), uint64(at.LSN)))
+	if _, err := c.repo.put(ctx, kindFact, name, content); err != nil && !errors.Is(err, fs.ErrExist) { // else it is noted
 		return fmt.Errorf("note that log behind %v is written with wal_level=minimal: %w", at.LSN, err)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.minimal = append(c.minimal, at)
+	c.minimal = nil // it is to be read again
 	return nil
 }
 
@@ -74,6 +77,11 @@ func (c *Cluster) cutMinimal(ctx context.Context, from wal.LSN, line []branch, s
 			continue
 		}
 		segment := wal.SegmentAt(at, size)
+		if is, err := c.isMinimal(ctx, at, segment.Name(size), reach); err != nil {
+			return err
+		} else if !is {
+			continue
+		}
 		reach.End, reach.IsMinimal, reach.Resumes = at.LSN, true, segment.Name(size)
 		reach.Segments = slices.DeleteFunc(reach.Segments, func(name string) bool {
 			s, err := wal.ParseSegment(name[:24], size)
@@ -84,6 +92,22 @@ func (c *Cluster) cutMinimal(ctx context.Context, from wal.LSN, line []branch, s
 		}
 	}
 	return nil
+}
+
+// isMinimal says whether the file of the log that a position is in is one of a reach, and tells what was noted of it: another one may have been pushed under its
+// name, and refused.
+func (c *Cluster) isMinimal(ctx context.Context, at wal.Position, segment string, reach *Reach) (bool, error) {
+	for _, name := range reach.files() {
+		if !strings.HasPrefix(name, segment) {
+			continue
+		}
+		facts, err := c.knownFacts(ctx, name)
+		if isLacking(err) {
+			return true, nil // nor can it be replayed
+		}
+		return err == nil && facts.Summary != nil && facts.Summary.Minimal == at.LSN, err
+	}
+	return false, nil
 }
 
 // Missing says for people why there is nothing behind the end; it is for a reach that Resumes.

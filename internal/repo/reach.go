@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 
-	"basin/internal/seal"
 	"basin/internal/usererr"
 	"basin/internal/wal"
 )
@@ -115,7 +114,7 @@ func (c *Cluster) Reach(ctx context.Context, from Commit, t wal.Timeline) (Reach
 		name := ""
 		if found != nil {
 			name = found.Name(size)
-		} else if found, name, err = c.left(ctx, rest, number, size); err != nil {
+		} else if found, name, err = c.left(ctx, log, rest, number, size); err != nil {
 			return Reach{}, err
 		}
 		if found == nil {
@@ -125,7 +124,7 @@ func (c *Cluster) Reach(ctx context.Context, from Commit, t wal.Timeline) (Reach
 		if b := rest[len(rest)-1]; number == b.last {
 			// Only the first part of it counts: what a newer timeline began with there is missing, or there is a part of it.
 			newer := rest[:len(rest)-1]
-			part, partName, err := c.left(ctx, newer, number, size)
+			part, partName, err := c.left(ctx, log, newer, number, size)
 			if err != nil {
 				return Reach{}, err
 			}
@@ -274,15 +273,24 @@ func (c *Cluster) partOn(ctx context.Context, line []branch, number uint64, size
 }
 
 // left returns the segment of a number if there is a part of it behind which the server left it for the next, as it does at the end of a backup:
-// that is all there is of it.
-func (c *Cluster) left(ctx context.Context, line []branch, number uint64, size int64) (*wal.Segment, string, error) {
+// that is all there is of it. Parts are read only if there is something of the next.
+func (c *Cluster) left(ctx context.Context, log lineLog, line []branch, number uint64, size int64) (*wal.Segment, string, error) {
 	b, name, err := c.partOn(ctx, line, number, size)
 	if err != nil || b == nil || !strings.Contains(name, ".partial.") { // what follows the log in another may be anything
 		return nil, "", err
 	}
+	next, err := log.behind(number+1, len(line))
+	if err != nil {
+		return nil, "", err
+	}
+	if next == nil || next.Number > number+1 {
+		if part, _, err := c.partOn(ctx, line, number+1, size); err != nil || part == nil {
+			return nil, "", err
+		}
+	}
 	facts, err := c.knownFacts(ctx, name)
 	switch {
-	case errors.Is(err, seal.ErrDamaged), errors.Is(err, fs.ErrNotExist), errors.Is(err, ErrNoKey): // it is not known to be
+	case isLacking(err), errors.Is(err, ErrNoKey), errors.As(err, new(*OtherLogError)): // it is not known to be
 		return nil, "", nil
 	case err != nil:
 		return nil, "", err

@@ -3,12 +3,14 @@ package repo
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"iter"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,6 +18,7 @@ import (
 
 	"basin/internal/backup"
 	"basin/internal/object"
+	"basin/internal/seal"
 	"basin/internal/wal"
 )
 
@@ -212,38 +215,74 @@ func TestReach(t *testing.T) {
 	}
 }
 
+// minimalLog returns a segment of cluster 42 in which a server begins to write log with wal_level=minimal, and no more, and where the record is.
+func minimalLog(number uint64) (content []byte, at wal.LSN) {
+	const size, place = 4 << 20, 40
+	content = forgedLog(number, rng(number))
+	clear(content[place:])
+	at = wal.LSN(number*size + place)
+	record := func(p []byte, prev wal.LSN, info byte, data []byte) {
+		binary.LittleEndian.PutUint32(p, uint32(24+len(data)))
+		binary.LittleEndian.PutUint64(p[8:], uint64(prev))
+		p[16] = info // of RM_XLOG_ID
+		copy(p[24:], data)
+		binary.LittleEndian.PutUint32(p[20:], checksumOn(checksum(data), p[:20]))
+	}
+	record(content[place:], at-100, 0x60, append([]byte{255, 28}, make([]byte, 28)...)) // XLOG_PARAMETER_CHANGE, after XLR_BLOCK_ID_DATA_SHORT
+	record(content[place+56:], at, 0x40, nil)                                           // XLOG_SWITCH
+	return content, at
+}
+
 // TestReachEndsWhereLogIsMinimal has a server go on with wal_level=minimal in segment 6 of timeline 1.
 func TestReachEndsWhereLogIsMinimal(t *testing.T) {
 	const size = 4 << 20
-	at := func(number, offset uint64) wal.LSN { return wal.LSN(number*size + offset) }
-	c := newCluster(t, true)
-	for number := range uint64(5) {
-		name := wal.Segment{Timeline: 1, Number: 4 + number}.Name(size)
-		if err := c.PushLog(t.Context(), name, forgedLog(4+number, rng(number)), size); err != nil {
+	minimal, at := minimalLog(6)
+	reach := func(c *Cluster, number uint64) (string, wal.LSN, bool) {
+		t.Helper()
+		start := wal.Position{LSN: wal.LSN(number*size + 40), Timeline: 1}
+		got, err := c.Reach(t.Context(), Commit{SegmentSize: size, Start: start, Stop: start}, 1)
+		if err != nil {
 			t.Fatal(err)
 		}
+		return strings.Join(append(got.Segments, got.Last, got.Resumes), " "), got.End, got.IsMinimal
 	}
-	facts := LogFacts{Summary: &wal.Summary{Timeline: 1, Minimal: at(6, 8192)}}
-	for range 2 { // the second adds nothing
-		if err := c.noteMinimal(t.Context(), &facts); err != nil {
-			t.Fatal(err)
+	names := func(numbers ...uint64) string {
+		var all []string
+		for _, n := range numbers {
+			all = append(all, wal.Segment{Timeline: 1, Number: n}.Name(size))
 		}
+		return strings.Join(all, " ")
 	}
-	if n := len(objects(t, c, "facts/minimal/")); n != 1 {
-		t.Errorf("%d notes", n)
-	}
-	for _, test := range []struct {
-		start uint64
-		want  Reach
-	}{
-		{4, Reach{Timeline: 1, End: at(6, 8192), Last: "000000010000000000000006", Segments: []string{"000000010000000000000004", "000000010000000000000005", "000000010000000000000006"}, Resumes: "000000010000000000000006", IsMinimal: true}},
-		{7, Reach{Timeline: 1, End: at(9, 0), Last: "000000010000000000000008", Segments: []string{"000000010000000000000007", "000000010000000000000008"}}},
-	} {
-		for _, known := range []*Cluster{c, reopen(t, c, c.repo.store)} {
-			start := wal.Position{LSN: at(test.start, 40), Timeline: 1}
-			reach, err := known.Reach(t.Context(), Commit{SegmentSize: size, Start: start, Stop: start}, 1)
-			if diff := cmp.Diff(test.want, reach); err != nil || diff != "" {
-				t.Errorf("from segment %d: %v, %s", test.start, err, diff)
+	for _, refused := range []bool{false, true} {
+		c := newCluster(t, true)
+		for number := range uint64(5) {
+			content := forgedLog(4+number, rng(number))
+			if number == 2 && !refused {
+				content = minimal
+			}
+			if err := c.PushLog(t.Context(), names(4+number), content, size); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 2 { // it is there, or another one is; a host without the private key notes it once, too
+			err := asWriter(t, c, make(map[seal.KeyID]seal.Key)).PushLog(t.Context(), names(6), minimal, size)
+			if (err != nil) != refused {
+				t.Errorf("pushed again: %v", err)
+			}
+		}
+		if n := len(objects(t, c, "facts/minimal/")); n != 1 {
+			t.Errorf("%d notes", n)
+		}
+		for _, c := range []*Cluster{c, reopen(t, c, c.repo.store)} {
+			files, end, is := reach(c, 4)
+			if want := names(4, 5, 6, 6, 6); !refused && (files != want || end != at || !is) {
+				t.Errorf("from before it %s up to %v, %v", files, end, is)
+			}
+			if want := names(4, 5, 6, 7, 8, 8) + " "; refused && (files != want || is) {
+				t.Errorf("where that was refused %s up to %v, %v", files, end, is)
+			}
+			if files, end, is = reach(c, 7); files != names(7, 8, 8)+" " || is {
+				t.Errorf("from behind it %s up to %v, %v", files, end, is)
 			}
 		}
 	}

@@ -62,14 +62,19 @@ func NewBox(kind Kind, name string, key Key) (*Box, error) {
 	return b, b.derive(name, key.Secret)
 }
 
+// IsHead says whether a sealed object of whatever kind can begin so.
+func IsHead(head []byte) bool {
+	return len(head) >= HeadSize && [4]byte(head[:4]) == boxMagic && crc32.Checksum(head[:60], castagnoli) == binary.LittleEndian.Uint32(head[60:]) && head[5] <= 1
+}
+
 // OpenBox returns what opens the frames of an object that begins with head. find returns
 // the key of an identifier, which is zero for an object that is not encrypted.
 func OpenBox(kind Kind, name string, head []byte, find func(id KeyID) (Key, error)) (*Box, error) {
 	b := new(Box)
-	if copy(b.head[:], head) < HeadSize || [4]byte(b.head[:4]) != boxMagic ||
-		crc32.Checksum(b.head[:60], castagnoli) != binary.LittleEndian.Uint32(b.head[60:]) || b.head[4] != byte(kind) || b.head[5] > 1 {
+	if !IsHead(head) || head[4] != byte(kind) {
 		return nil, fmt.Errorf("its head: %w", ErrDamaged)
 	}
+	copy(b.head[:], head)
 	b.encrypted = b.head[5] == 1
 	key, err := find(KeyID(b.head[8:24]))
 	if err != nil {
