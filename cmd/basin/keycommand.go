@@ -35,8 +35,8 @@ type keyCommand struct {
 	Time time.Duration // that it may take; zero is keyCommandTime
 }
 
-// run runs the command with the shell, as PostgreSQL runs its own. It is in a session of its own, so that all that it has started ends
-// with it, and has no terminal to wait at for an answer.
+// run runs the command with the shell, as PostgreSQL runs its own. It is in a session of its own, so that all that it has started is killed
+// if it is, and has no terminal to wait at for an answer.
 func (k keyCommand) run(ctx context.Context, input []byte) ([]byte, error) {
 	limit := cmp.Or(k.Time, keyCommandTime)
 	limited, cancel := context.WithTimeout(ctx, limit)

@@ -71,22 +71,25 @@ func TestKeyCommandHangs(t *testing.T) {
 		limit time.Duration
 		want  string
 	}{
-		{3 * time.Second, "TEST had not ended after 3s, and was killed: waiting"},
+		{5 * time.Second, "TEST had not ended after 5s, and was killed: waiting"},
 		{0, "interrupted"}, // once it has begun
 	} {
 		fifo := filepath.Join(t.TempDir(), "fifo")
 		if err := syscall.Mkfifo(fifo, 0o600); err != nil {
 			t.Fatal(err)
 		}
+		keeper, err := os.OpenFile(fifo, os.O_RDWR, 0) // with which nobody waits for another end, or comes to one
+		if err != nil {
+			t.Fatal(err)
+		}
+		file, err := os.Open(fifo)
+		if err != nil {
+			t.Fatal(err)
+		}
 		ctx, cancel := context.WithCancelCause(t.Context())
 		defer cancel(nil)
 		gone := make(chan string)
 		go func() {
-			file, err := os.Open(fifo)
-			if err != nil {
-				gone <- err.Error()
-				return
-			}
 			defer file.Close() // it was only read
 			lines := bufio.NewScanner(file)
 			all := ""
@@ -99,7 +102,10 @@ func TestKeyCommandHangs(t *testing.T) {
 			gone <- all
 		}()
 		hang := `exec 3>"` + fifo + `"; echo waiting >&2; echo begun >&3; (sleep 3600; echo never >&3); echo never >&3`
-		_, err := keyCommand{Name: "TEST", Text: hang, Time: test.limit}.run(ctx, nil)
+		_, err = keyCommand{Name: "TEST", Text: hang, Time: test.limit}.run(ctx, nil)
+		if closed := keeper.Close(); closed != nil {
+			t.Error(closed)
+		}
 		if err == nil || err.Error() != test.want || (usererr.Hint(err) == "") != (test.limit == 0) {
 			t.Errorf("%v, want %s; hint %q", err, test.want, usererr.Hint(err))
 		}

@@ -394,6 +394,9 @@ func (s *spared) by(ctx context.Context, others []Commit) (is bool, problems err
 	if !isWhole {
 		return false, problems
 	}
+	if isLacking(s.packs.check(ctx, &s.one)) {
+		return true, problems
+	}
 	why, err := s.cluster.lacking(ctx, s.one, s.damages, &s.log)
 	return err == nil && why != nil, problems
 }

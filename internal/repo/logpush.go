@@ -45,8 +45,8 @@ func (c *Cluster) PushLogFile(ctx context.Context, name string, file io.ReaderAt
 	}
 	temporary, err := localfs.TempFile(c.repo.tempDir())
 	if err == nil {
-		defer temporary.Close() // what is in it is not needed any more
 		err = c.pushLog(ctx, name, content, segmentSize, &logObject{file: temporary})
+		_ = temporary.Close() // what is in it is not needed any more
 		if !errors.As(err, new(*temporaryError)) {
 			return err
 		}

@@ -243,7 +243,7 @@ func (c *Cluster) isFilledUp(ctx context.Context, name, at string, content logCo
 	if err != nil {
 		return false, err
 	}
-	_, end := cover(parts)
+	chosen, end := cover(parts)
 	if end == 0 || end >= content.size {
 		return false, nil
 	}
@@ -262,15 +262,16 @@ func (c *Cluster) isFilledUp(ctx context.Context, name, at string, content logCo
 		n := len(bytes.TrimRight(begin, "\x00"))
 		return err == nil && bytes.Equal(have[:n], begin[:n]), err
 	}
-	part := PartName(name, 0, end)
-	of, err := c.logName(part)
-	if err != nil {
-		return false, err
-	}
-	sum := sha256.Sum256(begin)
-	if err := c.compareLog(ctx, part, of, sum[:], content.size); err != nil {
-		return false, usererr.Hinted("Push it where the repository's key is, if this server is no standby that gets the rest from its primary: basin wal push FILE.",
-			"%s has no more than the first %d bytes of it, which are in the repository and cannot be compared here, and zeros behind them: %w", name, end, err)
+	for _, part := range chosen { // each of which is known by its digest
+		of, err := c.logName(part.name)
+		if err != nil {
+			return false, err
+		}
+		sum := sha256.Sum256(begin[part.from:part.to])
+		if err := c.compareLog(ctx, part.name, of, sum[:], content.size); err != nil {
+			return false, usererr.Hinted("If this server is no standby that gets the rest from its primary, push it on a host with the repository's private key (--key-file): basin wal push FILE.",
+				"%s has no more than the first %d bytes of it, of which the repository has a part, and zeros behind them: %w", name, end, err)
+		}
 	}
 	return true, nil
 }

@@ -58,7 +58,7 @@ func (r Record) Checkpoint() (Checkpoint, bool) {
 }
 
 // IsMinimal says whether the record tells that the server writes log with wal_level=minimal from there on. ok is false if it does not tell
-// with which level it does. No recovery from an archive goes on behind one that does.
+// with which level it does. Recovery from an archive does not go on behind one that does, and before 14 warns that data may be missing.
 //
 // Source: xl_parameter_change in src/include/access/xlog_internal.h, PostgreSQL 10 to 18; CheckRequiredParameterValues in
 // src/backend/access/transam/xlogrecovery.c, PostgreSQL 18.
