@@ -55,7 +55,7 @@ func (b *baseBackupRun) streamLog(ctx context.Context, start backup.Start, stop 
 // connectLog opens the connection for the log and makes the slot that holds the
 // log back, if one is to be made. slot is empty if none is used.
 func (b *baseBackupRun) connectLog(ctx context.Context) (conn *client.Conn, slot string, err error) {
-	session, err := dial(ctx, b.report, b.session.Pinned(), promptNever) // the log of another server would be of no use
+	session, err := dialPatiently(ctx, b.report, b.session.Pinned(), promptNever) // the log of another server would be of no use
 	if err != nil {
 		return nil, "", err
 	}

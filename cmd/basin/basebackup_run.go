@@ -116,7 +116,7 @@ func (b *baseBackupRun) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if b.session, err = dial(ctx, b.report, params, b.o.Password); err != nil {
+	if b.session, err = dialPatiently(ctx, b.report, params, b.o.Password); err != nil {
 		return err
 	}
 	b.conn = converse(b.report, b.session)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sys/unix"
@@ -14,10 +15,20 @@ import (
 	"basin/internal/localfs"
 )
 
-// dial connects to a server. What it says meanwhile is printed.
+// dial connects to a server, which is not waited for for ever. What it says meanwhile is printed.
 func dial(ctx context.Context, r *report, params conninfo.Params, prompt passwordPrompt) (*connect.Session, error) {
+	return dialFor(ctx, connect.DefaultTimeout, r, params, prompt)
+}
+
+// dialPatiently connects to a server as libpq does, which waits for ever unless the user says how long.
+func dialPatiently(ctx context.Context, r *report, params conninfo.Params, prompt passwordPrompt) (*connect.Session, error) {
+	return dialFor(ctx, 0, r, params, prompt)
+}
+
+// dialFor connects to a server, of which each address is waited for so long if the user does not say how long.
+func dialFor(ctx context.Context, timeout time.Duration, r *report, params conninfo.Params, prompt passwordPrompt) (*connect.Session, error) {
 	o := connect.Options{
-		Params: params, System: conninfo.ThisSystem(), ForcePrompt: prompt == promptAlways,
+		Params: params, System: conninfo.ThisSystem(), ForcePrompt: prompt == promptAlways, Timeout: timeout,
 		Warn:   func(text string) { r.warning("%s", text) },
 		Notice: r.notice,
 	}

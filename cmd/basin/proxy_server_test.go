@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"basin/internal/connect"
 	"basin/internal/pgtest"
 )
 
@@ -144,6 +145,15 @@ func TestBadNetwork(t *testing.T) {
 			t.Errorf("gave up after %v", took)
 		}
 		absent(t, dir)
+	})
+	t.Run("silent from the start, of basin's own commands", func(t *testing.T) {
+		t.Parallel()
+		own := newProgram(t, "basin")
+		location := filepath.Join(pgtest.TempDir(t), "repository")
+		own.run(t, nil, "init", "--repository", location).succeeded(t)
+		server := proxy(t, s, only(1, stallAfter(0, make(chan struct{}))))
+		p := own.start(t, nil, "backup", "--repository", location, "-d", server)
+		p.waitWithin(t, 2*connect.DefaultTimeout).says(t, exitFailure, "connection to server at \"127.0.0.1\"", "timeout expired", "connect_timeout")
 	})
 	t.Run("silent for the log", func(t *testing.T) {
 		t.Parallel()

@@ -75,7 +75,7 @@ func runRecvLogical(ctx context.Context, r *report, o recvLogicalOptions) error 
 //
 // Source: GetConnection in src/bin/pg_basebackup/streamutil.c, PostgreSQL 18.
 func (l *recvLogicalRun) connect(ctx context.Context, prompt passwordPrompt) error {
-	session, err := dial(ctx, l.report, l.params, prompt)
+	session, err := dialPatiently(ctx, l.report, l.params, prompt)
 	if err != nil {
 		return err
 	}

@@ -76,7 +76,7 @@ func Open(ctx context.Context, o Options) (*Cluster, error) {
 		return nil, err
 	}
 	c := &Cluster{o: o, log: cmp.Or(o.Log, slog.New(slog.DiscardHandler)), params: params}
-	session, err := connect.Connect(ctx, connect.Options{Params: o.Params, System: o.System, Password: o.Password})
+	session, err := connect.Connect(ctx, connect.Options{Params: o.Params, System: o.System, Password: o.Password, Timeout: connect.DefaultTimeout})
 	if err != nil {
 		return nil, err
 	}
@@ -408,7 +408,7 @@ func (c *Cluster) dial(ctx context.Context, w wanted) (*client.Conn, error) {
 			return nil, err
 		}
 	}
-	session, err := connect.Connect(ctx, connect.Options{Params: params, System: c.o.System})
+	session, err := connect.Connect(ctx, connect.Options{Params: params, System: c.o.System, Timeout: connect.DefaultTimeout})
 	if err != nil {
 		return nil, err
 	}

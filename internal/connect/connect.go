@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"time"
 
 	"basin/internal/conninfo"
 	"basin/internal/usererr"
@@ -38,6 +39,10 @@ type Options struct {
 	// ForcePrompt asks before the first attempt, whatever the server wants.
 	ForcePrompt bool
 
+	// Timeout is how long each address is waited for if the parameters and the
+	// environment do not say it. Zero is for ever, as libpq does.
+	Timeout time.Duration
+
 	// Warn takes a warning that ends nothing, such as one about a password
 	// file that is left alone. Nil drops it.
 	Warn func(text string)
@@ -46,6 +51,10 @@ type Options struct {
 	// begins, in the form of NoticeText. Nil drops it.
 	Notice func(text string)
 }
+
+// DefaultTimeout is how long an address is waited for by a program that need not be like libpq's: whoever runs
+// it every night does not see that it waits.
+const DefaultTimeout = 30 * time.Second
 
 // Session is a connection that is authenticated and idle, and what is known of
 // it beyond that.

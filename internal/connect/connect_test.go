@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"basin/internal/conninfo"
 	"basin/internal/usererr"
@@ -354,6 +355,43 @@ func TestConnectIsAbandoned(t *testing.T) {
 	want := "connection to server at \"127.0.0.1\", port " + port + " failed: timeout expired"
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
+	}
+	if hint := usererr.Hint(err); !strings.Contains(hint, "connect_timeout") {
+		t.Errorf("hint %q", hint)
+	}
+}
+
+// TestTimeout is of how long an address is waited for, which the caller and the user may both say.
+func TestTimeout(t *testing.T) {
+	for _, test := range []struct {
+		reason, text, environment string
+		ours, want                time.Duration
+	}{
+		{"nobody says", "", "", 0, 0},
+		{"the caller does", "", "", 7 * time.Second, 7 * time.Second},
+		{"the user counts more", "connect_timeout=60", "", 7 * time.Second, time.Minute},
+		{"also in the environment", "", "60", 7 * time.Second, time.Minute},
+		{"for ever is wanted", "connect_timeout=0", "", 7 * time.Second, 0},
+	} {
+		o := options(t, "host=127.0.0.1 "+test.text)
+		o.Timeout = test.ours
+		o.System.Getenv = func(name string) string {
+			if name == "PGCONNECT_TIMEOUT" {
+				return test.environment
+			}
+			return ""
+		}
+		params, err := o.Params.Complete(o.System)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := newConnector(params, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.close(); c.timeout != test.want {
+			t.Errorf("%s: %v, want %v", test.reason, c.timeout, test.want)
+		}
 	}
 }
 

@@ -40,11 +40,14 @@ func newConnector(params conninfo.Params, o Options) (*connector, error) {
 	if c.shuffle {
 		rand.Shuffle(len(c.hosts), func(i, j int) { c.hosts[i], c.hosts[j] = c.hosts[j], c.hosts[i] })
 	}
-	seconds, _, err := params.Int("connect_timeout")
+	seconds, isGiven, err := params.Int("connect_timeout")
 	if err != nil {
 		return nil, err
 	}
-	c.timeout = time.Duration(max(seconds, 0)) * time.Second
+	c.timeout = o.Timeout
+	if isGiven {
+		c.timeout = time.Duration(max(seconds, 0)) * time.Second
+	}
 	if c.dialer, err = newDialer(params); err != nil {
 		return nil, err
 	}
@@ -229,7 +232,8 @@ func (c *connector) connectAddress(ctx context.Context, t target) (*Session, ver
 }
 
 // errTimeout is libpq's text for it.
-var errTimeout = errors.New("timeout expired")
+var errTimeout = usererr.Hinted("See whether the server is stopped or overloaded, and whether a firewall is in between. connect_timeout=SECONDS in the connection string gives it more time.",
+	"timeout expired")
 
 // method is a way to protect a connection.
 type method int
