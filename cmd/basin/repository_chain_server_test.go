@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"strconv"
 	"testing"
@@ -112,4 +113,33 @@ func sizeOf(t *testing.T, dir string) (size int64) {
 		t.Fatal(err)
 	}
 	return size
+}
+
+// TestTablespaceInPlace has a tablespace that is a directory in pg_tblspc, which PostgreSQL 15 sends and lists as a part of the data directory, and later
+// ones as one of its own.
+func TestTablespaceInPlace(t *testing.T) {
+	t.Parallel()
+	basin := newProgram(t, "basin")
+	for _, major := range []int{15, 16} {
+		k := keep(t, basin, major, map[string]string{"allow_in_place_tablespaces": "on"})
+		k.Exec(t, "CREATE TABLESPACE inside LOCATION ''", "CREATE TABLE rows TABLESPACE inside AS SELECT generate_series(1, 1000) n")
+		path := k.Query(t, "SELECT pg_relation_filepath('rows')")
+		for _, isLocal := range []bool{false, true} {
+			k.backUp(t, isLocal)
+			dir := k.place(t, "--target-immediate", "--target-action=promote")
+			s := k.open(t, dir, nil)
+			s.WaitFor(t, "SELECT pg_is_in_recovery()", "f")
+			if got := s.Query(t, "SELECT count(*) FROM rows"); got != "1000" {
+				t.Errorf("with %d, local %v, there are %s rows", major, isLocal, got)
+			}
+			s.Stop(t, pgtest.Immediate)
+			for _, what := range []string{path, "postgres.public.rows"} {
+				into := filepath.Join(pgtest.TempDir(t), "files")
+				k.run(t, "restore", "-D", into, "--no-sync", "--file="+what).says(t, exitSuccess, path)
+				if _, err := os.Stat(filepath.Join(into, path)); err != nil {
+					t.Errorf("with %d, local %v, --file=%s: %v", major, isLocal, what, err)
+				}
+			}
+		}
+	}
 }

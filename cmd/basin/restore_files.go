@@ -135,7 +135,7 @@ func printWanted(c call, o restoreOptions, cluster *repo.Cluster, commit repo.Co
 // want returns what is meant by the value of --file: a path in the backup if there is one, or else a relation.
 func (f *restoredFiles) want(ctx context.Context, text string) ([]wantedFiles, error) {
 	whole := strings.TrimPrefix(path.Clean("/"+text), "/")
-	tablespace, within := backup.CutManifestPath(whole)
+	tablespace, within := f.commit.CutPath(whole)
 	_, err := f.Open(ctx, tablespace, within)
 	switch {
 	case err == nil:
@@ -182,7 +182,7 @@ func (f *restoredFiles) relation(ctx context.Context, database, schema, name str
 	}
 	var wanted []wantedFiles
 	for _, r := range relations {
-		tablespace, within := backup.CutManifestPath(r.Path)
+		tablespace, within := f.commit.CutPath(r.Path)
 		wanted = append(wanted, wantedFiles{
 			wantedListing: wantedListing{Kind: "relation", Path: r.Path, Name: r.String()}, tablespace: tablespace, prefix: within,
 			is: func(path string) bool { return isOfRelation(path, within) },

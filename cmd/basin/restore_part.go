@@ -85,7 +85,7 @@ func (f *restoredFiles) catalogs(ctx context.Context) (*catalog.Catalogs, error)
 	return catalog.Open(catalog.Options{
 		Major: f.commit.ServerVersion / 10000, Checksums: f.checksums, Start: f.commit.Start.LSN,
 		Open: func(path string) (catalog.File, int64, error) {
-			tablespace, within := backup.CutManifestPath(path)
+			tablespace, within := f.commit.CutPath(path)
 			file, err := f.Open(ctx, tablespace, within)
 			if err != nil {
 				return nil, 0, err
@@ -93,11 +93,12 @@ func (f *restoredFiles) catalogs(ctx context.Context) (*catalog.Catalogs, error)
 			return file, file.Size, nil
 		},
 		Tablespace: func(oid uint32) (string, error) {
-			for m, err := range f.Members(ctx, oid, "PG_") {
+			tablespace, versions := f.commit.CutPath(backup.ManifestPath(oid, "PG_"))
+			for m, err := range f.Members(ctx, tablespace, versions) {
 				if err != nil {
 					return "", err
 				}
-				version, _, _ := strings.Cut(m.Path, "/")
+				version, _, _ := strings.Cut(strings.TrimPrefix(m.Path, strings.TrimSuffix(versions, "PG_")), "/")
 				return backup.ManifestPath(oid, version), nil
 			}
 			return "", fmt.Errorf("tablespace %d is not in backup %s", oid, f.commit.ID)

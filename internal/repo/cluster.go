@@ -137,6 +137,18 @@ type Commit struct {
 	Blocks    []Level    `json:"blocks"`
 }
 
+// CutPath returns where a path of the backup's manifest is. PostgreSQL 15 takes a tablespace that is itself a directory in
+// pg_tblspc, as of allow_in_place_tablespaces, for a part of the data directory.
+//
+// Source: do_pg_backup_start in src/backend/access/transam/xlog.c, PostgreSQL 15.
+func (c *Commit) CutPath(path string) (tablespace uint32, within string) {
+	tablespace, within = backup.CutManifestPath(path)
+	if slices.ContainsFunc(c.Tablespaces, func(t backup.Tablespace) bool { return t.OID == tablespace }) {
+		return tablespace, within
+	}
+	return 0, path
+}
+
 // maxCommit is how many bytes a commit has at most.
 const maxCommit = 64 << 20
 

@@ -61,7 +61,7 @@ func (s *Sink) cutIncremental(m backup.Member, k key) (whole key, isIncremental 
 	if _, _, ok := pgdata.ParseRelationPath(path); !ok {
 		return k, false
 	}
-	whole.tablespace, whole.path = backup.CutManifestPath(path)
+	whole.tablespace, whole.path = s.commit.CutPath(path)
 	return whole, true
 }
 

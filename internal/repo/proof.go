@@ -42,7 +42,7 @@ func (s *Sink) readManifest(ctx context.Context, r io.Reader) error {
 		case len(f.Checksum) > 0:
 			m.target = f.Algorithm.String() // which is not compared
 		}
-		tablespace, path := backup.CutManifestPath(f.Path)
+		tablespace, path := s.commit.CutPath(f.Path)
 		listed := key{tablespace, path}
 		whole, isIncremental := s.cutIncremental(backup.Member{Kind: backup.File}, listed)
 		if !isIncremental {
