@@ -13,11 +13,20 @@ import (
 	"basin/internal/connect"
 	"basin/internal/conninfo"
 	"basin/internal/localfs"
+	"basin/internal/usererr"
 )
+
+// invalidAuthorization is the SQLSTATE of a role that does not exist, or may not log in as it does.
+const invalidAuthorization = "28000"
 
 // dial connects to a server, which is not waited for for ever. What it says meanwhile is printed.
 func dial(ctx context.Context, r *report, params conninfo.Params, prompt passwordPrompt) (*connect.Session, error) {
-	return dialFor(ctx, connect.DefaultTimeout, r, params, prompt)
+	session, err := dialFor(ctx, connect.DefaultTimeout, r, params, prompt)
+	server := (*connect.ServerError)(nil)
+	if _, isNamed := params.Lookup("user"); !isNamed && errors.As(err, &server) && server.Code == invalidAuthorization {
+		err = &usererr.Error{Err: err, Hint: "-U names the role, as in -U postgres. Without, it is PGUSER, or the name of this user of the operating system."}
+	}
+	return session, err
 }
 
 // dialPatiently connects to a server as libpq does, which waits for ever unless the user says how long.

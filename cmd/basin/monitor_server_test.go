@@ -103,6 +103,7 @@ func (k *kept) confirm(t *testing.T, at string, m mark) {
 	restored().says(t, exitFailure, "not started", "pg_ctl start")
 	s := pgtest.StartDir(t, k.Major, dir, nil)
 	restored("--wait=60").says(t, exitSuccess, `restore point "mark 0"`, "yes: recovery pauses at its target", "not known before recovery has ended")
+	k.basin.run(t, []string{"PGUSER="}, "restored", dir).says(t, exitFailure, "does not exist", "-U names the role")
 	auto := filepath.Join(dir, "postgresql.auto.conf")
 	settings, err := os.ReadFile(auto)
 	if err != nil {

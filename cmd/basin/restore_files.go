@@ -164,7 +164,7 @@ func (f *restoredFiles) want(ctx context.Context, text string) ([]wantedFiles, e
 	}
 	parts, err := catalog.ParseName(text)
 	if err != nil || len(parts) != 3 {
-		return nil, usererr.Hinted("A relation is named as database.schema.relation, and \"basin show --files "+f.commit.ID+"\" lists the paths.",
+		return nil, usererr.Hinted("A relation is named as database.schema.relation, where a name with capitals or a dot is in double quotes, as in 'shop.public.\"Odd.Name\"', and \"basin show --files "+f.commit.ID+"\" lists the paths.",
 			"backup %s has no file \"%s\"", f.commit.ID, printable(text, false))
 	}
 	return f.relation(ctx, parts[0], parts[1], parts[2])

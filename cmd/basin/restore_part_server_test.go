@@ -220,7 +220,8 @@ func filesOfBackup(t *testing.T, k *kept) {
 		}
 	}
 	for name, want := range map[string]string{
-		"shop.public.none": "there is no relation shop.public.none", "base/1/none": "has no file", "../postgres": "has no file", "orders": "has no file",
+		"shop.public.none": "there is no relation shop.public.none", "base/1/none": "has no file", "../postgres": "has no file", "orders": "has no file", "shop.public.odd.Name": "in double quotes",
+		"shop.public.oddName": "in double quotes",
 	} {
 		dir := filepath.Join(pgtest.TempDir(t), "files")
 		k.basin.run(t, nil, "restore", "--repository", k.location, "-D", dir, "--file", name).failed(t, want)

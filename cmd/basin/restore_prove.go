@@ -172,7 +172,7 @@ func (r *restoreRun) proveName(ctx context.Context, p *restorePlan) error {
 		return logMissing(p.reach, "", "there is no restore point \"%s\" between backup %s and there", p.target.name, p.commit.ID)
 	case len(places) == 0:
 		return usererr.Hinted("Is the name right? Recovery can only stop at one behind the end of a backup, and on its way to one timeline, which --target-timeline names.",
-			"there is no restore point \"%s\" behind backup %s, which ends at %v", p.target.name, p.commit.ID, p.commit.Stop.LSN)
+			"there is no restore point \"%s\" between backup %s, which ends at %v, and the end of the log, %v", p.target.name, p.commit.ID, p.commit.Stop.LSN, p.reach.End)
 	case len(places) == 1:
 		return nil
 	}
@@ -219,7 +219,8 @@ func (r *restoreRun) proveTransaction(ctx context.Context, p *restorePlan) error
 			r.without[facts.Name] = true
 		}
 	}
-	hint := "A transaction that wrote nothing, or was open at the end of the log, has no end there. --target-time and --target-lsn name a moment."
+	hint := "A transaction that wrote nothing, or was open at the end of the log, has no end there. The number may be that of a subtransaction, as of a savepoint or of a block with EXCEPTION, " +
+		"as xmin of a row may be: recovery stops at the transaction that it is in. --target-time and --target-lsn name a moment."
 	if known.Count > 0 {
 		hint = fmt.Sprintf("Those that ended there have numbers from %d to %d. ", known.Lowest, known.Highest) + hint
 	}

@@ -44,7 +44,7 @@ func (t *recoveryTarget) options() []getopt.Option {
 		}),
 		target("xid", func(value string) (err error) {
 			if t.xid, err = strconv.ParseUint(value, 10, 64); err != nil || t.xid == 0 {
-				return usererr.Hinted("pg_current_xact_id() and xmin show such numbers.", "invalid transaction \"%s\": its number is expected", value)
+				return usererr.Hinted("pg_current_xact_id() shows such numbers, and xmin of rows that no subtransaction has written.", "invalid transaction \"%s\": its number is expected", value)
 			}
 			return nil
 		}),

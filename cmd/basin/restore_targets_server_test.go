@@ -30,8 +30,9 @@ func TestRestoreTargets(t *testing.T) {
 	args := func(more ...string) []string {
 		return append([]string{"restore", "--repository", k.location, "--no-sync", "--target-action", "promote", "--format=tar", "-Z", "gzip:1"}, more...)
 	}
-	basin.run(t, nil, args("-D", tar, "--target-xid", early)...).says(t, exitFailure, "no transaction "+early+" has ended", "numbers from")
+	basin.run(t, nil, args("-D", tar, "--target-xid", early)...).says(t, exitFailure, "no transaction "+early+" has ended", "numbers from", "subtransaction")
 	basin.run(t, nil, args("-D", tar, "--target-xid", "4000000000")...).says(t, exitFailure, "no transaction 4000000000 has ended")
+	basin.run(t, nil, args("-D", tar, "--target-name", "none")...).says(t, exitFailure, "no restore point \"none\" between backup", "and the end of the log, ")
 	space := filepath.Join(pgtest.TempDir(t), "space")
 	basin.run(t, nil, "restore", "--repository", k.location, "-D", space, "--no-sync", "--file=pg_tblspc").says(t, exitSuccess, "directory pg_tblspc/")
 	if found, err := filepath.Glob(filepath.Join(space, "pg_tblspc", "*", "PG_*", "*", "*")); err != nil || len(found) == 0 {

@@ -232,7 +232,7 @@ func (r *restoredReport) ended(d *restoredDir, t restoredTarget) {
 		r.Why = fmt.Sprintf("recovery ended at %v, before its target, and the cluster was opened", end.at)
 		r.Hint = "Log was missing. Rows that were committed before the target are missing, too: restore again."
 	default:
-		r.Reached, r.Why = true, "recovery ended "+end.reason
+		r.Reached, r.Why = true, "recovery ended "+end.String()
 	}
 }
 

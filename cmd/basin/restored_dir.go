@@ -76,6 +76,9 @@ func (d *restoredDir) follow(t wal.Timeline) (err error) {
 func (d *restoredDir) readControl() error {
 	path := filepath.Join(d.path, filepath.FromSlash(pgdata.ControlPath))
 	content, control, err := readControlFile(path)
+	if _, missing := os.Stat(d.path); errors.Is(missing, fs.ErrNotExist) {
+		return usererr.Hinted("Name the directory that basin restore was given.", "there is no directory \"%s\"", d.path)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return usererr.Hinted("Name the directory that basin restore was given. A restore writes that file last: without it, it was broken off.",
 			"\"%s\" is not a whole data directory: it has no %s", d.path, pgdata.ControlPath)
@@ -261,6 +264,14 @@ type recoveryEnd struct {
 //
 // Source: getRecoveryStopReason in src/backend/access/transam/xlogrecovery.c, PostgreSQL 18.
 const noTarget = "no recovery target specified"
+
+// String tells it as the end of a sentence.
+func (e recoveryEnd) String() string {
+	if e.reason == "reached consistency" { // of getRecoveryStopReason, too: all others say before, after or at what
+		return "as soon as the cluster was consistent"
+	}
+	return e.reason
+}
 
 // end returns where recovery on the timeline of the target ended; ok is false if it has not.
 func (d *restoredDir) end(t restoredTarget) (e recoveryEnd, ok bool) {

@@ -353,6 +353,7 @@ func TestRecoveryEnd(t *testing.T) {
 		{"another did not", map[string]string{"recovery_target_lsn": "0/6000000", "recovery_target_timeline": "2"}, history, false, "before its target"},
 		{"excluded, it ends where the record begins", map[string]string{"recovery_target_lsn": "0/50000B0", "recovery_target_timeline": "2", "recovery_target_inclusive": "off"}, history, true, ""},
 		{"the log ended before the time, before 13", map[string]string{"recovery_target_time": "2026", "recovery_target_timeline": "1"}, "1\t0/3000000\tno recovery target specified\n", false, "was opened"},
+		{"a consistent cluster was wanted", map[string]string{"recovery_target": "immediate", "recovery_target_timeline": "1"}, "1\t0/3000000\treached consistency\n", true, "recovery ended as soon as the cluster was consistent"},
 		{"the end of the log was wanted", map[string]string{"recovery_target_timeline": "1"}, "1\t0/3000000\tno recovery target specified\n", true, "end of the log"},
 		{"an older fork is not this recovery's", map[string]string{"recovery_target_lsn": "0/100", "recovery_target_timeline": "3"}, history, false, "no history"},
 		{"started without recovery", map[string]string{"recovery_target_name": "x", "recovery_target_timeline": "1"}, "", false, "no history"},
@@ -370,6 +371,17 @@ func TestRecoveryEnd(t *testing.T) {
 				t.Errorf("%+v", r)
 			}
 		})
+	}
+}
+
+// TestRestoredNowhere tells a directory that is not there from one that was not finished.
+func TestRestoredNowhere(t *testing.T) {
+	dir := t.TempDir()
+	for path, wants := range map[string][2]string{dir: {"is not a whole data directory", "it was broken off."}, filepath.Join(dir, "none"): {"there is no directory", "basin restore was given."}} {
+		_, err := callBasin(t, "restored", path)
+		if err == nil || !strings.Contains(err.Error(), wants[0]) || !strings.HasSuffix(usererr.Hint(err), wants[1]) {
+			t.Errorf("%v, hint %q; want %q", err, usererr.Hint(err), wants)
+		}
 	}
 }
 

@@ -98,7 +98,7 @@ func (c *Catalogs) Relations(database, schema, name string) ([]Relation, error) 
 	}
 	named = slices.DeleteFunc(named, func(k class) bool { return k.name != name || !slices.Contains(namespaces, k.namespace) })
 	if len(named) == 0 {
-		return nil, usererr.Hinted("Is the name right? Names are in lower case unless they are in quotes, as in SQL.",
+		return nil, usererr.Hinted("Is the name right? A name with capitals or a dot is in double quotes, as in SQL; without, it is taken in lower case.",
 			"there is no relation %s in the backup%s", s.name, c.doubt())
 	}
 	return s.relations(named)
