@@ -21,15 +21,13 @@ const perfdataClusters = 10
 func (r statusReport) lines() []byte {
 	var b bytes.Buffer
 	if r.Problem != "" {
-		first, rest, _ := strings.Cut(r.Problem, "\n")
+		text := r.Problem
 		if len(r.Clusters) > 0 {
-			first = r.summary() + "; " + first
+			text = r.summary() + "; " + text
 		}
-		fmt.Fprintf(&b, "BASIN %v - %s\n", r.State, oneLine(first))
-		for _, line := range []string{rest, r.hint} {
-			if line != "" {
-				fmt.Fprintf(&b, "%s\n", oneLine(line))
-			}
+		fmt.Fprintf(&b, "BASIN %v - %s\n", r.State, oneLine(text))
+		if r.hint != "" {
+			fmt.Fprintf(&b, "%s\n", oneLine(r.hint))
 		}
 		r.rest(&b)
 		for _, s := range r.Clusters {
@@ -62,9 +60,15 @@ func (r statusReport) rest(b *bytes.Buffer) {
 	}
 }
 
-// oneLine returns a text for one line, without the bar behind which values for graphs begin.
+// oneLine returns a text of one or several lines for one, without the bar behind which values for graphs begin.
 func oneLine(text string) string {
-	return printable(strings.NewReplacer("|", "/", "\n", " ").Replace(text), false)
+	var parts []string
+	for line := range strings.Lines(text) {
+		if words := strings.Fields(line); len(words) > 0 {
+			parts = append(parts, strings.Join(words, " "))
+		}
+	}
+	return printable(strings.ReplaceAll(strings.Join(parts, "; "), "|", "/"), false)
 }
 
 // summary tells the worst, and how many clusters are how.
@@ -89,7 +93,7 @@ func (r statusReport) summary() string {
 	text := ""
 	for _, p := range worst.Problems {
 		if p.State == worst.State {
-			text = worst.Cluster + ": " + p.Text
+			text = worst.Cluster + ": " + oneLine(p.Text)
 			break
 		}
 	}

@@ -199,14 +199,18 @@ func TestStatusOfMany(t *testing.T) {
 			s.problem(stateWarning, "old")
 		case 7:
 			s.problem(stateWarning, "old")
-			s.problem(stateCritical, "a | bar\nand a line")
+			s.problem(stateCritical, "a | bar\n\tand a line\n")
 		}
 		r.Clusters = append(r.Clusters, s)
 		r.State = r.State.worse(s.State)
 	}
 	lines := strings.Split(string(r.lines()), "\n")
-	if want := "BASIN CRITICAL - ch: a / bar and a line; of 12 clusters 1 critical, 1 warning, 0 unknown | clusters=12 critical=1 warning=1 unknown=0"; lines[0] != want {
+	if want := "BASIN CRITICAL - ch: a / bar; and a line; of 12 clusters 1 critical, 1 warning, 0 unknown | clusters=12 critical=1 warning=1 unknown=0"; lines[0] != want {
 		t.Errorf("got  %s\nwant %s", lines[0], want)
+	}
+	unknown := statusReport{State: stateUnknown, Problem: "connection to server failed: No such file or directory\n\tIs the server running?", hint: "Look."}
+	if got, want := string(unknown.lines()), "BASIN UNKNOWN - connection to server failed: No such file or directory; Is the server running?\nLook.\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 	if !strings.HasPrefix(lines[1], "CRITICAL ch: ") || !strings.HasPrefix(lines[4], "WARNING cd: ") || !strings.HasPrefix(lines[6], "OK ca: ") {
 		t.Errorf("got %q", lines)
