@@ -91,7 +91,7 @@ func TestNamesInJSON(t *testing.T) {
 		value any
 		names string
 	}{
-		{restoreResult{}, "backup cluster configuration databases directory dryRun emptied format into location log next note problems recoversTo restored " +
+		{restoreResult{}, "backup cluster configuration databases directory dryRun emptied format into location log made next note problems recoversTo restored " +
 			"seconds space standby systemID tablespaces target warnings why written"},
 		{targetListing{Kind: "time", LSN: new(wal.LSN), XID: "7", Name: "x", Timeline: 1, Action: "pause"}, "action exclusive kind lsn name timeline xid"},
 		{logListing{Resumes: "x"}, "fromLSN gap timeline toLSN"},

@@ -34,7 +34,8 @@ type restoreResult struct {
 	Note       string         `json:"note"`       // about the target; empty if there is nothing to say
 
 	Tablespaces   []tablespacePlace   `json:"tablespaces"`
-	Emptied       []tablespaceListing `json:"emptied"`       // tablespaces that recovery makes
+	Made          []tablespaceListing `json:"made"`          // tablespaces that recovery makes
+	Emptied       []tablespaceListing `json:"emptied"`       // those of them that are there
 	Configuration *confListing        `json:"configuration"` // null if that which is in the backup does
 	Databases     *databasesListing   `json:"databases"`     // null if all are restored
 	Space         []spaceListing      `json:"space"`
@@ -130,7 +131,7 @@ func (r *restoreRun) result(p *restorePlan, err error) restoreResult {
 		DryRun: r.o.DryRun, Restored: err == nil && !r.o.DryRun, Backup: listBackup(name, p.commit),
 		Log:    logListing{p.reach.Timeline, p.commit.Start.LSN, p.reach.End, p.reach.Resumes},
 		Target: listTarget(r.o.Target), Standby: r.o.Standby, Why: p.why, Note: p.note,
-		Tablespaces: []tablespacePlace{}, Emptied: []tablespaceListing{}, Configuration: p.conf.listing(), Databases: r.part.listing(),
+		Tablespaces: []tablespacePlace{}, Made: madeListing(p.made), Emptied: []tablespaceListing{}, Configuration: p.conf.listing(), Databases: r.part.listing(),
 		Space: []spaceListing{}, Next: []string{}, Warnings: append([]string{}, r.warnings...), Problems: problemTexts(err),
 	}
 	if p.rate > 0 {

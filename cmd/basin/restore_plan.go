@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -14,7 +12,6 @@ import (
 
 	"basin/internal/backup"
 	"basin/internal/repo"
-	"basin/internal/shell"
 	"basin/internal/usererr"
 	"basin/internal/wal"
 )
@@ -30,9 +27,11 @@ type restorePlan struct {
 	why     string         // it is another one than was asked for; empty if it is not
 	note    string         // about the target; empty if there is nothing to say
 	space   []spaceNeed
-	rate    int64               // bytes of it that come in a second; zero if that is not known
-	conf    *restoredConf       // nil if that which is in the backup does
-	clear   []backup.Tablespace // of what is in the way, those that recovery makes anew
+	rate    int64                 // bytes of it that come in a second; zero if that is not known
+	conf    *restoredConf         // nil if that which is in the backup does
+	made    []wal.TablespacePlace // tablespaces that recovery makes
+	clear   []backup.Tablespace   // those of them where one of the cluster is that is restored in place: they are emptied
+	make    []backup.Tablespace   // those where nothing is
 }
 
 // plan chooses the backup and sees that the log leads to the target.
@@ -235,52 +234,6 @@ func (p *restorePlan) isBefore(at wal.LSN, transactions wal.Transactions) bool {
 	return p.target.kind == "immediate"
 }
 
-// checkPlaces refuses to put a tablespace of the backup where there is something that is not this cluster's, or where there is room
-// for one archive alone.
-func (r *restoreRun) checkPlaces(p *restorePlan) error {
-	if n := len(p.commit.Tablespaces); n > 0 && r.o.Directory == "-" {
-		return usererr.Hinted("Name a directory: each tablespace has an archive of its own.", "can only write single tablespace to stdout, database has %d", n+1)
-	}
-	for _, t := range p.commit.Tablespaces {
-		to := r.mapped(t)
-		if r.into == nil || !filepath.IsAbs(t.Location) || r.into.Holds(t.OID, to) {
-			continue
-		}
-		if there, err := os.ReadDir(to); err == nil && len(there) > 0 {
-			return usererr.Hinted(fmt.Sprintf("Have it be made elsewhere, with --tablespace-mapping=%s, or move away what is there if nobody needs it.", shell.Quote(tablespaceMapping{t.Location, "DIRECTORY"}.String())),
-				"tablespace %d belongs into \"%s\", which exists but is not empty", t.OID, to)
-		}
-	}
-	return nil
-}
-
-// checkTablespaces refuses to have recovery make a tablespace where there is something: it would
-// write into it, be it the source's own. If it is of the cluster that is restored in place, it is emptied.
-func (r *restoreRun) checkTablespaces(ctx context.Context, p *restorePlan) error {
-	for facts, err := range r.cluster.Facts(ctx, p.reach) {
-		if err != nil {
-			return err
-		}
-		if facts.Summary == nil {
-			continue
-		}
-		for _, t := range facts.Summary.Tablespaces {
-			if t.LSN < p.commit.Start.LSN || t.Path == "" || p.isBefore(t.LSN, facts.Summary.Transactions) {
-				continue
-			}
-			if r.into != nil && r.into.Holds(t.OID, t.Path) {
-				p.clear = append(p.clear, backup.Tablespace{OID: t.OID, Location: t.Path})
-				continue
-			}
-			if _, err := os.Lstat(t.Path); err == nil {
-				return usererr.Hinted("Restore on another host, or move that directory away if nobody needs it.",
-					"tablespace %d was made after backup %s, at %v, in \"%s\", which is there on this host: recovery would write into it", t.OID, p.commit.ID, t.LSN, t.Path)
-			}
-		}
-	}
-	return nil
-}
-
 // text tells the plan.
 func (p *restorePlan) text(r *restoreRun) string {
 	var b strings.Builder
@@ -304,14 +257,7 @@ func (p *restorePlan) text(r *restoreRun) string {
 	if p.note != "" {
 		fmt.Fprintf(&b, "            %s\n", p.note)
 	}
-	for _, t := range p.commit.Tablespaces {
-		if r.o.Format == formatPlain && filepath.IsAbs(t.Location) {
-			fmt.Fprintf(&b, "  tablespace %d into \"%s\"\n", t.OID, r.mapped(t))
-		}
-	}
-	for _, t := range p.clear {
-		fmt.Fprintf(&b, "  tablespace %d in \"%s\" is emptied: recovery makes it\n", t.OID, t.Location)
-	}
+	b.WriteString(p.tablespaces(r))
 	b.WriteString(p.conf.plan())
 	b.WriteString(r.part.plan())
 	if p.rate > 0 {

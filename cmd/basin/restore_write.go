@@ -19,21 +19,6 @@ import (
 	"basin/internal/shell"
 )
 
-// mapped returns where a tablespace goes: as it was told, where it is in place, or where it was.
-func (r *restoreRun) mapped(t backup.Tablespace) string {
-	for _, m := range r.o.TablespaceMapping {
-		if m.Old == localfs.Canonical(t.Location) {
-			return m.New
-		}
-	}
-	if r.into != nil {
-		if location, ok := r.into.Location(t.OID); ok {
-			return location
-		}
-	}
-	return t.Location
-}
-
 // write makes the data directory.
 func (r *restoreRun) write(ctx context.Context, p *restorePlan) (err error) {
 	settings, err := r.settings(p)
@@ -48,7 +33,7 @@ func (r *restoreRun) write(ctx context.Context, p *restorePlan) (err error) {
 	}
 	name := r.cluster.Name()
 	sink := inplace.NewSink(inplace.Options{
-		Directory: r.into, TablespaceMap: mapping, Clear: p.clear, Major: majorOf(p.commit.ServerVersion), Has: source.Lookup,
+		Directory: r.into, TablespaceMap: mapping, Clear: p.clear, Make: p.make, Major: majorOf(p.commit.ServerVersion), Has: source.Lookup,
 		Marker: inplace.Marker{Cluster: name.Name, SystemID: name.SystemID, Backup: p.commit.ID, Began: time.Now().UTC()},
 		Sync:   r.syncer(), Warn: r.report.warning, Progress: &r.counts,
 	})

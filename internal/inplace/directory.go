@@ -130,16 +130,20 @@ func (d *Directory) IsUnfinished() bool { return d.Marker != nil && !d.Control }
 // Holds returns whether a directory holds the files of a tablespace of this cluster: it is linked to, or
 // a restore that did not end has begun to write there.
 func (d *Directory) Holds(oid uint32, location string) bool {
-	all := d.Tablespaces
-	if d.Marker != nil {
-		all = append(all[:len(all):len(all)], d.Marker.Tablespaces...)
+	return slices.Contains(d.held(), backup.Tablespace{OID: oid, Location: localfs.Canonical(location)})
+}
+
+// HoldsAny is Holds of any tablespace of this cluster.
+func (d *Directory) HoldsAny(location string) bool {
+	return slices.ContainsFunc(d.held(), func(t backup.Tablespace) bool { return t.Location == localfs.Canonical(location) })
+}
+
+// held returns the tablespaces of this cluster.
+func (d *Directory) held() []backup.Tablespace {
+	if d.Marker == nil {
+		return d.Tablespaces
 	}
-	for _, t := range all {
-		if t.OID == oid && t.Location == localfs.Canonical(location) {
-			return true
-		}
-	}
-	return false
+	return slices.Concat(d.Tablespaces, d.Marker.Tablespaces)
 }
 
 // Location returns where a tablespace is that is linked to, and false if none is.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"basin/internal/backup"
@@ -26,10 +27,13 @@ type Options struct {
 	Marker        Marker            // Tablespaces need not be set
 	TablespaceMap map[string]string // other places for tablespaces, by the canonical path that the backup has them at
 
-	// Clear are tablespaces of the directory that the backup does not have, and recovery makes again: what is in
+	// Clear are tablespaces that the backup does not have, and recovery makes, where a tablespace of the directory is: what is in
 	// them of servers of the major version Major is removed.
 	Clear []backup.Tablespace
 	Major int
+
+	// Make are those where none is: their directories must be absent or empty. Recovery makes none.
+	Make []backup.Tablespace
 
 	// Has returns of which kind the backup has something, and false if it has nothing of that path.
 	Has func(ctx context.Context, tablespace uint32, path string) (backup.Kind, bool, error)
@@ -48,7 +52,9 @@ type Sink struct {
 	o       Options
 	inner   *plain.Sink
 	claims  []*localfs.Claim
-	control *held // comes last
+	made    []*localfs.Claim // those of Make, which are among claims
+	within  map[string]bool  // paths in the directory, of Clear and Make and those above them
+	control *held            // comes last
 	begun   bool
 	lock    *os.File // the directory, that no other restore has as long as this is open
 }
@@ -72,7 +78,7 @@ func (s *Sink) Begin(ctx context.Context, start backup.Start) error {
 	for _, t := range start.Tablespaces {
 		s.o.Marker.Tablespaces = append(s.o.Marker.Tablespaces, backup.Tablespace{OID: t.OID, Location: localfs.Canonical(s.mapped(t.Location))})
 	}
-	s.o.Marker.Tablespaces = append(s.o.Marker.Tablespaces, s.o.Clear...)
+	s.o.Marker.Tablespaces = slices.Concat(s.o.Marker.Tablespaces, s.o.Clear, s.o.Make)
 	if before := s.o.Directory.Marker; before != nil {
 		s.o.Marker.Tablespaces = append(s.o.Marker.Tablespaces, before.Tablespaces...)
 	}
@@ -96,14 +102,44 @@ func (s *Sink) Begin(ctx context.Context, start backup.Start) error {
 			return err
 		}
 	}
+	if err := s.findWithin(); err != nil {
+		return err
+	}
 	return s.inner.RemoveStrays(ctx, plain.Strays{
 		Keeps: s.keeps, Spare: []string{MarkerName},
 		Unlinked: func(name, target string) {
-			if s.o.Warn != nil {
+			isCleared := func(t backup.Tablespace) bool { return localfs.Canonical(t.Location) == localfs.Canonical(target) }
+			if s.o.Warn != nil && !slices.ContainsFunc(s.o.Clear, isCleared) {
 				s.o.Warn("\"%s\" led to \"%s\", which is left as it is", name, target)
 			}
 		},
 	})
+}
+
+// findWithin finds out which directories of tablespaces that recovery makes are in the directory.
+func (s *Sink) findWithin() error {
+	dir, err := filepath.EvalSymlinks(s.o.Directory.Path)
+	if err == nil {
+		dir, err = filepath.Abs(dir)
+	}
+	if err != nil {
+		return err
+	}
+	s.within = make(map[string]bool)
+	for _, t := range slices.Concat(s.o.Clear, s.o.Make) {
+		location, err := filepath.EvalSymlinks(t.Location)
+		if err != nil {
+			return localfs.Errorf(err, t.Location, `could not access directory "%s"`, t.Location)
+		}
+		rel, err := filepath.Rel(dir, location)
+		if err != nil || !filepath.IsLocal(rel) {
+			continue
+		}
+		for ; rel != "."; rel = filepath.Dir(rel) {
+			s.within[filepath.ToSlash(rel)] = true
+		}
+	}
+	return nil
 }
 
 // clearTablespace removes what servers of a major version have in a directory.
@@ -173,6 +209,13 @@ func (s *Sink) begin(ctx context.Context, start backup.Start) error {
 			return err
 		}
 	}
+	for _, t := range s.o.Make {
+		c, err := claim(t.Location, false)
+		if err != nil {
+			return err
+		}
+		s.made = append(s.made, c)
+	}
 	if err := d.CheckStopped(); err != nil {
 		return err
 	}
@@ -226,6 +269,9 @@ func (s *Sink) keeps(ctx context.Context, tablespace uint32, name string) (backu
 		case "standby.signal", "recovery.signal", "recovery.conf":
 			return 0, false, nil
 		}
+		if s.within[name] {
+			return backup.Dir, true, nil
+		}
 	}
 	return s.o.Has(ctx, tablespace, name)
 }
@@ -262,6 +308,11 @@ func (s *Sink) Commit(ctx context.Context, end wal.Position) error {
 	}
 	if err := s.inner.Commit(ctx, end); err != nil {
 		return err
+	}
+	if len(s.made) > 0 {
+		if err := s.o.Sync.Finish(ctx, "", s.made[0], s.made[1:]...); err != nil {
+			return err
+		}
 	}
 	dir := s.claims[0]
 	if err := s.o.Sync.WriteDurable(dir, pgdata.ControlPath, s.control.content, s.control.mode); err != nil {
