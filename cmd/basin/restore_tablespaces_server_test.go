@@ -104,3 +104,39 @@ func TestRestoreMadeTablespaces(t *testing.T) {
 		})
 	}
 }
+
+// TestRestoreTablespaceWithin restores a cluster with tablespaces in its data directory to where it was, also one that recovery makes.
+func TestRestoreTablespaceWithin(t *testing.T) {
+	t.Parallel()
+	k := keep(t, newProgram(t, "basin"), pgtest.Newest, nil)
+	fill := func(name string) {
+		t.Helper()
+		dir := filepath.Join(k.DataDir, name)
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		pgtest.Own(t, dir)
+		k.Exec(t, "CREATE TABLESPACE "+name+" LOCATION '"+dir+"'", "CREATE TABLE in_"+name+" TABLESPACE "+name+" AS SELECT generate_series(1, 1000) n")
+	}
+	fill("within")
+	k.backUp(t, false)
+	fill("later")
+	m := k.mark(t)
+	k.archived(t)
+	k.Stop(t, pgtest.Fast)
+
+	for _, name := range entries(t, k.DataDir) {
+		if err := os.RemoveAll(filepath.Join(k.DataDir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	args := []string{"-D", k.DataDir, "--no-sync", "--target-lsn", m.lsn, "--target-action=promote"}
+	k.run(t, "restore", args...).succeeded(t)
+	k.Start(t)
+	m.recovered(t, k.Server)
+	k.Stop(t, pgtest.Fast)
+
+	k.run(t, "restore", append(args, "--delta", "--discard-wal")...).succeeded(t)
+	k.Start(t)
+	m.recovered(t, k.Server)
+}

@@ -175,7 +175,7 @@ func (w *strayWalk) entry(at place, rel, name string) error {
 			return nil
 		case wal != nil && name == "pg_wal":
 			return w.dir(place{wal.Root(), wal.Path()}, ".", name)
-		case info.IsDir() && w.sink.isInPlaceTablespace(name):
+		case info.IsDir() && (w.sink.isInPlaceTablespace(name) || w.sink.isClaimed(at.root, rel)):
 			return nil // it is a place of its own
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"basin/internal/backup"
@@ -92,12 +93,12 @@ func (s *Sink) write(ctx context.Context, f *os.File, at spot, m backup.Member, 
 }
 
 // putDir makes a directory. Some may be there: the log's, which is kept at the
-// same time, and those of tablespaces inside the data directory.
+// same time, and those of tablespaces inside the data directory, wherever in it.
 func (s *Sink) putDir(at spot, m backup.Member) error {
 	doing := `could not create directory "%s"`
 	err := s.enter(at, func(dir *os.Root, name string) error {
 		err := dir.Mkdir(name, s.options.DirMode)
-		if err != nil && !(errors.Is(err, fs.ErrExist) && (s.options.InPlace || mayExist(at.rel))) {
+		if err != nil && !(errors.Is(err, fs.ErrExist) && (s.options.InPlace || mayExist(at.rel) || s.isClaimed(dir, name))) {
 			return err
 		}
 		doing = `could not set permissions on directory "%s"`
@@ -107,6 +108,21 @@ func (s *Sink) putDir(at spot, m backup.Member) error {
 		return localfs.Errorf(err, at.full, doing, at.full)
 	}
 	return nil
+}
+
+// isClaimed says whether a directory is that of a tablespace, claimed before its member came: a server sends both if it is in the
+// data directory and not in pg_tblspc.
+//
+// Source: sendDir in src/backend/backup/basebackup.c, PostgreSQL 18.
+func (s *Sink) isClaimed(dir *os.Root, name string) bool {
+	info, err := dir.Lstat(name)
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(s.claims, func(c *localfs.Claim) bool {
+		claimed, err := c.Root().Stat(".")
+		return err == nil && os.SameFile(claimed, info)
+	})
 }
 
 // mayExist says whether a directory may be there before its member comes.
