@@ -91,13 +91,14 @@ func TestNamesInJSON(t *testing.T) {
 		value any
 		names string
 	}{
-		{restoreResult{}, "backup cluster configuration databases directory dryRun emptied format into location log made next note problems recoversTo restored " +
+		{restoreResult{}, "backup cluster configuration databases directory dryRun emptied format into location log made next note problems raised recoversTo restored " +
 			"seconds space standby systemID tablespaces target warnings why written"},
 		{targetListing{Kind: "time", LSN: new(wal.LSN), XID: "7", Name: "x", Timeline: 1, Action: "pause"}, "action exclusive kind lsn name timeline xid"},
 		{logListing{Resumes: "x"}, "fromLSN gap timeline toLSN"},
 		{windowListing{gapListing: gapListing{Resumes: "x", Cause: gapLost}}, "backup from fromLSN gap gapCause to toLSN"},
 		{leadListing{gapListing: gapListing{Resumes: "x", Cause: gapThinned}}, "gap gapCause timeline to toLSN"},
 		{tablespacePlace{}, "directory location oid"},
+		{raisedSetting{}, "from name to"},
 		{confListing{Closed: "x", Saved: "x"}, "closed from made missing saved unusable without"},
 		{databasesListing{}, "empty whole zeros"},
 		{spaceListing{}, "directory fits free needed there"},

@@ -137,7 +137,12 @@ func restoreCluster(ctx context.Context, c call) error {
 	if err := run.checkPlaces(plan); err != nil {
 		return err
 	}
-	if plan.conf, err = run.adopt(ctx, plan.commit); err != nil {
+	conf, settings, err := run.adopt(ctx, plan.commit)
+	if err != nil {
+		return err
+	}
+	plan.conf = conf
+	if plan.raised, err = run.raise(ctx, plan, settings); err != nil {
 		return err
 	}
 	if plan.space, err = run.space(ctx, plan); err != nil {

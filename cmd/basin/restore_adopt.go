@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"path"
 	"path/filepath"
 	"slices"
@@ -46,11 +47,12 @@ const (
 // leadElsewhere are settings that would have a restored server use what is another's, and be it the source's data.
 var leadElsewhere = []string{"data_directory", "config_file", "hba_file", "ident_file", "external_pid_file", "stats_temp_directory"}
 
-// adopt makes the configuration of the restored data directory; nil if that which is in the backup does.
-func (r *restoreRun) adopt(ctx context.Context, commit repo.Commit) (*restoredConf, error) {
+// adopt makes the configuration of the restored data directory; nil if that which is in the backup does. It returns the settings, too, of that
+// which is restored, as far as they are known.
+func (r *restoreRun) adopt(ctx context.Context, commit repo.Commit) (*restoredConf, map[string]string, error) {
 	files, err := r.cluster.Files(ctx, commit)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	told := repo.Configuration{}
 	if commit.Configuration != nil {
@@ -59,12 +61,15 @@ func (r *restoreRun) adopt(ctx context.Context, commit repo.Commit) (*restoredCo
 	in := &backupConf{ctx: ctx, files: files, directory: cmp.Or(told.DataDirectory, unknownDirectory)}
 	config := cmp.Or(told.ConfigFile, in.directory+"/"+confFile)
 	before, err := pgconf.Flatten(in, config, nil)
-	if in.failed != nil {
-		return nil, in.failed
-	}
 	elsewhere := before.Settings["data_directory"]
+	if auto, err := pgconf.Flatten(in, in.directory+"/"+autoConfFile, nil); err == nil {
+		maps.Copy(before.Settings, auto.Settings)
+	}
+	if in.failed != nil {
+		return nil, nil, in.failed
+	}
 	if commit.Configuration == nil && (err == nil && elsewhere == "" || err != nil && !errors.Is(err, fs.ErrNotExist)) {
-		return nil, nil
+		return nil, before.Settings, nil
 	}
 	if told.DataDirectory == "" && path.IsAbs(elsewhere) {
 		in.directory = path.Clean(elsewhere)
@@ -73,17 +78,11 @@ func (r *restoreRun) adopt(ctx context.Context, commit repo.Commit) (*restoredCo
 	c := &restoredConf{commit: commit, files: make(map[string]string), lacks: err != nil}
 	c.addSettings(in, config, before)
 	c.addAccess(in, told, before)
-	return c, in.failed
+	return c, before.Settings, in.failed
 }
 
 // addSettings makes postgresql.conf, and postgresql.auto.conf.
 func (c *restoredConf) addSettings(in *backupConf, config string, before pgconf.Flat) {
-	auto := in.directory + "/" + autoConfFile
-	if own, err := pgconf.Flatten(in, auto, nil); err == nil {
-		for name, value := range own.Settings {
-			before.Settings[name] = value
-		}
-	}
 	without := make(map[string]bool)
 	for _, name := range leadElsewhere {
 		without[name] = true
@@ -112,7 +111,7 @@ func (c *restoredConf) addSettings(in *backupConf, config string, before pgconf.
 			c.files[confFile], c.from = string(flat.Text), flat.From
 		}
 	}
-	if flat, err := pgconf.Flatten(in, auto, without); err == nil {
+	if flat, err := pgconf.Flatten(in, in.directory+"/"+autoConfFile, without); err == nil {
 		note(flat)
 		if in.differs(autoConfFile, flat) {
 			c.files[autoConfFile] = string(flat.Text)

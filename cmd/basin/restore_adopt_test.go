@@ -87,7 +87,7 @@ func TestAdopt(t *testing.T) {
 			if err := errors.Join(backup.Copy(t.Context(), sink, source, backup.Options{}), sink.Close()); err != nil {
 				t.Fatal(err)
 			}
-			conf, err := (&restoreRun{cluster: cluster}).adopt(t.Context(), *sink.Written())
+			conf, _, err := (&restoreRun{cluster: cluster}).adopt(t.Context(), *sink.Written())
 			if err != nil || (conf == nil) != (test.want == nil) {
 				t.Fatalf("%+v, %v", conf, err)
 			}

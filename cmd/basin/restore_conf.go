@@ -3,8 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
-	"fmt"
 	"io"
 	"maps"
 	"slices"
@@ -18,30 +16,6 @@ import (
 
 // confFile is a file of configuration that a server does not start without.
 const confFile = "postgresql.conf"
-
-// needed are settings that may not be lower than those with which the log was written, and where the
-// control file has these.
-//
-// Source: CheckRequiredParameterValues in src/backend/access/transam/xlogrecovery.c, and ControlFileData in
-// src/include/catalog/pg_control.h, PostgreSQL 13 to 18.
-var needed = []struct {
-	name string
-	at   int
-}{
-	{"max_connections", 180}, {"max_worker_processes", 184}, {"max_wal_senders", 188},
-	{"max_prepared_transactions", 192}, {"max_locks_per_transaction", 196},
-}
-
-// neededSettings returns lines of configuration that have recovery go on: what a control file says.
-func neededSettings(control []byte, version int) string {
-	var b strings.Builder
-	for _, s := range needed {
-		if version >= 130000 && len(control) >= s.at+4 {
-			fmt.Fprintf(&b, "%s = %d\n", s.name, int32(binary.LittleEndian.Uint32(control[s.at:])))
-		}
-	}
-	return b.String()
-}
 
 // What is in files of configuration that are made.
 const (
@@ -83,7 +57,7 @@ func (s *confSource) Next(ctx context.Context) (backup.Member, io.Reader, error)
 		if err != nil {
 			return m, nil, err
 		}
-		needed := neededSettings(control, s.conf.commit.ServerVersion)
+		needed := neededSettings(controlNeeds(control, s.conf.commit.ServerVersion))
 		if s.conf.lacks {
 			s.add(confFile, confNote+needed)
 		}

@@ -37,6 +37,7 @@ type restoreResult struct {
 	Made          []tablespaceListing `json:"made"`          // tablespaces that recovery makes
 	Emptied       []tablespaceListing `json:"emptied"`       // those of them that are there
 	Configuration *confListing        `json:"configuration"` // null if that which is in the backup does
+	Raised        []raisedSetting     `json:"raised"`        // settings, since recovery needs it
 	Databases     *databasesListing   `json:"databases"`     // null if all are restored
 	Space         []spaceListing      `json:"space"`
 	Seconds       *int64              `json:"seconds"` // that the backup takes to come, before the log is replayed; null if that is not known
@@ -131,7 +132,7 @@ func (r *restoreRun) result(p *restorePlan, err error) restoreResult {
 		DryRun: r.o.DryRun, Restored: err == nil && !r.o.DryRun, Backup: listBackup(name, p.commit),
 		Log:    logListing{p.reach.Timeline, p.commit.Start.LSN, p.reach.End, p.reach.Resumes},
 		Target: listTarget(r.o.Target), Standby: r.o.Standby, Why: p.why, Note: p.note,
-		Tablespaces: []tablespacePlace{}, Made: madeListing(p.made), Emptied: []tablespaceListing{}, Configuration: p.conf.listing(), Databases: r.part.listing(),
+		Tablespaces: []tablespacePlace{}, Made: madeListing(p.made), Emptied: []tablespaceListing{}, Configuration: p.conf.listing(), Raised: append([]raisedSetting{}, p.raised...), Databases: r.part.listing(),
 		Space: []spaceListing{}, Next: []string{}, Warnings: append([]string{}, r.warnings...), Problems: problemTexts(err),
 	}
 	if p.rate > 0 {

@@ -29,6 +29,7 @@ type restorePlan struct {
 	space   []spaceNeed
 	rate    int64                 // bytes of it that come in a second; zero if that is not known
 	conf    *restoredConf         // nil if that which is in the backup does
+	raised  []raisedSetting       // that recovery needs
 	made    []wal.TablespacePlace // tablespaces that recovery makes
 	clear   []backup.Tablespace   // those of them where one of the cluster is that is restored in place: they are emptied
 	make    []backup.Tablespace   // those where nothing is
@@ -259,6 +260,7 @@ func (p *restorePlan) text(r *restoreRun) string {
 	}
 	b.WriteString(p.tablespaces(r))
 	b.WriteString(p.conf.plan())
+	b.WriteString(p.raisedText())
 	b.WriteString(r.part.plan())
 	if p.rate > 0 {
 		fmt.Fprintf(&b, "  time      about %s, at %s/s, as a sample came just now; then the log is replayed\n", clock(p.duration()), humanize.IBytes(uint64(p.rate)))

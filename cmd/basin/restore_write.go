@@ -108,6 +108,11 @@ func (r *restoreRun) settings(p *restorePlan) (string, error) {
 			set("archive_mode", "off")
 		}
 	}
+	if p.isRaising() {
+		for _, s := range p.raised {
+			set(s.Name, strconv.Itoa(int(s.To)))
+		}
+	}
 	if r.o.Standby && p.isFixed {
 		set("recovery_target_timeline", strconv.FormatUint(uint64(p.reach.Timeline), 10))
 		return b.String(), nil

@@ -57,22 +57,47 @@ func (r Record) Checkpoint() (Checkpoint, bool) {
 	return result, ok && !c.short
 }
 
-// IsMinimal says whether the record tells that the server writes log with wal_level=minimal from there on. ok is false if it does not tell
-// with which level it does. Recovery from an archive does not go on behind one that does, and before 14 warns that data may be missing.
+// Parameters are settings that a server which replays log as a hot standby may not have lower than the server that writes it.
+type Parameters struct {
+	MaxConnections          int32 `json:"maxConnections"`
+	MaxWorkerProcesses      int32 `json:"maxWorkerProcesses"`
+	MaxWALSenders           int32 `json:"maxWalSenders"` // since 12; zero before
+	MaxPreparedTransactions int32 `json:"maxPreparedTransactions"`
+	MaxLocksPerTransaction  int32 `json:"maxLocksPerTransaction"`
+}
+
+// Raise has each be as high as in o, if that is higher.
+func (p *Parameters) Raise(o Parameters) {
+	p.MaxConnections = max(p.MaxConnections, o.MaxConnections)
+	p.MaxWorkerProcesses = max(p.MaxWorkerProcesses, o.MaxWorkerProcesses)
+	p.MaxWALSenders = max(p.MaxWALSenders, o.MaxWALSenders)
+	p.MaxPreparedTransactions = max(p.MaxPreparedTransactions, o.MaxPreparedTransactions)
+	p.MaxLocksPerTransaction = max(p.MaxLocksPerTransaction, o.MaxLocksPerTransaction)
+}
+
+// ParameterChange tells with which settings the server writes log from there on.
+type ParameterChange struct {
+	Parameters
+	IsMinimal bool // with wal_level=minimal: recovery from an archive does not go on behind it, and before 14 warns that data may be missing
+}
+
+// ParameterChange returns what the record tells of settings, and false if it is no such record.
 //
 // Source: xl_parameter_change in src/include/access/xlog_internal.h, PostgreSQL 10 to 18; CheckRequiredParameterValues in
 // src/backend/access/transam/xlogrecovery.c, PostgreSQL 18.
-func (r Record) IsMinimal() (is, ok bool) {
+func (r Record) ParameterChange() (ParameterChange, bool) {
 	if r.ResourceManager != xlogManager || r.Info&infoOfManager != xlogParameterChange {
-		return false, false
+		return ParameterChange{}, false
 	}
 	c, ok := r.main()
-	c.take(4 * 4) // MaxConnections, max_worker_processes, max_prepared_xacts, max_locks_per_xact
+	var p ParameterChange
+	p.MaxConnections, p.MaxWorkerProcesses = int32(c.uint32()), int32(c.uint32())
 	if r.major >= 12 {
-		c.take(4) // max_wal_senders, before the last two
+		p.MaxWALSenders = int32(c.uint32())
 	}
-	level := c.uint32()
-	return level == 0, ok && !c.short
+	p.MaxPreparedTransactions, p.MaxLocksPerTransaction = int32(c.uint32()), int32(c.uint32())
+	p.IsMinimal = c.uint32() == 0 // wal_level
+	return p, ok && !c.short
 }
 
 // EndOfRecovery is where a timeline begins, whose server did not make a checkpoint first.

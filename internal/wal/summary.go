@@ -52,7 +52,8 @@ type Summary struct {
 	Timelines     []TimelinePlace   `json:"timelines,omitzero"`   // that begin
 	Checkpoint    *CheckpointPlace  `json:"checkpoint,omitzero"`  // the last
 
-	Minimal LSN `json:"minimal,omitzero"` // the first record that says that the server goes on with wal_level=minimal
+	Parameters Parameters `json:"parameters,omitzero"` // the highest that records tell of each; zero if none does
+	Minimal    LSN        `json:"minimal,omitzero"`    // the first record that says that the server goes on with wal_level=minimal
 
 	// IsIncomplete says that there may be more than is told here, of whatever kind: whoever
 	// looks for something reads the log.

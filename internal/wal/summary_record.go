@@ -43,8 +43,9 @@ func (s *Summary) count(r Record) {
 		if c.IsShutdown && c.Timeline != c.PreviousTimeline {
 			s.Timelines = addPlace(s, s.Timelines, TimelinePlace{c.Timeline, c.PreviousTimeline, r.LSN})
 		}
-	} else if isMinimal, ok := r.IsMinimal(); ok {
-		if isMinimal && s.Minimal == 0 {
+	} else if p, ok := r.ParameterChange(); ok {
+		s.Parameters.Raise(p.Parameters)
+		if p.IsMinimal && s.Minimal == 0 {
 			s.Minimal = r.LSN
 		}
 	} else if r.isSwitch() {
@@ -67,6 +68,7 @@ func (s *Summary) countBefore(r Record) {
 	if s.Checkpoint == nil {
 		s.Checkpoint = own.Checkpoint
 	}
+	s.Parameters.Raise(own.Parameters)
 	if own.Minimal != 0 {
 		s.Minimal = own.Minimal
 	}

@@ -113,7 +113,7 @@ func TestServersSummaries(t *testing.T) {
 	}
 }
 
-// TestServersWriteMinimalLog has servers go on with wal_level=minimal for a while.
+// TestServersWriteMinimalLog has servers go on with wal_level=minimal for a while, and with other settings that a hot standby needs.
 func TestServersWriteMinimalLog(t *testing.T) {
 	for _, major := range []int{10, 11, 12, 13, 18} {
 		t.Run(strconv.Itoa(major), func(t *testing.T) {
@@ -129,7 +129,8 @@ func TestServersWriteMinimalLog(t *testing.T) {
 					began = lsnOf(t, s, "pg_current_wal_insert_lsn()")
 					senders = "0"
 				}
-				s.Exec(t, "ALTER SYSTEM SET wal_level = "+level, "ALTER SYSTEM SET max_wal_senders = "+senders)
+				s.Exec(t, "ALTER SYSTEM SET wal_level = "+level, "ALTER SYSTEM SET max_wal_senders = "+senders, "ALTER SYSTEM SET max_connections = 187",
+					"ALTER SYSTEM SET max_prepared_transactions = 7", "ALTER SYSTEM SET max_locks_per_transaction = 65", "ALTER SYSTEM SET max_worker_processes = 9")
 				s.Stop(t, pgtest.Fast)
 				s.Start(t)
 				s.Exec(t, "INSERT INTO numbers SELECT generate_series(1, 50000)")
@@ -138,13 +139,24 @@ func TestServersWriteMinimalLog(t *testing.T) {
 			w := readLog(t, s, size, system, 1)
 			_, r := readAll(t, bytes.NewReader(w.log), w.start, w.size, nil)
 			var found []LSN
+			var told Parameters
 			for _, summary := range checkServerSummaries(t, w, r.End(), 1, nil) {
 				if at := summary.Minimal; at >= began {
 					found = append(found, at)
 				}
+				if summary.Start+LSN(size) > began {
+					told.Raise(summary.Parameters)
+				}
 			}
 			if len(found) != 1 {
 				t.Errorf("behind %v the server is told to go on with wal_level=minimal at %v", began, found)
+			}
+			want := Parameters{MaxConnections: 187, MaxWorkerProcesses: 9, MaxWALSenders: 10, MaxPreparedTransactions: 7, MaxLocksPerTransaction: 65}
+			if major < 12 {
+				want.MaxWALSenders = 0
+			}
+			if told != want {
+				t.Errorf("the server tells of %+v, want %+v", told, want)
 			}
 		})
 	}

@@ -140,9 +140,9 @@ func checkSummaries(t testing.TB, log []byte, start LSN, rules PageRules, all []
 			continue
 		}
 		told := Summary{Transactions: got.Transactions, RestorePoints: got.RestorePoints, Tablespaces: got.Tablespaces, Timelines: got.Timelines,
-			Checkpoint: got.Checkpoint}
+			Checkpoint: got.Checkpoint, Parameters: got.Parameters, Minimal: got.Minimal}
 		holds := Summary{Transactions: w.Transactions, RestorePoints: w.RestorePoints, Tablespaces: w.Tablespaces, Timelines: w.Timelines,
-			Checkpoint: w.Checkpoint}
+			Checkpoint: w.Checkpoint, Parameters: w.Parameters, Minimal: w.Minimal}
 		if !reflect.DeepEqual(told, viaJSON(t, holds)) {
 			t.Errorf("%s: is told to have\n%+v\nhas\n%+v", got.name(), told, holds)
 		}
