@@ -224,9 +224,12 @@ func (r *restoreRun) prove(ctx context.Context, p *restorePlan) error {
 	return r.proveEnd(ctx, p)
 }
 
-// isBefore says whether recovery does not come to a position, in a segment with such transactions.
+// isBefore says whether recovery does not come to a position, in a segment with such transactions. The log of the backup itself is
+// replayed whatever the target is.
 func (p *restorePlan) isBefore(at wal.LSN, transactions wal.Transactions) bool {
 	switch {
+	case at < p.commit.Stop.LSN:
+		return false
 	case p.stops != 0:
 		return p.stops < at
 	case p.target.kind == "time":

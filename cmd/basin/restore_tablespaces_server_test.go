@@ -140,3 +140,36 @@ func TestRestoreTablespaceWithin(t *testing.T) {
 	k.Start(t)
 	m.recovered(t, k.Server)
 }
+
+// TestRestoreTablespaceMadeMeanwhile restores a backup during whose first checkpoint a tablespace was made: it is in the backup, and all the same recovery
+// makes it, where it was.
+func TestRestoreTablespaceMadeMeanwhile(t *testing.T) {
+	t.Parallel()
+	k := keep(t, newProgram(t, "basin"), pgtest.Newest, nil)
+	k.Exec(t, "CREATE TABLE marks AS SELECT generate_series(1, 200000) n") // of which the checkpoint takes its time
+	running := k.basin.start(t, k.env, k.words("backup", "-d", k.ConnString(), "-c", "spread")...)
+	k.WaitFor(t, "SELECT phase FROM pg_stat_progress_basebackup", "waiting for checkpoint to finish")
+	place := filepath.Join(pgtest.TempDir(t), "meanwhile")
+	if err := os.Mkdir(place, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	pgtest.Own(t, place)
+	k.Exec(t, "CREATE TABLESPACE meanwhile LOCATION '"+place+"'", "CREATE TABLE in_meanwhile TABLESPACE meanwhile AS SELECT generate_series(1, 1000) n", "CHECKPOINT")
+	running.wait(t).succeeded(t)
+	k.archived(t)
+	k.Stop(t, pgtest.Fast)
+	if err := os.Rename(place, place+"1"); err != nil { // on another host there is none
+		t.Fatal(err)
+	}
+	for _, mapping := range [][]string{nil, {"-T", place + "=" + filepath.Join(pgtest.TempDir(t), "mapped")}} {
+		s := k.restore(t, append(mapping, "--target-immediate", "--target-action=promote")...)
+		s.WaitFor(t, "SELECT pg_is_in_recovery()", "f")
+		if got := s.Query(t, "SELECT count(*) FROM in_meanwhile"); got != "1000" {
+			t.Errorf("with %q there are %s rows", mapping, got)
+		}
+		s.Stop(t, pgtest.Fast)
+		if err := os.RemoveAll(place); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

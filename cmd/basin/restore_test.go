@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"basin/internal/repo"
 	"basin/internal/usererr"
 	"basin/internal/wal"
 )
@@ -141,6 +142,7 @@ func TestTargetsBeforeAPosition(t *testing.T) {
 		{restorePlan{target: recoveryTarget{kind: "time", time: noon}}, true},
 		{restorePlan{target: recoveryTarget{kind: "time", time: noon.Add(time.Minute)}}, false},
 		{restorePlan{target: recoveryTarget{kind: "immediate"}}, true},
+		{restorePlan{commit: repo.Commit{Stop: wal.Position{LSN: 101}}, target: recoveryTarget{kind: "immediate"}}, false},
 		{restorePlan{target: recoveryTarget{kind: "name", name: "x"}}, false},
 		{restorePlan{target: recoveryTarget{kind: "name", name: "x"}, stops: 99}, true},
 		{restorePlan{target: recoveryTarget{kind: "xid", xid: 7}, stops: 101}, false},
