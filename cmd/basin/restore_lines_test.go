@@ -37,7 +37,7 @@ func TestRestoreLeadsFurthest(t *testing.T) {
 	}
 	// What is asked for in log that is not there is refused for that.
 	_, err = callBasin(t, "restore", "--repository="+location, "--system-id=7", "-D", dir, "--dry-run", "--target-lsn=0/2800000")
-	if err == nil || !strings.Contains(err.Error(), "log is there up to 0/2000000") || !strings.Contains(usererr.Hint(err), "--keep-log") {
+	if err == nil || !strings.Contains(err.Error(), "log is missing behind 0/2000000") || !strings.Contains(usererr.Hint(err), "--keep-log") {
 		t.Errorf("%v, hint %q", err, usererr.Hint(err))
 	}
 }
