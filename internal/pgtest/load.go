@@ -89,6 +89,10 @@ func (l *Load) write(ctx context.Context, server string, client int) error {
 		return err
 	}
 	defer closeConn(conn)
+	// A client that was told to stop may have left a transaction behind that the server commits yet.
+	if _, err := query(ctx, conn, fmt.Sprintf("SELECT total FROM load_totals WHERE client = %d FOR UPDATE", client)); err != nil {
+		return err
+	}
 	first, err := query(ctx, conn, fmt.Sprintf("SELECT coalesce(max(n), 0) FROM load_log WHERE client = %d", client))
 	if err != nil {
 		return err
