@@ -227,10 +227,10 @@ func TestStatusWithoutServer(t *testing.T) {
 	defer mute.Close()
 	for server, want := range map[string]string{
 		"host=" + t.TempDir(): "UNKNOWN: the server: connection to server on socket ",
-		"host=127.0.0.1 port=" + strconv.Itoa(mute.Addr().(*net.TCPAddr).Port): "UNKNOWN: the server: it has not answered in 1s",
+		"host=127.0.0.1 port=" + strconv.Itoa(mute.Addr().(*net.TCPAddr).Port): "UNKNOWN: the server: it has not answered in 5s",
 	} {
 		metrics := filepath.Join(t.TempDir(), "basin.prom")
-		said, exit := statusOfRepository(t, "--repository="+location, "-d", server+" user=x", "--timeout=3", "--prometheus="+metrics)
+		said, exit := statusOfRepository(t, "--repository="+location, "-d", server+" user=x", "--timeout=15", "--prometheus="+metrics)
 		first, rest, _ := strings.Cut(said, "\n")
 		if exit != 2 || !strings.HasPrefix(first, "BASIN CRITICAL - shop: backup "+ids[2]) || !strings.Contains(rest, want) {
 			t.Errorf("%s: %d: %s", server, exit, said)
