@@ -107,7 +107,7 @@ func TestNamesInJSON(t *testing.T) {
 		{verifiedResult{}, "backups bytes cluster complete damages logFiles packs parts problems systemID"},
 		{damageListing{}, "backups files missing more object problem ranges"},
 		{prunedListing{}, "backups bytes cluster failed givenUp left locked log packs parts systemID thin"},
-		{lockedListing{}, "bytes objects until"},
+		{keptListing{}, "bytes objects until"},
 		{keysListing{}, "fingerprint keys problems repository"},
 		{keyListing{}, "added for id"},
 		{removedKey{}, "removed repository"},

@@ -162,8 +162,8 @@ type prunedListing struct {
 	Parts    int              `json:"parts"`
 	Bytes    int64            `json:"bytes"`
 	Left     int64            `json:"left"`   // bytes
-	Failed   lockedListing    `json:"failed"` // what of that failed backups have stored, for the next one to take over
-	Locked   lockedListing    `json:"locked"` // what would have been removed, too
+	Failed   keptListing      `json:"failed"` // what of that failed backups have stored, for the next one to take over
+	Locked   keptListing      `json:"locked"` // what would have been removed, too
 	Thin     int              `json:"thin"`
 	GivenUp  []string         `json:"givenUp"`
 	Log      prunedLogListing `json:"log"`
@@ -171,16 +171,16 @@ type prunedListing struct {
 
 // prunedLogListing is what was removed of the log.
 type prunedLogListing struct {
-	Files  int           `json:"files"`
-	Bytes  int64         `json:"bytes"`
-	Left   int           `json:"left"` // files
-	Locked lockedListing `json:"locked"`
-	Waits  bool          `json:"waits"`
-	Lacks  string        `json:"lacks,omitempty"`
+	Files  int         `json:"files"`
+	Bytes  int64       `json:"bytes"`
+	Left   int         `json:"left"` // files
+	Locked keptListing `json:"locked"`
+	Waits  bool        `json:"waits"`
+	Lacks  string      `json:"lacks,omitempty"`
 }
 
-// lockedListing is what could not be removed, since it is locked, or kept for a time.
-type lockedListing struct {
+// keptListing is what could not be removed, since it is locked, or kept for a time.
+type keptListing struct {
 	Objects int        `json:"objects"`
 	Bytes   int64      `json:"bytes"`
 	Until   *time.Time `json:"until"` // null if it is not known
@@ -188,15 +188,15 @@ type lockedListing struct {
 
 // listPruning returns for programs what was removed.
 func listPruning(all []pruning, isDry bool, failed error) pruneListing {
-	locked := func(k repo.Kept) lockedListing { return lockedListing{k.Objects, k.Bytes, timeIfAny(k.Until)} }
+	kept := func(k repo.Kept) keptListing { return keptListing{k.Objects, k.Bytes, timeIfAny(k.Until)} }
 	l := pruneListing{DryRun: isDry, Clusters: []prunedListing{}, Problems: problemTexts(failed)}
 	for _, p := range all {
 		r := &p.report
 		l.Clusters = append(l.Clusters, prunedListing{
 			Cluster: p.name.Name, SystemID: strconv.FormatUint(p.name.SystemID, 10),
 			Backups: r.Backups, Packs: r.Packs, Parts: r.Parts, Bytes: r.Removed, Left: r.Kept,
-			Failed: locked(r.Failed), Locked: locked(r.Locked), Thin: r.Thin, GivenUp: append([]string{}, r.GivenUp...),
-			Log: prunedLogListing{p.log.Files, p.log.Removed, p.log.Kept, locked(p.log.Locked), p.log.Waits, p.log.Lacks},
+			Failed: kept(r.Failed), Locked: kept(r.Locked), Thin: r.Thin, GivenUp: append([]string{}, r.GivenUp...),
+			Log: prunedLogListing{p.log.Files, p.log.Removed, p.log.Kept, kept(p.log.Locked), p.log.Waits, p.log.Lacks},
 		})
 	}
 	return l
