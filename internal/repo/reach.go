@@ -154,7 +154,7 @@ func (c *Cluster) Reach(ctx context.Context, from Commit, t wal.Timeline) (Reach
 	if n := len(reach.Segments); n > 0 && end < math.MaxUint64 && reach.Last != reach.Segments[n-1] {
 		reach.Segments = reach.Segments[:n-1] // in place of which that part is read
 	}
-	if err := c.cutMinimal(ctx, from.Start.LSN, rest, size, &reach); err != nil {
+	if err := c.cutMinimal(ctx, from.Start.LSN, line, size, &reach); err != nil {
 		return reach, err
 	}
 	if reach.End < from.Stop.LSN {

@@ -237,10 +237,10 @@ func minimalLog(number uint64) (content []byte, at wal.LSN) {
 func TestReachEndsWhereLogIsMinimal(t *testing.T) {
 	const size = 4 << 20
 	minimal, at := minimalLog(6)
-	reach := func(c *Cluster, number uint64) (string, wal.LSN, bool) {
+	reach := func(c *Cluster, number uint64, timeline wal.Timeline) (string, wal.LSN, bool) {
 		t.Helper()
 		start := wal.Position{LSN: wal.LSN(number*size + 40), Timeline: 1}
-		got, err := c.Reach(t.Context(), Commit{SegmentSize: size, Start: start, Stop: start}, 1)
+		got, err := c.Reach(t.Context(), Commit{SegmentSize: size, Start: start, Stop: start}, timeline)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -273,15 +273,26 @@ func TestReachEndsWhereLogIsMinimal(t *testing.T) {
 		if n := len(objects(t, c, "facts/minimal/")); n != 1 {
 			t.Errorf("%d notes", n)
 		}
+		// A timeline that began later leads over the same log.
+		for name, content := range map[string][]byte{
+			"00000002.history": fmt.Appendf(nil, "1\t%v\tno recovery target specified\n", wal.LSN(7*size+8192)), "000000020000000000000007": forgedLog(7, rng(7)),
+		} {
+			if err := c.PushLog(t.Context(), name, content, size); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if files, end, is := reach(c, 4, 2); is == refused || is && end != at {
+			t.Errorf("on the next timeline %s up to %v, %v", files, end, is)
+		}
 		for _, c := range []*Cluster{c, reopen(t, c, c.repo.store)} {
-			files, end, is := reach(c, 4)
+			files, end, is := reach(c, 4, 1)
 			if want := names(4, 5, 6, 6, 6); !refused && (files != want || end != at || !is) {
 				t.Errorf("from before it %s up to %v, %v", files, end, is)
 			}
 			if want := names(4, 5, 6, 7, 8, 8) + " "; refused && (files != want || is) {
 				t.Errorf("where that was refused %s up to %v, %v", files, end, is)
 			}
-			if files, end, is = reach(c, 7); files != names(7, 8, 8)+" " || is {
+			if files, end, is = reach(c, 7, 1); files != names(7, 8, 8)+" " || is {
 				t.Errorf("from behind it %s up to %v, %v", files, end, is)
 			}
 		}
